@@ -1,0 +1,1 @@
+"""The `tollkeeper` command and the supervisor that runs everything on one machine."""

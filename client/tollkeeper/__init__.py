@@ -1,0 +1,1 @@
+"""Client for Tollkeeper: ask the gate, report usage."""

@@ -1,0 +1,1 @@
+"""What two or more services use today; it never imports a service."""

@@ -1,0 +1,1 @@
+"""The five deployables; none imports another."""

@@ -1,0 +1,1 @@
+"""Bills customers by period: invoices, credit notes and their documents."""

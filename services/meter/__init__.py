@@ -1,0 +1,1 @@
+"""Keeps every usage event exactly once and answers how much was used."""

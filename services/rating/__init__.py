@@ -1,0 +1,1 @@
+"""Turns usage into priced lines that explain themselves."""

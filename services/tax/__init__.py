@@ -1,0 +1,1 @@
+"""Determines which tax a line bears and converts money at published rates."""
