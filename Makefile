@@ -3,10 +3,18 @@
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 SHELL := /bin/sh
 
+BIN := .venv/bin
 READY := .venv/setup.stamp
+CHECKED := bench cli client kit services tests tools
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z0-9%<>-]*:.*## / { sub("%", "<service>", $$1); printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- the environment ---------------------------------------------------------------------------
 
 .PHONY: setup
-setup: $(READY) ## make .venv with every pinned dependency; quick when nothing changed
+setup: $(READY) ## make .venv with every pinned dependency; at once when nothing changed
 
 .venv/lock.stamp: requirements.lock tools/setup.sh
 	@tools/setup.sh venv
@@ -15,8 +23,83 @@ setup: $(READY) ## make .venv with every pinned dependency; quick when nothing c
 $(READY): .venv/lock.stamp pyproject.toml client/pyproject.toml
 	@tools/setup.sh link
 	@touch $@
-	@echo "ready: .venv/bin/tollkeeper"
 
-.PHONY: help
-help: ## list the targets
-	@grep -hE '^[a-z][a-z<>-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-18s %s\n", $$1, $$2 }'
+.PHONY: lock
+lock: $(READY) ## pin pyproject.toml anew into requirements.lock; UPGRADE=1 takes newer versions
+	@tools/setup.sh lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## remove the environment and everything the tools left
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the contract ------------------------------------------------------------------------------
+
+.PHONY: proto
+proto: $(READY) ## generate client/tollkeeper/api from protos/
+	@$(BIN)/python tools/protos.py generate
+
+.PHONY: proto-check
+proto-check: $(READY) ## fail when the generated code is not what protos/ says
+	@$(BIN)/python tools/protos.py check
+
+.PHONY: buf
+buf: $(READY) ## buf lint, format and breaking; AGAINST=<commit> names what to compare with
+	@$(BIN)/python tools/protos.py lint
+
+# --- the code ----------------------------------------------------------------------------------
+
+.PHONY: fmt
+fmt: $(READY) ## format Python and protos, and fix what ruff can fix
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+	@cd protos && ../$(BIN)/buf format --write
+
+.PHONY: lint
+lint: $(READY) ## ruff, its format, and the spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@git ls-files -z --cached --others --exclude-standard | xargs -0 $(BIN)/codespell
+
+.PHONY: types
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+.PHONY: imports
+imports: $(READY) ## the layering contracts
+	@$(BIN)/lint-imports
+
+# --- the tests ---------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(READY) ## every test
+	@$(BIN)/pytest
+
+.PHONY: test-unit test-properties test-contract test-integration test-e2e
+test-unit: $(READY) ## the core by itself, in seconds
+test-properties: $(READY) ## the laws, with generated input
+test-contract: $(READY) ## the promises of the wire and of the house
+test-integration: $(READY) ## stores and servers on real PostgreSQL and Redis
+test-e2e: $(READY) ## five real servers and a steerable clock
+test-unit test-properties test-contract test-integration test-e2e:
+	@$(BIN)/pytest tests/$(@:test-%=%)
+
+.PHONY: golden
+golden: $(READY) ## rewrite the golden cases; review the diff
+	@REWRITE_GOLDEN=1 $(BIN)/pytest tests/golden
+
+.PHONY: check
+check: lint types imports buf proto-check test ## everything CI runs
+
+# --- running -----------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(READY) ## boot everything, replay a busy month, close it and reconcile every figure
+	@$(BIN)/tollkeeper demo
+
+.PHONY: bench
+bench: $(READY) ## measure what the design promises, beside the raw limits
+	@$(BIN)/python -m bench
+
+run-%: $(READY) ## serve one of quota, meter, rating, tax, invoicing
+	@$(BIN)/python -m services.$* serve

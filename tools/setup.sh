@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes .venv from requirements.lock: `make setup` calls this with `venv` and then `link`.
+# Makes .venv from requirements.lock: `make setup` calls this with `venv` and then `link`,
+# `make lock` with `lock`.
 # Needs Python 3.11 or newer with its venv module; everything else comes hash-checked from the lock.
 set -eu
 cd "$(dirname "$0")/.."
@@ -67,13 +68,15 @@ link_projects() {
     run_uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable . --editable client
 }
 
-case "${1:-}" in
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
 venv) make_venv ;;
 link) link_projects ;;
 lock)
     run_uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-        pyproject.toml client/pyproject.toml --group dev --output-file requirements.lock
+        pyproject.toml client/pyproject.toml --group dev --output-file requirements.lock "$@"
     ;;
 *) fail "usage: tools/setup.sh venv | link | lock" ;;
 esac

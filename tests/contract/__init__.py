@@ -1,0 +1,1 @@
+"""Promises about the contract and about the house itself."""
