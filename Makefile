@@ -67,7 +67,7 @@ types: $(READY) ## mypy, strict
 
 .PHONY: imports
 imports: $(READY) ## the layering contracts
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 # --- the tests ---------------------------------------------------------------------------------
 
