@@ -1,12 +1,13 @@
 """Fixtures every test may ask for: real servers, a fresh database, keys, and hosted services."""
 
 import secrets
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from cli.keys import SigningKeys
+from kit.settings import ServiceSettings
 from tests.servers import Servers, fresh_database, migrated_template, running_servers
 
 
@@ -53,4 +54,26 @@ def tenant() -> str:
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
     """Signing keys made for this session."""
-    return SigningKeys.load_or_make(Path(tmp_path_factory.mktemp("keys")))
+    return SigningKeys.load_or_make(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def settings_for(
+    database_url: str, redis_url: str, keys: SigningKeys
+) -> Callable[..., ServiceSettings]:
+    """Make the settings of a service on this test's servers; keyword arguments win."""
+
+    def make(service: str, **overrides: Any) -> ServiceSettings:  # noqa: ANN401 - as the settings.
+        return ServiceSettings.model_validate(
+            {
+                "service": service,
+                "listen": "127.0.0.1:0",
+                "database_url": database_url,
+                "redis_url": redis_url,
+                "keys_file": keys.public_file,
+                "service_key_file": keys.service_file,
+                **overrides,
+            }
+        )
+
+    return make
