@@ -118,7 +118,8 @@ def _sources(protos: Path) -> list[str]:
 def _protoc(protos: Path, sources: list[str], *options: str) -> None:
     includes = [protos, resources.files("grpc_tools") / "_proto", SITE_PACKAGES]
     protoc = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in includes)]
-    subprocess.run([*protoc, *options, *sources], check=True, cwd=ROOT)
+    if subprocess.run([*protoc, *options, *sources], check=False, cwd=ROOT).returncode != 0:
+        sys.exit("protos: protoc refused the files, as said above")
 
 
 def _differences(fresh: Path, committed: Path) -> list[str]:
@@ -146,19 +147,25 @@ def _breaking(image: Path, scratch: Path) -> int:
     if reference is None:
         print("buf breaking: skipped, since no earlier commit is here to compare with")
         return 0
+    earlier = _protos_of(reference, scratch / "earlier")
+    if not _sources(earlier):
+        print(f"buf breaking: skipped, since {reference[:12]} has no protos")
+        return 0
+    against = _image(earlier, scratch / "earlier.binpb")
+    return _buf("breaking", str(image), "--against", str(against), "--path", "tollkeeper")
+
+
+def _protos_of(reference: str, target: Path) -> Path:
     archive = subprocess.run(
         ["git", "archive", "--format=zip", reference, "protos"],
         check=False,
         cwd=ROOT,
         capture_output=True,
     )
-    if archive.returncode != 0:
-        print(f"buf breaking: skipped, since {reference[:12]} has no protos")
-        return 0
-    with zipfile.ZipFile(io.BytesIO(archive.stdout)) as tree:
-        tree.extractall(scratch / "earlier")
-    earlier = _image(scratch / "earlier" / "protos", scratch / "earlier.binpb")
-    return _buf("breaking", str(image), "--against", str(earlier), "--path", "tollkeeper")
+    if archive.returncode == 0:
+        with zipfile.ZipFile(io.BytesIO(archive.stdout)) as tree:
+            tree.extractall(target)
+    return target / "protos"
 
 
 def _reference() -> str | None:

@@ -17,7 +17,7 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or newer is needed; found none among ${PYTHON:-} python3 python3.13 python3.12 python3.11." \
+    fail "Python 3.11 or newer is needed; found none among ${PYTHON:+$PYTHON }python3 python3.13 python3.12 python3.11." \
         "Name one with: make setup PYTHON=/path/to/python"
 }
 
