@@ -25,7 +25,7 @@ $(READY): .venv/lock.stamp pyproject.toml client/pyproject.toml
 	@touch $@
 
 .PHONY: lock
-lock: $(READY) ## pin pyproject.toml anew into requirements.lock; UPGRADE=1 takes newer versions
+lock: $(READY) ## pin pyproject.toml anew into both locks; UPGRADE=1 takes newer versions
 	@tools/setup.sh lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean
@@ -69,6 +69,14 @@ types: $(READY) ## mypy, strict
 imports: $(READY) ## the layering contracts
 	@$(BIN)/lint-imports --no-logo
 
+ifneq ($(wildcard deploy/check.sh),)
+DEPLOY_CHECK := deploy-check
+
+.PHONY: deploy-check
+deploy-check: $(READY) ## render the manifests and validate them against the Kubernetes schemas
+	@deploy/check.sh
+endif
+
 # --- the tests ---------------------------------------------------------------------------------
 
 .PHONY: test
@@ -89,7 +97,7 @@ golden: $(READY) ## rewrite the golden cases; review the diff
 	@REWRITE_GOLDEN=1 $(BIN)/pytest tests/golden
 
 .PHONY: check
-check: lint types imports buf proto-check test ## everything CI runs
+check: lint types imports buf proto-check $(DEPLOY_CHECK) test ## everything CI runs
 
 # --- running -----------------------------------------------------------------------------------
 

@@ -68,15 +68,25 @@ link_projects() {
     run_uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable . --editable client
 }
 
+# The suite with its tools, and from it what an image needs: the same versions without the tools.
+pin_versions() {
+    pin requirements.lock --group dev "$@"
+    pin requirements-runtime.lock --constraint requirements.lock
+}
+
+pin() {
+    lock=$1
+    shift
+    run_uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+        pyproject.toml client/pyproject.toml --output-file "$lock" "$@"
+}
+
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
 venv) make_venv ;;
 link) link_projects ;;
-lock)
-    run_uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-        pyproject.toml client/pyproject.toml --group dev --output-file requirements.lock "$@"
-    ;;
+lock) pin_versions "$@" ;;
 *) fail "usage: tools/setup.sh venv | link | lock" ;;
 esac

@@ -209,14 +209,24 @@ def test_files_hold_nothing_that_belongs_elsewhere(what: str) -> None:
     assert not found, "\n".join(found)
 
 
-def test_the_lock_pins_by_hash_and_names_no_host() -> None:
-    """Every entry of requirements.lock is an exact version with hashes, from wherever pip looks."""
-    entries = (
-        (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    )
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-runtime.lock"])
+def test_the_locks_pin_by_hash_and_name_no_host(lock: str) -> None:
+    """Every entry is an exact version with hashes, and comes from wherever pip is told to look."""
+    entries = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     exact = re.compile(r"[a-z0-9.-]+(\[[a-z,]+\])?==\S+( ; [^:]+)?(\s+--hash=sha256:[0-9a-f]{64})+")
 
-    assert [entry for entry in entries if not exact.fullmatch(entry)] == []
+    assert entries
+    assert [entry for entry in entries if not exact.fullmatch(entry.strip())] == []
+
+
+def test_an_image_runs_the_versions_that_are_tested() -> None:
+    """Whatever requirements-runtime.lock pins, requirements.lock pins to the same version."""
+    tested, runtime = (
+        set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))
+        for lock in ("requirements.lock", "requirements-runtime.lock")
+    )
+
+    assert runtime - tested == set()
 
 
 @cache
