@@ -115,6 +115,24 @@ def hidden_inputs(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"from {node.module} import"
 
 
+def impure_kit(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Find imports of kit's modules other than the pure ones."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module="kit", names=aliases):
+                names = [f"kit.{alias.name}" for alias in aliases]
+            case ast.ImportFrom(module=str(module)):
+                names = [module]
+            case ast.Import(names=aliases):
+                names = [alias.name for alias in aliases]
+            case _:
+                continue
+        for name in names:
+            root, _, module = name.partition(".")
+            if root == "kit" and module not in PURE_KIT_MODULES:
+                yield node.lineno, name
+
+
 def commits(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Find calls of a `commit` method without arguments: the way a transaction is committed."""
     for node in ast.walk(tree):
@@ -151,6 +169,12 @@ def test_money_never_floats(name: str) -> None:
 def test_the_core_is_told_the_time_and_never_rolls_dice(name: str) -> None:
     """What the core answers depends on its arguments alone."""
     assert offences(hidden_inputs, name) == []
+
+
+@pytest.mark.parametrize("name", core_files(PURE_KIT_MODULES))
+def test_the_core_stands_on_the_pure_half_of_kit(name: str) -> None:
+    """The core imports money, decimals, intervals, errors and paging of kit, and nothing else."""
+    assert offences(impure_kit, name) == []
 
 
 @pytest.mark.parametrize("name", python_files("services/", "kit/"))
@@ -255,6 +279,12 @@ def text_lines(name: str) -> tuple[str, ...]:
             hidden_inputs, "from time import time", [(1, "from time import")], id="imported clock"
         ),
         pytest.param(hidden_inputs, "clock.now()", [], id="an injected clock is welcome"),
+        pytest.param(
+            impure_kit, "from kit.clock import Clock", [(1, "kit.clock")], id="impure import"
+        ),
+        pytest.param(impure_kit, "from kit import ids", [(1, "kit.ids")], id="impure module"),
+        pytest.param(impure_kit, "import kit.rpc.wire", [(1, "kit.rpc.wire")], id="impure path"),
+        pytest.param(impure_kit, "from kit.money import settle", [], id="money is welcome"),
         pytest.param(commits, "await connection.commit()", [(1, "commit()")], id="commit"),
         pytest.param(commits, "hold.commit(usage)", [], id="committing a hold is welcome"),
         pytest.param(
