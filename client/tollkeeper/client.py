@@ -1,0 +1,426 @@
+"""The client of a gateway: reserve before a call, commit after it, report what was used."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tollkeeper.amounts import Number, decimal_text, parse_amounts, render_amounts
+from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceAsyncStub, MeterServiceStub
+from tollkeeper.api.quota.v1.quota_pb2 import DECISION_ALLOW
+from tollkeeper.api.quota.v1.quota_service_pb2 import (
+    CheckRequest,
+    CommitRequest,
+    GetBalancesRequest,
+    ReleaseRequest,
+    ReserveRequest,
+    SessionAnswer,
+    SessionCall,
+)
+from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub, QuotaServiceStub
+from tollkeeper.api.type.v1.subject_pb2 import Subject
+from tollkeeper.errors import (
+    LimitState,
+    QuotaDenied,
+    QuotaUnavailable,
+    TollkeeperError,
+    parse_limit,
+    parse_rpc_error,
+)
+from tollkeeper.events import EventReporter, UsageReport
+from tollkeeper.session import Session
+
+QUOTA_ADDRESS_DEFAULT = "127.0.0.1:7301"
+METER_ADDRESS_DEFAULT = "127.0.0.1:7302"
+INGEST_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 30.0
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+logger = logging.getLogger("tollkeeper")
+
+
+@dataclass(slots=True)
+class Hold:
+    """Amounts that are held for a call; say what it used with `commit`, inside the block."""
+
+    reservation_id: str
+    granted: dict[str, Number]
+    expire_time: datetime
+    limits: tuple[LimitState, ...]
+    request_id: str
+    used: dict[str, Number] | None = None
+    event_id: str = ""
+    event_type: str = "llm.call"
+    time: datetime | None = None
+    dimensions: dict[str, str] = field(default_factory=dict)
+
+    def commit(
+        self,
+        amounts: Mapping[str, Number] | None = None,
+        /,
+        *,
+        event_id: str = "",
+        event_type: str = "llm.call",
+        time: datetime | None = None,
+        dimensions: Mapping[str, str] | None = None,
+        **quantities: Number,
+    ) -> None:
+        """Say what the call really used; it is booked and metered at the end of the block.
+
+        Args:
+            amounts: amounts by unit, joined with the keyword ones, which read better.
+            event_id: the identity of the usage event; by default that of the reservation.
+            event_type: the type of the usage event.
+            time: when the usage happened; by default now.
+            dimensions: dimensions that were not known before the call.
+            quantities: amounts by unit, as in `commit(input_tokens=1187, output_tokens=1012)`.
+        """
+        self.used = {**(amounts or {}), **quantities}
+        self.event_id = event_id or self.request_id
+        self.event_type = event_type
+        self.time = time
+        self.dimensions = dict(dimensions or {})
+
+
+class _Reservation:
+    """What `reserve` returns: the hold is taken on entering the block and settled on leaving it."""
+
+    def __init__(self, client: Tollkeeper, request: ReserveRequest) -> None:
+        self._client = client
+        self._request = request
+        self._hold: Hold | None = None
+
+    async def __aenter__(self) -> Hold:
+        answer = (await self._client.ask(SessionCall(reserve=self._request))).reserve
+        limits = tuple(map(parse_limit, answer.limits))
+        if answer.decision != DECISION_ALLOW:
+            raise QuotaDenied(limits)
+        self._hold = Hold(
+            answer.reservation_id,
+            parse_amounts(answer.granted),
+            answer.expire_time.ToDatetime(UTC),
+            limits,
+            self._request.request_id,
+        )
+        return self._hold
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._hold is not None:
+            await asyncio.shield(self._client.settle(self._request, self._hold))
+
+
+class Tollkeeper:
+    """The client; one for each event loop, used as an async context manager.
+
+    >>> async with Tollkeeper(token=token) as toll:
+    ...     async with toll.reserve("acme", input_tokens=1200, output_tokens=800) as hold:
+    ...         answer = await call_the_model()
+    ...         hold.commit(input_tokens=1187, output_tokens=1012)
+
+    Args:
+        token: the signed token; it carries the tenant.
+        quota: address of the quota service.
+        meter: address of the meter service.
+        source: who reports the usage events; with the event id it is an event's identity.
+        timeout_s: how long a decision may take before `QuotaUnavailable` is raised.
+        credentials: TLS credentials of the channels; without them they are not encrypted.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        quota: str = QUOTA_ADDRESS_DEFAULT,
+        meter: str = METER_ADDRESS_DEFAULT,
+        source: str = "gateway",
+        timeout_s: float = 1.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._addresses = (quota, meter)
+        self._source = source
+        self._timeout_s = timeout_s
+        self._credentials = credentials
+        self._request_prefix = secrets.token_hex(8)
+        self._request_numbers = itertools.count(1)
+        self._channels: list[grpc.aio.Channel] = []
+
+    @classmethod
+    def from_environment(cls, *, source: str = "gateway") -> Self:
+        """Make a client from TOLLKEEPER_TOKEN and TOLLKEEPER_QUOTA_ADDRESS, ..._METER_ADDRESS.
+
+        Raises:
+            TollkeeperError: there is no token.
+        """
+        token = os.environ.get("TOLLKEEPER_TOKEN", "")
+        if not token:
+            raise TollkeeperError("TOLLKEEPER_TOKEN is not set")
+        return cls(
+            token=token,
+            quota=os.environ.get("TOLLKEEPER_QUOTA_ADDRESS", QUOTA_ADDRESS_DEFAULT),
+            meter=os.environ.get("TOLLKEEPER_METER_ADDRESS", METER_ADDRESS_DEFAULT),
+            source=source,
+        )
+
+    async def __aenter__(self) -> Self:
+        quota_channel, meter_channel = map(self._open_channel, self._addresses)
+        self._channels = [quota_channel, meter_channel]
+        self._quota: QuotaServiceAsyncStub = QuotaServiceStub(quota_channel)
+        self._meter: MeterServiceAsyncStub = MeterServiceStub(meter_channel)
+        self._session = Session(
+            lambda: self._quota.Session(metadata=self._metadata), timeout_s=self._timeout_s
+        )
+        self._reporter = EventReporter(
+            lambda request: self._meter.IngestEvents(
+                request, metadata=self._metadata, timeout=INGEST_TIMEOUT_S
+            )
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._reporter.close(CLOSE_TIMEOUT_S)
+        finally:
+            await self._session.close()
+            await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    @property
+    def usage(self) -> UsageReport:
+        """What became of the usage events so far."""
+        return self._reporter.report
+
+    def reserve(
+        self,
+        customer: str,
+        amounts: Mapping[str, Number] | None = None,
+        /,
+        *,
+        project: str = "",
+        user: str = "",
+        key: str = "",
+        run: str = "",
+        dimensions: Mapping[str, str] | None = None,
+        ttl: timedelta | None = None,
+        request_id: str = "",
+        **quantities: Number,
+    ) -> _Reservation:
+        """Hold amounts for a call while the block runs.
+
+        A block that commits is booked with what it used; any other gives its hold back.
+
+        Args:
+            customer: who pays.
+            amounts: amounts by unit, joined with the keyword ones, which read better.
+            project: the customer's project.
+            user: the end user.
+            key: the API key.
+            run: the agent run.
+            dimensions: `model`, `provider` and the like.
+            ttl: how long the hold lives if it is never settled; by default 60 seconds.
+            request_id: the idempotency key; by default a new one.
+            quantities: amounts by unit, as in `reserve("acme", input_tokens=1200)`.
+
+        Raises:
+            QuotaDenied: on entering the block; a limit has no room.
+            QuotaUnavailable: on entering the block; no answer came in time.
+            CallFailed: on entering the block; the request is not valid.
+        """
+        return _Reservation(
+            self,
+            ReserveRequest(
+                request_id=request_id or self._new_request_id(),
+                subject=_subject(customer, project, user, key, run),
+                dimensions=dimensions,
+                amounts=render_amounts({**(amounts or {}), **quantities}),
+                ttl=_duration(ttl),
+            ),
+        )
+
+    async def check(
+        self,
+        customer: str,
+        amounts: Mapping[str, Number] | None = None,
+        /,
+        *,
+        project: str = "",
+        user: str = "",
+        key: str = "",
+        run: str = "",
+        dimensions: Mapping[str, str] | None = None,
+        **quantities: Number,
+    ) -> tuple[LimitState, ...]:
+        """Return the limits of a call that would pass now, without counting anything.
+
+        Raises:
+            QuotaDenied: the call would be refused.
+        """
+        request = CheckRequest(
+            subject=_subject(customer, project, user, key, run),
+            dimensions=dimensions,
+            amounts=render_amounts({**(amounts or {}), **quantities}),
+        )
+        answer = (await self.ask(SessionCall(check=request))).check
+        limits = tuple(map(parse_limit, answer.limits))
+        if answer.decision != DECISION_ALLOW:
+            raise QuotaDenied(limits)
+        return limits
+
+    async def balances(
+        self,
+        customer: str,
+        *,
+        project: str = "",
+        user: str = "",
+        key: str = "",
+        run: str = "",
+        dimensions: Mapping[str, str] | None = None,
+    ) -> tuple[LimitState, ...]:
+        """Return how every limit of a subject stands."""
+        request = GetBalancesRequest(
+            subject=_subject(customer, project, user, key, run),
+            dimensions=dimensions,
+        )
+        try:
+            answer = await self._quota.GetBalances(
+                request, metadata=self._metadata, timeout=self._timeout_s
+            )
+        except grpc.aio.AioRpcError as error:
+            raise parse_rpc_error(error) from None
+        return tuple(map(parse_limit, answer.limits))
+
+    async def report(
+        self,
+        customer: str,
+        amounts: Mapping[str, Number] | None = None,
+        /,
+        *,
+        event_id: str = "",
+        event_type: str = "llm.call",
+        time: datetime | None = None,
+        project: str = "",
+        user: str = "",
+        key: str = "",
+        run: str = "",
+        dimensions: Mapping[str, str] | None = None,
+        **quantities: Number,
+    ) -> None:
+        """Report usage to the meter, in the background; a repeat of an event id counts nothing."""
+        await self._reporter.submit(
+            UsageEvent(
+                event_id=event_id or self._new_request_id(),
+                source=self._source,
+                subject=_subject(customer, project, user, key, run),
+                type=event_type,
+                time=_timestamp(time),
+                dimensions=dimensions,
+                quantities=_quantities({**(amounts or {}), **quantities}),
+            )
+        )
+
+    async def flush(self) -> None:
+        """Wait until the meter has taken every usage event so far.
+
+        Raises:
+            UsageNotReported: the meter refused events.
+        """
+        await self._reporter.flush()
+
+    def ask(self, call: SessionCall) -> Awaitable[SessionAnswer]:
+        """Send one call of the session and return its answer, as messages."""
+        return self._session.ask(call)
+
+    async def settle(self, request: ReserveRequest, hold: Hold) -> None:
+        """End a hold: book and report what was committed, or give it back.
+
+        The meter is the truth and hears of the usage first. When the gate cannot be reached, the
+        hold ends by its expiry, and its counters follow the meter.
+        """
+        try:
+            if hold.used is None:
+                release = ReleaseRequest(
+                    request_id=f"{request.request_id}:release", reservation_id=hold.reservation_id
+                )
+                await self.ask(SessionCall(release=release))
+                return
+            dimensions = {**request.dimensions, **hold.dimensions}
+            await self._reporter.submit(
+                UsageEvent(
+                    event_id=hold.event_id,
+                    source=self._source,
+                    subject=request.subject,
+                    type=hold.event_type,
+                    time=_timestamp(hold.time),
+                    dimensions=dimensions,
+                    quantities=_quantities(hold.used),
+                )
+            )
+            commit = CommitRequest(
+                request_id=f"{request.request_id}:commit",
+                reservation_id=hold.reservation_id,
+                amounts=render_amounts(hold.used),
+                subject=request.subject,
+                dimensions=request.dimensions,
+            )
+            await self.ask(SessionCall(commit=commit))
+        except QuotaUnavailable as error:
+            logger.warning("hold %s ends by its expiry: %s", hold.reservation_id, error)
+
+    def _open_channel(self, address: str) -> grpc.aio.Channel:
+        options = (
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        )
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options)
+        return grpc.aio.secure_channel(address, self._credentials, options)
+
+    def _new_request_id(self) -> str:
+        return f"{self._request_prefix}-{next(self._request_numbers)}"
+
+
+def _subject(customer: str, project: str, user: str, key: str, run: str) -> Subject:
+    return Subject(customer_id=customer, project_id=project, user_id=user, key_id=key, run_id=run)
+
+
+def _duration(ttl: timedelta | None) -> Duration | None:
+    if ttl is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(ttl)
+    return message
+
+
+def _timestamp(time: datetime | None) -> Timestamp:
+    if time is not None and time.tzinfo is None:
+        raise ValueError(f"time {time.isoformat()} names no time zone")
+    message = Timestamp()
+    message.FromDatetime(time or datetime.now(UTC))
+    return message
+
+
+def _quantities(amounts: Mapping[str, Number]) -> dict[str, str]:
+    return {unit: decimal_text(unit, value) for unit, value in amounts.items()}
