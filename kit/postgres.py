@@ -1,0 +1,232 @@
+"""PostgreSQL: one pool, and `transaction()`, the only place in the house that commits.
+
+Each transaction runs as the service's own role and for one tenant, both set with the
+transaction's first statement, so that row-level security holds even for a superuser login.
+Refuses session state, which PgBouncer would hand to somebody else, and hidden retries:
+a transaction that lost a race raises `TransactionConflict`, and its use case decides.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from types import MappingProxyType
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import stamina
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from kit.errors import CannotStart, Unavailable
+
+_ENTER = text(
+    "SELECT set_config('role', :role, true), set_config('tollkeeper.tenant', :tenant, true)"
+)
+_CONNECT_TIMEOUT_S = 5
+_CHECKOUT_TIMEOUT_S = 10
+_RETRY_AFTER = timedelta(seconds=1)
+_SQLSTATES_OF_LOST_RACES = frozenset({"40001", "40P01"})
+_SQLSTATE_CLASSES_OF_OUTAGES = ("08", "57P", "53")
+_UNNAMED_STATEMENT = ""
+_UNCACHED: Mapping[str, object] = MappingProxyType(
+    {
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: _UNNAMED_STATEMENT,
+    }
+)
+_OPTION_SERVICE = "tollkeeper_service"
+
+
+class TransactionConflict(Unavailable):
+    """PostgreSQL gave another transaction precedence; the same use case may be run again."""
+
+
+class Database:
+    """The pool of one service.
+
+    `url` is a libpq URL: postgresql://, postgres:// or postgresql+asyncpg://, with a host or
+    with `?host=/directory/of/the/socket`. `prepared_statements=False` suits PgBouncer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        service: str,
+        *,
+        pool_size: int = 10,
+        prepared_statements: bool = True,
+        startup_timeout_s: float = 60.0,
+    ) -> None:
+        self.service = service
+        self._url = url
+        self._role = role_of(service)
+        self._startup_timeout_s = startup_timeout_s
+        self.engine = open_engine(
+            url, service, pool_size=pool_size, prepared_statements=prepared_statements
+        )
+
+    async def connect(self) -> None:
+        """Wait for PostgreSQL to answer, within the start-up timeout.
+
+        Raises:
+            CannotStart: it does not answer, or refuses the login.
+        """
+        await wait_for_postgres(self.engine, self._url, self._startup_timeout_s)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    @asynccontextmanager
+    async def transaction(self, tenant: str) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction for one tenant; it commits unless the block raises.
+
+        Raises:
+            TransactionConflict: a serialization failure or a deadlock.
+            Unavailable: PostgreSQL does not answer. If that happened while committing, the
+                outcome is unknown: repeat the use case with the same `request_id`.
+        """
+        try:
+            async with self._entered(tenant) as connection:
+                yield connection
+        except (DBAPIError, PoolTimeoutError) as error:
+            outage = _as_domain_error(error)
+            if outage is None:
+                raise
+            raise outage from error
+
+    @asynccontextmanager
+    async def _entered(self, tenant: str) -> AsyncIterator[AsyncConnection]:
+        connection = await self._connection_in_transaction(tenant)
+        try:
+            yield connection
+        except BaseException:
+            await asyncio.shield(connection.close())
+            raise
+        try:
+            await connection.commit()
+        finally:
+            await asyncio.shield(connection.close())
+
+    async def _connection_in_transaction(self, tenant: str) -> AsyncConnection:
+        try:
+            return await self._enter(tenant)
+        except DBAPIError as error:
+            # The pooled connection died while idle; nothing has been done, so a new one may.
+            if not error.connection_invalidated:
+                raise
+            return await self._enter(tenant)
+
+    async def _enter(self, tenant: str) -> AsyncConnection:
+        try:
+            connection = await self.engine.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _outage() from error
+        try:
+            await connection.execute(_ENTER, {"role": self._role, "tenant": tenant})
+        except BaseException:
+            await asyncio.shield(connection.close())
+            raise
+        return connection
+
+
+def role_of(service: str) -> str:
+    """Name the role a service's transactions run as; it cannot log in."""
+    return f"tollkeeper_{service}"
+
+
+def service_of(connection: AsyncConnection) -> str:
+    """Name the service whose pool a connection comes from, which is also its schema."""
+    options = connection.sync_connection.get_execution_options()  # type: ignore[union-attr]
+    return cast("str", options[_OPTION_SERVICE])
+
+
+async def raw_connection(connection: AsyncConnection) -> asyncpg.Connection:
+    """Reach asyncpg's connection, inside the same transaction, for `copy_records_to_table`."""
+    fairy = await connection.get_raw_connection()
+    return cast("asyncpg.Connection", fairy.driver_connection)
+
+
+def open_engine(
+    url: str, service: str, *, pool_size: int = 1, prepared_statements: bool = True
+) -> AsyncEngine:
+    """Make an engine; it connects when it is first used."""
+    _, _, rest = url.partition("://")
+    arguments: dict[str, Any] = {
+        "dsn": f"postgresql://{rest}",
+        "timeout": _CONNECT_TIMEOUT_S,
+        "server_settings": {"application_name": f"tollkeeper-{service}"},
+        **({} if prepared_statements else _UNCACHED),
+    }
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args=arguments,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_CHECKOUT_TIMEOUT_S,
+        # What is read from JSON is as exact as what is read from NUMERIC.
+        json_deserializer=partial(json.loads, parse_float=Decimal),
+        execution_options={_OPTION_SERVICE: service},
+    )
+
+
+async def wait_for_postgres(engine: AsyncEngine, url: str, timeout_s: float) -> None:
+    """Return when PostgreSQL answers a query.
+
+    Raises:
+        CannotStart: it did not within the timeout, or refused the login; names no password.
+    """
+    try:
+        place = _place(url)
+        async for attempt in stamina.retry_context(
+            on=_may_pass, attempts=None, timeout=timeout_s, wait_initial=0.1, wait_max=2.0
+        ):
+            with attempt:
+                async with engine.connect() as connection:
+                    await connection.execute(text("SELECT 1"))
+    except ValueError:
+        # The text of the fault may hold a piece of the URL, and so of the password.
+        raise CannotStart(
+            "the URL of PostgreSQL cannot be read: see its port and options"
+        ) from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CannotStart(f"cannot reach PostgreSQL at {place}: {reason}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    starting = (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
+    return isinstance(error, (OSError, InterfaceError, *starting))
+
+
+def _place(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or parse_qs(parts.query).get("host", ["localhost"])[0]
+    return f"{host}:{parts.port or 5432}"
+
+
+def _as_domain_error(error: DBAPIError | PoolTimeoutError) -> Unavailable | None:
+    if isinstance(error, PoolTimeoutError):
+        return _outage()
+    sqlstate = str(getattr(error.orig, "sqlstate", None) or "")
+    if sqlstate in _SQLSTATES_OF_LOST_RACES:
+        return TransactionConflict(
+            "UNAVAILABLE",
+            "another transaction had precedence; repeat the call",
+            retry_after=timedelta(0),
+        )
+    if error.connection_invalidated or sqlstate.startswith(_SQLSTATE_CLASSES_OF_OUTAGES):
+        return _outage()
+    return None
+
+
+def _outage() -> Unavailable:
+    return Unavailable("UNAVAILABLE", "the database does not answer", retry_after=_RETRY_AFTER)
