@@ -41,6 +41,19 @@ class _RegistrationSchemeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Re
     """The EU's One Stop Shop for sellers who are not established in the EU; the
     country is the member state of identification.
     """
+    REGISTRATION_SCHEME_SIMPLIFIED: _RegistrationScheme.ValueType  # 4
+    """A simplified registration for sellers from abroad, under which consumers are
+    charged and registered businesses are not, as in Canada and Quebec.
+    """
+    REGISTRATION_SCHEME_SMALL_BUSINESS: _RegistrationScheme.ValueType  # 5
+    """The small-business exemption of the country where the seller is established:
+    it charges no tax there.
+    """
+    REGISTRATION_SCHEME_EU_BELOW_THRESHOLD: _RegistrationScheme.ValueType  # 6
+    """The declaration that sales to consumers in other member states of the EU stay
+    within 10,000 euro a year, so that they are taxed where the seller is. The
+    country is the seller's.
+    """
 
 class RegistrationScheme(_RegistrationScheme, metaclass=_RegistrationSchemeEnumTypeWrapper):
     """Under which scheme a seller is registered."""
@@ -56,6 +69,19 @@ country is the member state of identification.
 REGISTRATION_SCHEME_NON_UNION_OSS: RegistrationScheme.ValueType  # 3
 """The EU's One Stop Shop for sellers who are not established in the EU; the
 country is the member state of identification.
+"""
+REGISTRATION_SCHEME_SIMPLIFIED: RegistrationScheme.ValueType  # 4
+"""A simplified registration for sellers from abroad, under which consumers are
+charged and registered businesses are not, as in Canada and Quebec.
+"""
+REGISTRATION_SCHEME_SMALL_BUSINESS: RegistrationScheme.ValueType  # 5
+"""The small-business exemption of the country where the seller is established:
+it charges no tax there.
+"""
+REGISTRATION_SCHEME_EU_BELOW_THRESHOLD: RegistrationScheme.ValueType  # 6
+"""The declaration that sales to consumers in other member states of the EU stay
+within 10,000 euro a year, so that they are taxed where the seller is. The
+country is the seller's.
 """
 Global___RegistrationScheme: _TypeAlias = RegistrationScheme  # noqa: Y015
 

@@ -128,8 +128,13 @@ class DetermineTaxRequest(_message.Message):
     SUPPLY_DATE_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     ROUNDING_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     rounding: Global___TaxRounding.ValueType
     """Where tax is rounded."""
+    language: _builtins.str
+    """The language of the notes for the invoice, ISO 639-1. Empty means `en`; a
+    note without a translation is given in English.
+    """
     @_builtins.property
     def buyer(self) -> _tax_pb2.Buyer:
         """Who buys. Required."""
@@ -149,10 +154,11 @@ class DetermineTaxRequest(_message.Message):
         supply_date: _date_pb2.Date | None = ...,
         lines: _abc.Iterable[Global___TaxableLine] | None = ...,
         rounding: Global___TaxRounding.ValueType = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["buyer", b"buyer", "supply_date", b"supply_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer", b"buyer", "lines", b"lines", "rounding", b"rounding", "supply_date", b"supply_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer", b"buyer", "language", b"language", "lines", b"lines", "rounding", b"rounding", "supply_date", b"supply_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
