@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tollkeeper.amounts import Number, decimal_text, parse_amounts, render_amounts
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
-from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceAsyncStub, MeterServiceStub
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 from tollkeeper.api.quota.v1.quota_pb2 import DECISION_ALLOW
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
     CheckRequest,
@@ -30,7 +30,7 @@ from tollkeeper.api.quota.v1.quota_service_pb2 import (
     SessionAnswer,
     SessionCall,
 )
-from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub, QuotaServiceStub
+from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from tollkeeper.api.type.v1.subject_pb2 import Subject
 from tollkeeper.errors import (
     LimitState,
@@ -42,6 +42,11 @@ from tollkeeper.errors import (
 )
 from tollkeeper.events import EventReporter, UsageReport
 from tollkeeper.session import Session
+
+if TYPE_CHECKING:
+    # The generated stubs name these for type checkers only.
+    from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceAsyncStub
+    from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub
 
 QUOTA_ADDRESS_DEFAULT = "127.0.0.1:7301"
 METER_ADDRESS_DEFAULT = "127.0.0.1:7302"
