@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.keys import SigningKeys
+from cli.signing_keys import SigningKeys
 from kit.settings import ServiceSettings
 from tests.servers import Servers, fresh_database, migrated_template, running_servers
 

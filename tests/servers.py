@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -28,6 +27,7 @@ from cli.embedded.data_directory import DataDirectory
 from cli.embedded.postgres import EmbeddedPostgres
 from cli.embedded.redis import EmbeddedRedis
 from cli.errors import CommandError
+from kit.migrations import migrate
 
 Value = TypeVar("Value")
 
@@ -79,7 +79,6 @@ def migrated_template(servers: Servers) -> Iterator[str]:
     """Make a database in which every service that has migrations is at its head; give its name."""
     with fresh_database(servers) as url:
         for service in migrated_services():
-            migrate = import_module("kit.migrations").migrate
             beside_the_loop(partial(migrate, url, service))
         yield database_name(url)
 
@@ -134,6 +133,17 @@ def _session_directory() -> Iterator[DataDirectory]:
     finally:
         directory.unlock()
         shutil.rmtree(directory.path, ignore_errors=True)
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """Make an empty folder that every account can enter, unlike those of `tmp_path`."""
+    folder = Path(tempfile.mkdtemp(prefix="tollkeeper-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -77,6 +77,10 @@ class DataDirectory:
         """Name the log file of a server or service."""
         return self.path / "logs" / f"{name}.log"
 
+    def record(self, service: str) -> Path:
+        """Name the file that tells which process a service is."""
+        return self.path / "run" / f"{service}.pid"
+
 
 def _refuse_foreign(path: Path) -> None:
     try:

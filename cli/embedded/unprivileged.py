@@ -15,7 +15,7 @@ from pathlib import Path
 from cli.embedded.processes import Account
 from cli.errors import CommandError
 
-_PLACES = (Path("/var/lib/tollkeeper"), Path("/var/tmp/tollkeeper"))  # noqa: S108  # Checked below.
+PLACES = (Path("/var/lib/tollkeeper"), Path("/var/tmp/tollkeeper"))  # noqa: S108  # Checked below.
 _OTHERS_ENTER = 0o711
 
 
@@ -50,7 +50,7 @@ def _can_enter(account: Account, place: Path) -> bool:
 
 def make_reachable_place(account: Account) -> Path:
     """Make a new folder outside every private one, which the account can reach."""
-    for parent in _PLACES:
+    for parent in PLACES:
         try:
             _make_enterable(parent)
             status = parent.lstat()
@@ -64,7 +64,7 @@ def make_reachable_place(account: Account) -> Path:
             return place
     raise CommandError(
         "PostgreSQL cannot run as root, and user 'nobody' can reach neither the data directory "
-        f"nor any of {', '.join(map(str, _PLACES))}; use another --data-dir, run as an ordinary "
+        f"nor any of {', '.join(map(str, PLACES))}; use another --data-dir, run as an ordinary "
         "user, or set DATABASE_URL"
     )
 
