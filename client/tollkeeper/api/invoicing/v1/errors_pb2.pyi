@@ -73,6 +73,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_SUBSCRIPTION_ENDED: _ErrorReason.ValueType  # 18
     """The subscription has ended. Metadata: `{"subscription_id": "…"}`."""
+    ERROR_REASON_RATING_FAILED: _ErrorReason.ValueType  # 19
+    """The rating service could not rate the period; its message says why.
+    Metadata: that of the rating service.
+    """
+    ERROR_REASON_EXCHANGE_RATE_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """No exchange rate is known for the last day of the period; the message of the
+    tax service says why. Metadata: that of the tax service.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in `google.rpc.ErrorInfo` with the domain `tollkeeper.invoicing`."""
@@ -128,4 +136,12 @@ Metadata: that of the tax service.
 """
 ERROR_REASON_SUBSCRIPTION_ENDED: ErrorReason.ValueType  # 18
 """The subscription has ended. Metadata: `{"subscription_id": "…"}`."""
+ERROR_REASON_RATING_FAILED: ErrorReason.ValueType  # 19
+"""The rating service could not rate the period; its message says why.
+Metadata: that of the rating service.
+"""
+ERROR_REASON_EXCHANGE_RATE_NOT_FOUND: ErrorReason.ValueType  # 20
+"""No exchange rate is known for the last day of the period; the message of the
+tax service says why. Metadata: that of the tax service.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
