@@ -1,0 +1,1 @@
+"""What a service needs to answer over gRPC, and to call another."""
