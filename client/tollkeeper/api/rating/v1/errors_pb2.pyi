@@ -56,6 +56,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A version of the plan with this effective time exists with other content.
     Metadata: `{"plan_id": "…", "effective_time": "…"}`.
     """
+    ERROR_REASON_UNKNOWN_DIMENSION: _ErrorReason.ValueType  # 12
+    """A price filters by a dimension that its meter does not keep.
+    Metadata: `{"meter_id": "…", "price_id": "…", "dimension": "…"}`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in `google.rpc.ErrorInfo` with the domain `tollkeeper.rating`."""
@@ -93,5 +97,9 @@ ERROR_REASON_METER_UNAVAILABLE: ErrorReason.ValueType  # 10
 ERROR_REASON_PLAN_VERSION_EXISTS: ErrorReason.ValueType  # 11
 """A version of the plan with this effective time exists with other content.
 Metadata: `{"plan_id": "…", "effective_time": "…"}`.
+"""
+ERROR_REASON_UNKNOWN_DIMENSION: ErrorReason.ValueType  # 12
+"""A price filters by a dimension that its meter does not keep.
+Metadata: `{"meter_id": "…", "price_id": "…", "dimension": "…"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,191 @@
+"""Plans, and the lines that a period of one comes to, as values.
+
+Every amount is a `Decimal` in major units of the plan's currency and exact; only the `amount` of a
+line is settled. Refuses to know how a price is computed (`pricing`) or in which order (`pipeline`).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum, auto
+
+from kit.interval import Interval
+from kit.money import Money
+
+AMOUNT_MAX = Decimal(10**12)
+"""The largest amount of a plan. With the bounds below, every product fits `kit.decimals.EXACT`."""
+QUANTITY_MAX = Decimal(10**20)
+"""The largest quantity of a plan, and of one entry of given usage."""
+USAGE_MAX = QUANTITY_MAX * 10_000
+"""The largest usage that one price can rate."""
+PRICES_MAX = 200
+TIERS_MAX = 100
+DIMENSIONS_MAX = 8
+
+Dimensions = tuple[tuple[str, str], ...]
+"""Names of dimensions and their values, ordered by name."""
+
+
+class ProductCategory(Enum):
+    """What is sold, as far as tax cares."""
+
+    ELECTRONIC_SERVICE = auto()
+    PROFESSIONAL_SERVICE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class StandardPrice:
+    """`amount` buys `per_quantity` units, and a part of them costs its part."""
+
+    amount: Decimal
+    per_quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """The units up to and including `up_to`, from where the tier before ended; no bound is no end.
+
+    The flat amount is due once the tier is reached; that of the first tier always.
+    """
+
+    up_to: Decimal | None
+    unit_amount: Decimal
+    flat_amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class GraduatedPrice:
+    """Each tier prices the units that fall into it; tiers ascend, and only the last has no end."""
+
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackagePrice:
+    """Units are sold in packages of `package_size`; a part of a package costs the whole."""
+
+    amount: Decimal
+    package_size: Decimal
+
+
+PriceModel = StandardPrice | GraduatedPrice | PackagePrice
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The usage of a meter, filtered by dimensions, and what it costs beyond what is included."""
+
+    price_id: str
+    display_name: str
+    meter_id: str
+    dimensions: Dimensions
+    included_quantity: Decimal
+    model: PriceModel
+    category: ProductCategory
+
+    def may_count_with(self, other: "Price") -> bool:
+        """Tell whether some usage could match both prices.
+
+        It cannot when the meters differ, or when both want another value of the same dimension.
+        """
+        if self.meter_id != other.meter_id:
+            return False
+        theirs = dict(other.dimensions)
+        return all(theirs.get(name, value) == value for name, value in self.dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is charged for, and how; no effective time means since ever."""
+
+    plan_id: str
+    display_name: str
+    currency: str
+    base_fee: Decimal
+    prices: tuple[Price, ...]
+    effective_time: datetime | None
+    category: ProductCategory
+
+
+@dataclass(frozen=True, slots=True)
+class PlanVersion:
+    """A stored plan; it never changes. Versions count from 1 in the order they were put."""
+
+    plan: Plan
+    version: int
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Proration:
+    """A part of a billing period: `billed_days` of `period_days`."""
+
+    billed_days: int
+    period_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReference:
+    """The usage query that reproduces the quantity of a line."""
+
+    meter_id: str
+    customer_id: str
+    interval: Interval
+    dimensions: Dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much one price counts, not below 0, and the unit that people read."""
+
+    quantity: Decimal
+    unit: str
+
+
+class LineKind(Enum):
+    """What a line is for."""
+
+    BASE_FEE = auto()
+    USAGE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class FormulaStep:
+    """One step of a formula: `quantity` of something at `unit_amount` each comes to `amount`.
+
+    Only the amount takes part in sums. Where the others come from a division that does not end,
+    they are cut for the reader.
+    """
+
+    description: str
+    quantity: Decimal
+    unit_amount: Decimal
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class RatedLine:
+    """A priced line; its steps add up to its unrounded amount, which `amount` rounds half up."""
+
+    kind: LineKind
+    price_id: str
+    description: str
+    quantity: Decimal
+    unit: str
+    unrounded_amount: Decimal
+    amount: Money
+    steps: tuple[FormulaStep, ...]
+    usage: UsageReference | None
+    category: ProductCategory
+    period: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """Everything that a period of a plan comes to; the total is the sum of the lines."""
+
+    plan_id: str
+    plan_version: int
+    currency: str
+    lines: tuple[RatedLine, ...]
+    total: Money

@@ -1,0 +1,1 @@
+"""Laws, tried with generated input."""

@@ -1,0 +1,101 @@
+"""Plans, prices and usage with defaults, so that a test shows only what matters to it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from kit.interval import Interval
+from services.rating.model import (
+    GraduatedPrice,
+    PackagePrice,
+    Plan,
+    PlanVersion,
+    Price,
+    PriceModel,
+    ProductCategory,
+    Proration,
+    Rating,
+    StandardPrice,
+    Tier,
+    Usage,
+)
+from services.rating.pipeline import rate_period
+
+JANUARY = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
+
+
+def a_standard_price(amount: str = "0.02", per: str = "1") -> StandardPrice:
+    """Make a price of `amount` for `per` units."""
+    return StandardPrice(Decimal(amount), Decimal(per))
+
+
+def a_graduated_price(*tiers: tuple[str | None, str, str]) -> GraduatedPrice:
+    """Make a graduated price; a tier is `(up to, unit amount, flat amount)`."""
+    return GraduatedPrice(
+        tuple(
+            Tier(None if up_to is None else Decimal(up_to), Decimal(unit), Decimal(flat))
+            for up_to, unit, flat in tiers
+        )
+    )
+
+
+def a_package_price(amount: str = "25", size: str = "10") -> PackagePrice:
+    """Make a price of `amount` for each started package of `size` units."""
+    return PackagePrice(Decimal(amount), Decimal(size))
+
+
+def a_price(
+    model: PriceModel | None = None,
+    /,
+    *,
+    price_id: str = "tokens",
+    meter_id: str = "tokens",
+    included: str = "0",
+    **dimensions: str,
+) -> Price:
+    """Make a price; other keyword arguments are its dimensions."""
+    return Price(
+        price_id=price_id,
+        display_name=price_id.capitalize(),
+        meter_id=meter_id,
+        dimensions=tuple(sorted(dimensions.items())),
+        included_quantity=Decimal(included),
+        model=model or a_standard_price(),
+        category=ProductCategory.ELECTRONIC_SERVICE,
+    )
+
+
+def a_plan(
+    *prices: Price,
+    plan_id: str = "pro",
+    currency: str = "USD",
+    base_fee: str = "0",
+    effective_time: datetime | None = None,
+) -> Plan:
+    """Make a plan of the prices."""
+    return Plan(
+        plan_id=plan_id,
+        display_name=plan_id.capitalize(),
+        currency=currency,
+        base_fee=Decimal(base_fee),
+        prices=prices,
+        effective_time=effective_time,
+        category=ProductCategory.ELECTRONIC_SERVICE,
+    )
+
+
+def a_version(plan: Plan, version: int = 1) -> PlanVersion:
+    """Make a stored version of a plan."""
+    return PlanVersion(plan, version, JANUARY.start)
+
+
+def rated(plan: Plan, *quantities: str | Decimal, proration: Proration | None = None) -> Rating:
+    """Rate January by a plan; one quantity for each of its prices, in order."""
+    usages = [Usage(Decimal(quantity), "unit") for quantity in quantities]
+    return rate_period(a_version(plan), "acme", JANUARY, usages, proration)
+
+
+def rated_price(model: PriceModel, quantity: str | Decimal, included: str = "0") -> Rating:
+    """Rate January by a plan of nothing but one price."""
+    return rated(a_plan(a_price(model, included=included)), quantity)
