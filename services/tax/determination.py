@@ -1,0 +1,121 @@
+"""Determines the taxes of an invoice: where each line is supplied, what the law rules, the sums.
+
+A total function: the same seller, buyer, lines and day always give the same answer or the same
+error. It never guesses; what no rule covers raises, and no tax is ever 0 for want of a rule.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+
+from kit.decimals import exactly
+from kit.errors import InvalidInput, Precondition
+from services.tax.assessment import assess
+from services.tax.model import (
+    Address,
+    Buyer,
+    BuyerKind,
+    CheckedTaxId,
+    Determination,
+    ProductCategory,
+    Registration,
+    Ruling,
+    Seller,
+    TaxableLine,
+    TaxIdStatus,
+    TaxRounding,
+)
+from services.tax.places import locate
+from services.tax.rulebook import DEFAULT_LANGUAGE, Regime, Rulebook
+from services.tax.rules import canada, european_union, india, national, united_states
+from services.tax.rules.case import Case, outside
+
+_RULES = {
+    Regime.EU_VAT: european_union.rule,
+    Regime.NATIONAL: national.rule,
+    Regime.INDIA: india.rule,
+    Regime.CANADA: canada.rule,
+    Regime.UNITED_STATES: united_states.rule,
+}
+_REGIMES_OF_THE_DESTINATION = (Regime.CANADA, Regime.UNITED_STATES)
+
+
+def determine(
+    seller: Seller,
+    buyer: Buyer,
+    lines: Sequence[TaxableLine],
+    supply_date: date,
+    book: Rulebook,
+    *,
+    rounding: TaxRounding = TaxRounding.PER_RATE,
+    language: str = DEFAULT_LANGUAGE,
+) -> Determination:
+    """Determine the taxes of the lines of one invoice; there is at least one line.
+
+    Raises:
+        InvalidInput: the lines have several currencies, or their sum has over 18 digits.
+        Precondition: SELLER_NOT_ESTABLISHED or TAX_UNDETERMINED.
+    """
+    if len({line.amount.currency for line in lines}) > 1:
+        raise InvalidInput.of("lines", "must all have one currency")
+    home = _establishment(seller, supply_date)
+    seller_place = locate(Address(home.country, home.region), supply_date, book)
+    buyer_place = locate(buyer.address, supply_date, book)
+    proof = _proof(buyer, buyer_place.country.code)
+    rulings: dict[ProductCategory, tuple[Ruling, ...]] = {}
+    for line in lines:
+        if line.category not in rulings:
+            rulings[line.category] = _rule(
+                Case(
+                    book=book,
+                    seller=seller,
+                    seller_place=seller_place,
+                    buyer=buyer,
+                    buyer_place=buyer_place,
+                    proof=proof,
+                    category=line.category,
+                    day=supply_date,
+                    language=language,
+                )
+            )
+    with exactly():
+        assessed, totals, tax_total = assess(lines, rulings, rounding)
+    return Determination(
+        lines=assessed,
+        totals=totals,
+        tax_total=tax_total,
+        buyer_tax_id=proof or next(iter(buyer.tax_ids), None),
+    )
+
+
+def _rule(case: Case) -> tuple[Ruling, ...]:
+    regime = case.buyer_place.country.regime
+    if case.buyer_place.outside is not None:
+        return outside(case)
+    is_work_for_consumer = (
+        case.category is ProductCategory.PROFESSIONAL_SERVICE
+        and not case.is_to_business
+        and not case.is_domestic
+        and regime not in _REGIMES_OF_THE_DESTINATION
+    )
+    if is_work_for_consumer and (case.seller_place.in_eu or case.buyer_place.in_eu):
+        return european_union.rule_on_work_for_consumer(case)
+    return _RULES[regime](case)
+
+
+def _establishment(seller: Seller, day: date) -> Registration:
+    homes = [registration for registration in seller.on(day) if registration.established]
+    if len(homes) == 1:
+        return homes[0]
+    problem = "says nowhere" if not homes else "says in more than one registration"
+    raise Precondition(
+        "SELLER_NOT_ESTABLISHED", f"the seller {problem} that it is established there on {day}"
+    )
+
+
+def _proof(buyer: Buyer, country: str) -> CheckedTaxId | None:
+    if buyer.kind is BuyerKind.CONSUMER:
+        return None
+    for tax_id in buyer.tax_ids:
+        if tax_id.country == country and tax_id.status is TaxIdStatus.FORMAT_VALID:
+            return tax_id
+    return None

@@ -1,0 +1,210 @@
+"""The values of tax: who sells to whom, what is ruled on a supply, and what it comes to.
+
+Everything here is frozen and pure. Rates are percentages, as the law writes them; an amount is
+`Money` before and after. It refuses ranges that end before they start.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+
+from kit.money import Money
+
+ZERO = Decimal(0)
+HUNDRED = Decimal(100)
+
+
+class BuyerKind(StrEnum):
+    """Whether a buyer acts as a business."""
+
+    CONSUMER = "CONSUMER"
+    BUSINESS = "BUSINESS"
+
+
+class ProductCategory(StrEnum):
+    """What is sold, as far as tax law tells it apart."""
+
+    ELECTRONIC_SERVICE = "ELECTRONIC_SERVICE"
+    PROFESSIONAL_SERVICE = "PROFESSIONAL_SERVICE"
+
+
+class RegistrationScheme(StrEnum):
+    """Under which scheme a seller is registered; the contract describes each."""
+
+    DOMESTIC = "DOMESTIC"
+    UNION_OSS = "UNION_OSS"
+    NON_UNION_OSS = "NON_UNION_OSS"
+    SIMPLIFIED = "SIMPLIFIED"
+    SMALL_BUSINESS = "SMALL_BUSINESS"
+    EU_BELOW_THRESHOLD = "EU_BELOW_THRESHOLD"
+
+
+class Treatment(StrEnum):
+    """How a supply is treated by one tax."""
+
+    TAXED = "TAXED"
+    REVERSE_CHARGE = "REVERSE_CHARGE"
+    NOT_TAXABLE = "NOT_TAXABLE"
+    NOT_REGISTERED = "NOT_REGISTERED"
+    OUT_OF_SCOPE = "OUT_OF_SCOPE"
+
+
+class TaxIdStatus(StrEnum):
+    """What is known of a tax id."""
+
+    INVALID = "INVALID"
+    FORMAT_VALID = "FORMAT_VALID"
+    NOT_CHECKED = "NOT_CHECKED"
+
+
+class TaxRounding(StrEnum):
+    """Where tax is rounded: once for each rate, or on each line."""
+
+    PER_RATE = "PER_RATE"
+    PER_LINE = "PER_LINE"
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """Days from `start` up to, but not with, `end`; without an end it goes on."""
+
+    start: date
+    end: date | None = None
+
+    def __post_init__(self) -> None:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError("a range of days must end after it starts")
+
+    def __contains__(self, day: date) -> bool:
+        return self.start <= day and (self.end is None or day < self.end)
+
+    def overlaps(self, other: "DateRange") -> bool:
+        """Tell whether some day lies in both."""
+        starts_before_end = other.end is None or self.start < other.end
+        return starts_before_end and (self.end is None or other.start < self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where somebody is: country by ISO 3166-1, region by ISO 3166-2 without the country."""
+
+    country: str
+    region: str = ""
+    postal_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaxId:
+    """A tax id as it was given: the country that issued it and the number."""
+
+    country: str
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTaxId:
+    """A tax id and what is known of it.
+
+    `canonical` is its one spelling, empty unless the format is valid; `problem` says what is
+    wrong with it, empty unless something is.
+    """
+
+    country: str
+    status: TaxIdStatus
+    canonical: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A registration of the seller with a tax authority, in force on the days of `valid`."""
+
+    registration_id: str
+    country: str
+    region: str
+    scheme: RegistrationScheme
+    number: str
+    established: bool
+    valid: DateRange
+
+
+@dataclass(frozen=True, slots=True)
+class Seller:
+    """The seller as its registrations describe it."""
+
+    registrations: tuple[Registration, ...]
+
+    def on(self, day: date) -> Iterator[Registration]:
+        """Go through the registrations in force on a day."""
+        return (registration for registration in self.registrations if day in registration.valid)
+
+
+@dataclass(frozen=True, slots=True)
+class Buyer:
+    """Who buys, with the tax ids already checked."""
+
+    kind: BuyerKind
+    address: Address
+    tax_ids: tuple[CheckedTaxId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaxableLine:
+    """A line whose tax is asked for; the amount is without tax and negative for a credit."""
+
+    line_id: str
+    amount: Money
+    category: ProductCategory = ProductCategory.ELECTRONIC_SERVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What one tax says about a supply, before any amount.
+
+    `taxable_percent` of the price is taxed at `rate_percent`; where nothing is charged, the
+    rate is 0 and the treatment says why.
+    """
+
+    jurisdiction: str
+    name: str
+    treatment: Treatment
+    rule_id: str
+    reason: str
+    source: str
+    rate_percent: Decimal = ZERO
+    taxable_percent: Decimal = HUNDRED
+    invoice_note: str = ""
+    seller_tax_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tax:
+    """A ruling and what it comes to, on a line or over lines."""
+
+    ruling: Ruling
+    taxable_amount: Money
+    tax_amount: Money
+
+
+@dataclass(frozen=True, slots=True)
+class LineTax:
+    """The taxes of one line, at least one."""
+
+    line_id: str
+    taxes: tuple[Tax, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Determination:
+    """What was determined for one invoice.
+
+    `totals` has one entry for each jurisdiction, tax, rate and treatment. `buyer_tax_id` is the
+    valid id by which the buyer is a business, and else the first that was given.
+    """
+
+    lines: tuple[LineTax, ...]
+    totals: tuple[Tax, ...]
+    tax_total: Money
+    buyer_tax_id: CheckedTaxId | None = None

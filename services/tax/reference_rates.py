@@ -1,0 +1,58 @@
+"""Reads the reference rates of the European Central Bank, in the CSV that it publishes.
+
+One row for a day, one column for a currency, units of it for one euro, `N/A` where there is no
+rate. It refuses a file that it cannot read whole. Columns of currencies that ISO 4217 withdrew
+long ago are passed over.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from datetime import date
+
+from kit.decimals import parse_decimal
+from kit.errors import InvalidInput
+from kit.money import minor_digits
+from services.tax.exchange import PublishedRate
+
+SOURCE_ECB = "ECB"
+_NO_RATE = ("", "N/A")
+
+
+def parse_reference_rates(lines: Iterable[str]) -> Iterator[PublishedRate]:
+    """Read the published rates, in the order of the file.
+
+    Raises:
+        InvalidInput: naming the line that cannot be read.
+    """
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if header[:1] != ["Date"]:
+            raise InvalidInput.of("line 1", "must start with the column Date")
+        columns = [(index, code) for index, code in enumerate(header) if index and _known(code)]
+        for cells in reader:
+            yield from _rates(cells, columns, f"line {reader.line_num}")
+    except csv.Error as error:
+        raise InvalidInput.of(f"line {reader.line_num}", f"is no CSV: {error}") from error
+
+
+def _known(code: str) -> bool:
+    try:
+        return minor_digits(code) >= 0
+    except InvalidInput:
+        return False
+
+
+def _rates(cells: list[str], columns: list[tuple[int, str]], line: str) -> Iterator[PublishedRate]:
+    try:
+        day = date.fromisoformat(cells[0].strip())
+        texts = [(code, cells[index].strip()) for index, code in columns]
+    except (IndexError, ValueError):
+        raise InvalidInput.of(line, "must hold a date and a cell for each column") from None
+    for code, text in texts:
+        if text in _NO_RATE:
+            continue
+        units = parse_decimal(text, f"{line}, {code}")
+        if units <= 0:
+            raise InvalidInput.of(f"{line}, {code}", "must be above 0")
+        yield PublishedRate(SOURCE_ECB, code, day, units)

@@ -1,0 +1,214 @@
+"""The dated tables of the law: rates, countries, territories, taxability and wording.
+
+A rulebook is read once at start by `rulebook_files` and never changes. It answers what was in
+force on a day, and refuses to guess: what no row covers is an error.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from kit.errors import Precondition
+from services.tax.model import BuyerKind, DateRange, ProductCategory
+
+DEFAULT_LANGUAGE = "en"
+
+
+class Regime(StrEnum):
+    """Which set of rules decides on a supply to a country."""
+
+    EU_VAT = "EU_VAT"
+    NATIONAL = "NATIONAL"
+    INDIA = "INDIA"
+    CANADA = "CANADA"
+    UNITED_STATES = "UNITED_STATES"
+
+
+class BusinessProof(StrEnum):
+    """What makes a buyer a business for the country: a valid tax id, or its own word."""
+
+    TAX_ID = "TAX_ID"
+    DECLARED = "DECLARED"
+
+
+class BusinessFromAbroad(StrEnum):
+    """How the country treats what a business there buys from abroad."""
+
+    REVERSE_CHARGE = "REVERSE_CHARGE"
+    REVERSE_CHARGE_UNLESS_REGISTERED = "REVERSE_CHARGE_UNLESS_REGISTERED"
+    OUT_OF_SCOPE = "OUT_OF_SCOPE"
+
+
+class MatchOn(StrEnum):
+    """By which part of an address a territory is recognised."""
+
+    COUNTRY = "COUNTRY"
+    REGION = "REGION"
+    POSTAL_CODE = "POSTAL_CODE"
+
+
+class Effect(StrEnum):
+    """What a territory changes: its rate, its country, its being inside; or nobody knows."""
+
+    OWN_RATE = "OWN_RATE"
+    SAME_AS = "SAME_AS"
+    OUTSIDE = "OUTSIDE"
+    NOT_COVERED = "NOT_COVERED"
+
+
+class Outcome(StrEnum):
+    """Whether a state or province taxes a kind of product."""
+
+    TAXABLE = "TAXABLE"
+    NOT_TAXABLE = "NOT_TAXABLE"
+    NO_TAX = "NO_TAX"
+    UNDECIDED = "UNDECIDED"
+
+
+class Dated(Protocol):
+    """A row that is in force on some days."""
+
+    @property
+    def valid(self) -> DateRange:
+        """The days on which the row is in force."""
+        ...
+
+
+Row = TypeVar("Row", bound=Dated)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one tax takes in one jurisdiction, in percent."""
+
+    jurisdiction: str
+    name: str
+    rate_percent: Decimal
+    valid: DateRange
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Country:
+    """How a country taxes what is supplied to it.
+
+    `registration_threshold` says below which turnover a seller from abroad need not register,
+    in words; empty means that there is no such threshold.
+    """
+
+    code: str
+    name: str
+    regime: Regime
+    tax_name: str
+    business_proof: BusinessProof
+    business_from_abroad: BusinessFromAbroad
+    business_services: frozenset[ProductCategory]
+    registration_threshold: str
+    valid: DateRange
+    domestic_source: str
+    business_source: str
+    consumer_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Territory:
+    """A part of a country with tax rules of its own.
+
+    It is recognised by `match_values`: for a region or postal code within `match_country`, and
+    the longest postal code wins. `applies` is the jurisdiction or the country whose rules hold.
+    """
+
+    code: str
+    name: str
+    match_on: MatchOn
+    match_country: str
+    match_values: tuple[str, ...]
+    effect: Effect
+    applies: str
+    own_tax: str
+    valid: DateRange
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taxability:
+    """Whether a state or province taxes a product; a rate of its own replaces the state's."""
+
+    jurisdiction: str
+    category: ProductCategory
+    buyer: BuyerKind | None
+    outcome: Outcome
+    taxable_percent: Decimal
+    rate_percent: Decimal | None
+    valid: DateRange
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rulebook:
+    """Every table, by the key that it is asked with."""
+
+    rates: Mapping[str, tuple[Rate, ...]]
+    countries: Mapping[str, tuple[Country, ...]]
+    territories: Mapping[str, tuple[Territory, ...]]
+    taxability: Mapping[tuple[str, ProductCategory], tuple[Taxability, ...]]
+    wording: Mapping[tuple[str, str], str]
+
+    def country_on(self, code: str, day: date) -> Country:
+        """Answer how a country taxes on a day.
+
+        Raises:
+            Precondition: TAX_UNDETERMINED, no rule covers the country or the day.
+        """
+        rows = self.countries.get(code, ())
+        found = _on(rows, day)
+        if found:
+            return found[0]
+        if rows:
+            raise undetermined(code, f"rules on {day}; they begin on {rows[0].valid.start}")
+        raise undetermined(code, "rules for this country")
+
+    def rates_on(self, jurisdiction: str, day: date) -> tuple[Rate, ...]:
+        """Answer every tax in force in a jurisdiction on a day; none is an empty answer."""
+        return _on(self.rates.get(jurisdiction, ()), day)
+
+    def rate_on(self, jurisdiction: str, name: str, day: date) -> Rate:
+        """Answer what one tax takes on a day.
+
+        Raises:
+            Precondition: TAX_UNDETERMINED, no row covers the day.
+        """
+        for rate in self.rates_on(jurisdiction, day):
+            if rate.name == name:
+                return rate
+        raise undetermined(jurisdiction[:2], f"the rate of {name} in {jurisdiction} on {day}")
+
+    def taxability_on(
+        self, jurisdiction: str, category: ProductCategory, kind: BuyerKind, day: date
+    ) -> Taxability | None:
+        """Answer whether a state or province taxes a product on a day, where a row says so."""
+        for row in _on(self.taxability.get((jurisdiction, category), ()), day):
+            if row.buyer in (None, kind):
+                return row
+        return None
+
+    def note(self, key: str, language: str, tax_name: str) -> str:
+        """Answer the wording for an invoice, in English where it is not translated."""
+        text = self.wording.get((key, language)) or self.wording[key, DEFAULT_LANGUAGE]
+        return text.replace("{tax}", tax_name)
+
+
+def undetermined(country: str, missing: str) -> Precondition:
+    """Make the error of a tax that cannot be determined, saying what is missing."""
+    return Precondition(
+        "TAX_UNDETERMINED",
+        f"the tax on a supply to {country} cannot be determined: missing {missing}",
+        metadata={"country": country, "missing": missing},
+    )
+
+
+def _on(rows: Iterable[Row], day: date) -> tuple[Row, ...]:
+    return tuple(row for row in rows if day in row.valid)

@@ -1,0 +1,68 @@
+"""Sales taxes of the states of the USA, where the seller is registered.
+
+It charges what is levied everywhere in a state, and nothing that is local: cities, counties and
+districts are not covered, and the reason says so. A registration stands for nexus.
+"""
+
+from services.tax.model import HUNDRED, BuyerKind, RegistrationScheme, Ruling, Treatment
+from services.tax.rulebook import Outcome, Rate, Taxability, undetermined
+from services.tax.rules.case import Case, taxed
+
+_GENERIC_NAME = "Sales tax"
+
+
+def rule(case: Case) -> tuple[Ruling, ...]:
+    """Rule on a service to somebody in one of the states."""
+    state = case.buyer_place.region
+    if not state:
+        raise undetermined("US", "the region of the buyer's address")
+    jurisdiction = f"US-{state}"
+    verdict = case.book.taxability_on(jurisdiction, case.category, case.buyer.kind, case.day)
+    registration = case.registration("US", RegistrationScheme.DOMESTIC, region=state)
+    rate = next(iter(case.book.rates_on(jurisdiction, case.day)), None)
+    if verdict is not None and verdict.outcome is Outcome.NO_TAX:
+        reason = f"{jurisdiction} levies no general sales tax."
+        return (_nothing(rate, jurisdiction, Treatment.OUT_OF_SCOPE, reason, verdict.source),)
+    if registration is None:
+        reason = f"The seller is not registered in {jurisdiction}."
+        source = case.buyer_place.country.consumer_source
+        return (_nothing(rate, jurisdiction, Treatment.NOT_REGISTERED, reason, source),)
+    if verdict is None or verdict.outcome is Outcome.UNDECIDED or rate is None:
+        raise undetermined("US", f"whether {jurisdiction} taxes {case.service} on {case.day}")
+    if verdict.outcome is Outcome.NOT_TAXABLE:
+        reason = f"{jurisdiction} does not tax {_supply(case)}. Local taxes are not covered."
+        return (_nothing(rate, jurisdiction, Treatment.NOT_TAXABLE, reason, verdict.source),)
+    ruling = taxed(
+        rate,
+        registration,
+        f"us.{state.lower()}.taxed",
+        _reason(case, jurisdiction, verdict),
+        verdict.source,
+        rate_percent=verdict.rate_percent,
+        taxable_percent=verdict.taxable_percent,
+    )
+    return (ruling,)
+
+
+def _reason(case: Case, jurisdiction: str, verdict: Taxability) -> str:
+    percent = verdict.taxable_percent
+    share = "" if percent == HUNDRED else f" on {percent} % of the price"
+    return f"{jurisdiction} taxes {_supply(case)}{share}. Local taxes are not covered."
+
+
+def _supply(case: Case) -> str:
+    buyers = "businesses" if case.buyer.kind is BuyerKind.BUSINESS else "consumers"
+    return f"{case.service} to {buyers}"
+
+
+def _nothing(
+    rate: Rate | None, jurisdiction: str, treatment: Treatment, reason: str, source: str
+) -> Ruling:
+    return Ruling(
+        jurisdiction=jurisdiction,
+        name=_GENERIC_NAME if rate is None else rate.name,
+        treatment=treatment,
+        rule_id=f"us.{jurisdiction[3:].lower()}.{treatment.lower()}",
+        reason=reason,
+        source=source,
+    )
