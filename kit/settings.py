@@ -58,6 +58,10 @@ def _address(service: str) -> Any:  # noqa: ANN401 - as pydantic's Field.
     return Field(DEFAULT_ADDRESSES[service], validation_alias=variable)
 
 
+class BadSettings(CannotStart):
+    """A setting is missing or malformed."""
+
+
 class ServiceSettings(BaseSettings):
     """What one service is told from outside. Keyword arguments win over the environment."""
 
@@ -129,21 +133,42 @@ class ServiceSettings(BaseSettings):
         return values if address is None else {**values, "listen": address}
 
 
+class MigrationSettings(BaseSettings):
+    """All that migrating needs to be told."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, env_ignore_empty=True)
+
+    database_url: Annotated[str, AfterValidator(_check_database_url)] = Field(
+        validation_alias="DATABASE_URL", repr=False
+    )
+
+
 def load_settings(service: str) -> ServiceSettings:
     """Read the settings of a service from the environment.
 
     Raises:
-        CannotStart: naming each variable that is missing or malformed, and never a value.
+        BadSettings: naming each variable that is missing or malformed, and never a value.
     """
     try:
         return ServiceSettings.model_validate({"service": service})
     except ValidationError as error:
-        problems = error.errors(include_input=False, include_url=False)
-        lines = (
-            f"{_variable(str(problem['loc'][0]), service)} {_describe(problem)}"
-            for problem in problems
-        )
-        raise CannotStart("bad settings: " + "; ".join(lines)) from None
+        raise _bad_settings(error, service) from None
+
+
+def load_migration_settings(service: str) -> MigrationSettings:
+    """Read what migrating needs; raise `BadSettings` as `load_settings` does."""
+    try:
+        return MigrationSettings.model_validate({})
+    except ValidationError as error:
+        raise _bad_settings(error, service) from None
+
+
+def _bad_settings(error: ValidationError, service: str) -> BadSettings:
+    lines = (
+        f"{_variable(str(problem['loc'][0]), service)} {_describe(problem)}"
+        for problem in error.errors(include_input=False, include_url=False)
+    )
+    return BadSettings("bad settings: " + "; ".join(lines))
 
 
 def _listen_variable(service: str) -> str:

@@ -151,9 +151,10 @@ def client_interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
     return cast("Any", aio_client_interceptors)() if _Switch.on else ()
 
 
-def trace_id() -> str:
-    """Name the trace of the running call, 32 hexadecimal digits; all zeros without one."""
-    return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
+def trace_id() -> str | None:
+    """Name the trace of the running call, in 32 hexadecimal digits, or nothing without one."""
+    span = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(span.trace_id) if span.is_valid else None
 
 
 def configure_logs(level: str) -> None:
