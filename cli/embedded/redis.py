@@ -20,6 +20,7 @@ import redis
 from cli.embedded import loopback
 from cli.embedded.processes import Step, end_recorded, how_it_ended, last_lines, start
 from cli.errors import CommandError
+from cli.private_file import write_private
 
 _FLOOR = (6, 2)
 _END = (Step(signal.SIGTERM, 60.0), Step(signal.SIGKILL, 10.0))
@@ -91,9 +92,7 @@ class EmbeddedRedis:
     def _listen(self, program: Path, port: int, url: str) -> bool:
         """Start the server and wait until it answers; False when the port was taken."""
         settings = self.home / "redis.conf"
-        settings.unlink(missing_ok=True)
-        settings.touch(mode=0o600)
-        settings.write_text(self._settings(port))
+        write_private(settings, self._settings(port))
         log_start = self.log.stat().st_size if self.log.exists() else 0
         self._process = start(
             [program, settings],

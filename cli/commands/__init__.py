@@ -1,0 +1,1 @@
+"""The commands of `tollkeeper`, one module each; `cli.main` mounts them."""

@@ -1,0 +1,37 @@
+"""The `tollkeeper` command: mounts the commands and turns what they refuse into one sentence."""
+
+import sys
+
+import typer
+
+from cli.commands import keys
+from cli.commands.migrate import migrate
+from cli.commands.up import up
+from cli.errors import CommandError
+from cli.supervisor import Interrupted
+from kit.errors import CannotStart
+
+_EXIT_REFUSED = 1
+_EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tollkeeper",
+    help="Meter AI usage, enforce quotas, price, tax and invoice it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up)
+app.command()(migrate)
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    try:
+        app()
+    except (CommandError, CannotStart) as error:
+        print(f"tollkeeper: {error}", file=sys.stderr)
+        raise SystemExit(_EXIT_REFUSED) from None
+    except (Interrupted, KeyboardInterrupt):
+        raise SystemExit(_EXIT_INTERRUPTED) from None
