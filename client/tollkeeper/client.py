@@ -395,6 +395,8 @@ class Tollkeeper:
 
     def _open_channel(self, address: str) -> grpc.aio.Channel:
         options = (
+            # A name may stand for several replicas.
+            ("grpc.lb_policy_name", "round_robin"),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),

@@ -15,6 +15,8 @@ KEEPALIVE_S = 30
 
 _SERVICE_CONFIG = json.dumps(
     {
+        # A name may stand for several replicas; calls are spread over all of them.
+        "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [{}],
