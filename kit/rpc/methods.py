@@ -62,7 +62,7 @@ class MethodGuard:
 
     def wrap(
         self, servicer: object, descriptor: MethodDescriptor
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Make the handler of one method of a servicer.
 
         Raises:
