@@ -81,6 +81,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No exchange rate is known for the last day of the period; the message of the
     tax service says why. Metadata: that of the tax service.
     """
+    ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
+    """The database, or the service while it starts or stops, does not answer;
+    `RetryInfo` says when to try again. Whether a mutation happened is unknown:
+    repeat the call with the same `request_id`.
+    """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 101
+    """The call did not end within the default deadline; its caller had named
+    none. Whether a mutation happened is unknown, as above.
+    """
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 102
+    """Something unexpected, which the operator finds by the trace id.
+    Metadata: `{"trace_id": "…"}`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in `google.rpc.ErrorInfo` with the domain `tollkeeper.invoicing`."""
@@ -143,5 +156,18 @@ Metadata: that of the rating service.
 ERROR_REASON_EXCHANGE_RATE_NOT_FOUND: ErrorReason.ValueType  # 20
 """No exchange rate is known for the last day of the period; the message of the
 tax service says why. Metadata: that of the tax service.
+"""
+ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
+"""The database, or the service while it starts or stops, does not answer;
+`RetryInfo` says when to try again. Whether a mutation happened is unknown:
+repeat the call with the same `request_id`.
+"""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 101
+"""The call did not end within the default deadline; its caller had named
+none. Whether a mutation happened is unknown, as above.
+"""
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 102
+"""Something unexpected, which the operator finds by the trace id.
+Metadata: `{"trace_id": "…"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

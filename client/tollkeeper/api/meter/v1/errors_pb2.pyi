@@ -50,6 +50,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The query groups or filters by a dimension that the meter does not keep.
     Metadata: `{"meter_id": "…", "dimension": "…"}`.
     """
+    ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
+    """The database, or the service while it starts or stops, does not answer;
+    `RetryInfo` says when to try again. Whether a mutation happened is unknown:
+    repeat the call with the same `request_id`.
+    """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 101
+    """The call did not end within the default deadline; its caller had named
+    none. Whether a mutation happened is unknown, as above.
+    """
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 102
+    """Something unexpected, which the operator finds by the trace id.
+    Metadata: `{"trace_id": "…"}`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in `google.rpc.ErrorInfo` with the domain `tollkeeper.meter`."""
@@ -81,5 +94,18 @@ Metadata: `{"meter_id": "…", "field": "aggregation"}`.
 ERROR_REASON_UNKNOWN_DIMENSION: ErrorReason.ValueType  # 9
 """The query groups or filters by a dimension that the meter does not keep.
 Metadata: `{"meter_id": "…", "dimension": "…"}`.
+"""
+ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
+"""The database, or the service while it starts or stops, does not answer;
+`RetryInfo` says when to try again. Whether a mutation happened is unknown:
+repeat the call with the same `request_id`.
+"""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 101
+"""The call did not end within the default deadline; its caller had named
+none. Whether a mutation happened is unknown, as above.
+"""
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 102
+"""Something unexpected, which the operator finds by the trace id.
+Metadata: `{"trace_id": "…"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

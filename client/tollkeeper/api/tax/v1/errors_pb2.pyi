@@ -56,6 +56,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No country or region has this code. Metadata: `{"country": "XX"}`."""
     ERROR_REASON_SELLER_NOT_ESTABLISHED: _ErrorReason.ValueType  # 11
     """The seller has said nowhere that it is established."""
+    ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
+    """The database, or the service while it starts or stops, does not answer;
+    `RetryInfo` says when to try again. Whether a mutation happened is unknown:
+    repeat the call with the same `request_id`.
+    """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 101
+    """The call did not end within the default deadline; its caller had named
+    none. Whether a mutation happened is unknown, as above.
+    """
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 102
+    """Something unexpected, which the operator finds by the trace id.
+    Metadata: `{"trace_id": "…"}`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in `google.rpc.ErrorInfo` with the domain `tollkeeper.tax`."""
@@ -94,4 +107,17 @@ ERROR_REASON_UNKNOWN_COUNTRY: ErrorReason.ValueType  # 10
 """No country or region has this code. Metadata: `{"country": "XX"}`."""
 ERROR_REASON_SELLER_NOT_ESTABLISHED: ErrorReason.ValueType  # 11
 """The seller has said nowhere that it is established."""
+ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
+"""The database, or the service while it starts or stops, does not answer;
+`RetryInfo` says when to try again. Whether a mutation happened is unknown:
+repeat the call with the same `request_id`.
+"""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 101
+"""The call did not end within the default deadline; its caller had named
+none. Whether a mutation happened is unknown, as above.
+"""
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 102
+"""Something unexpected, which the operator finds by the trace id.
+Metadata: `{"trace_id": "…"}`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
