@@ -8,6 +8,7 @@ import pytest
 
 from cli.signing_keys import SigningKeys
 from kit.settings import ServiceSettings
+from tests.command_line import Tollkeeper, command_line
 from tests.servers import Servers, fresh_database, migrated_template, running_servers
 
 
@@ -77,3 +78,9 @@ def settings_for(
         )
 
     return make
+
+
+@pytest.fixture
+def tollkeeper(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tollkeeper:
+    """The `tollkeeper` command: call it with arguments, get its exit status and output."""
+    return command_line(monkeypatch, capsys)
