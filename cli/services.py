@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 import grpc
 import typer
@@ -23,18 +23,20 @@ from cli.running import Running
 from kit.rpc.channel import open_channel
 from kit.settings import DEFAULT_ADDRESSES
 from tollkeeper import CallFailed
-from tollkeeper.api.invoicing.v1.invoicing_service_pb2_grpc import (
-    InvoicingServiceAsyncStub,
-    InvoicingServiceStub,
-)
-from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceAsyncStub, MeterServiceStub
-from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub, QuotaServiceStub
-from tollkeeper.api.rating.v1.rating_service_pb2_grpc import (
-    RatingServiceAsyncStub,
-    RatingServiceStub,
-)
-from tollkeeper.api.tax.v1.tax_service_pb2_grpc import TaxServiceAsyncStub, TaxServiceStub
+from tollkeeper.api.invoicing.v1.invoicing_service_pb2_grpc import InvoicingServiceStub
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
+from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+from tollkeeper.api.rating.v1.rating_service_pb2_grpc import RatingServiceStub
+from tollkeeper.api.tax.v1.tax_service_pb2_grpc import TaxServiceStub
 from tollkeeper.errors import parse_rpc_error
+
+if TYPE_CHECKING:
+    # The generated modules have these for type checkers alone.
+    from tollkeeper.api.invoicing.v1.invoicing_service_pb2_grpc import InvoicingServiceAsyncStub
+    from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceAsyncStub
+    from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub
+    from tollkeeper.api.rating.v1.rating_service_pb2_grpc import RatingServiceAsyncStub
+    from tollkeeper.api.tax.v1.tax_service_pb2_grpc import TaxServiceAsyncStub
 
 CALL_TIMEOUT_S = 30.0
 
@@ -121,11 +123,11 @@ def _parse_address_option(text: str) -> tuple[str, str]:
 class Services:
     """The stubs of the five services, for one event loop; used as an async context manager."""
 
-    quota: QuotaServiceAsyncStub
-    meter: MeterServiceAsyncStub
-    rating: RatingServiceAsyncStub
-    tax: TaxServiceAsyncStub
-    invoicing: InvoicingServiceAsyncStub
+    quota: "QuotaServiceAsyncStub"
+    meter: "MeterServiceAsyncStub"
+    rating: "RatingServiceAsyncStub"
+    tax: "TaxServiceAsyncStub"
+    invoicing: "InvoicingServiceAsyncStub"
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
