@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, DateTime, LargeBinary, Text, func, text
+from sqlalchemy import Column, Connection, DateTime, LargeBinary, Table, Text, func, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.schema import SchemaItem
 
 from kit.errors import CannotStart
 from kit.postgres import open_engine, role_of, wait_for_postgres
@@ -101,7 +102,19 @@ async def is_current(url: str, service: str, *, directory: Path | None = None) -
         await engine.dispose()
 
 
-def enable_tenant_isolation(operations: Operations, service: str, table: str) -> None:
+class SchemaOperations(Protocol):
+    """What a revision's `op` can do, as far as the kit needs it."""
+
+    def create_table(self, table_name: str, *columns: SchemaItem, schema: str) -> Table:
+        """Create a table."""
+        ...
+
+    def execute(self, sqltext: str) -> None:
+        """Run a statement."""
+        ...
+
+
+def enable_tenant_isolation(operations: SchemaOperations, service: str, table: str) -> None:
     """Let the service's role use a table, but only the rows of the transaction's tenant.
 
     For the `op` of a revision. The table needs a column `tenant_id`. PostgreSQL refuses to COPY
@@ -117,7 +130,7 @@ def enable_tenant_isolation(operations: Operations, service: str, table: str) ->
     operations.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}")
 
 
-def create_idempotency_table(operations: Operations, service: str) -> None:
+def create_idempotency_table(operations: SchemaOperations, service: str) -> None:
     """Create the table in which `kit.idempotency.Once` keeps first answers."""
     operations.create_table(
         "idempotency",
