@@ -71,6 +71,21 @@ class PackagePrice:
 PriceModel = StandardPrice | GraduatedPrice | PackagePrice
 
 
+def holds_all(dimensions: Dimensions, wanted: Dimensions) -> bool:
+    """Tell whether usage with these dimensions has every wanted value."""
+    values = dict(dimensions)
+    return all(values.get(name) == value for name, value in wanted)
+
+
+def may_meet(first: Dimensions, second: Dimensions) -> bool:
+    """Tell whether some usage could match both filters.
+
+    None can when both want a value of the same dimension, and another one.
+    """
+    values = dict(first)
+    return all(values.get(name, value) == value for name, value in second)
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """The usage of a meter, filtered by dimensions, and what it costs beyond what is included."""
@@ -83,15 +98,10 @@ class Price:
     model: PriceModel
     category: ProductCategory
 
-    def may_count_with(self, other: "Price") -> bool:
-        """Tell whether some usage could match both prices.
-
-        It cannot when the meters differ, or when both want another value of the same dimension.
-        """
-        if self.meter_id != other.meter_id:
-            return False
-        theirs = dict(other.dimensions)
-        return all(theirs.get(name, value) == value for name, value in self.dimensions)
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return self.display_name or self.price_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,11 @@ class Plan:
     prices: tuple[Price, ...]
     effective_time: datetime | None
     category: ProductCategory
+
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return self.display_name or self.plan_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +137,40 @@ class Proration:
 
     billed_days: int
     period_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenQuantity:
+    """Usage that the caller of a rating gives, instead of a meter."""
+
+    meter_id: str
+    dimensions: Dimensions
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodToRate:
+    """What is asked for: a customer's period, and by which version of which plan.
+
+    No version means the one in effect at the start of the period; no given usage means that the
+    meters are asked.
+    """
+
+    customer_id: str
+    plan_id: str
+    plan_version: int | None
+    period: Interval
+    proration: Proration | None
+    given_usage: tuple[GivenQuantity, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter as far as rating cares: its unit, and the dimensions a price may filter by."""
+
+    meter_id: str
+    unit: str
+    dimensions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from kit.money import Money, Rounding, settle
 from services.rating.model import (
     USAGE_MAX,
     FormulaStep,
+    GivenQuantity,
     LineKind,
     Plan,
     PlanVersion,
@@ -23,6 +24,7 @@ from services.rating.model import (
     Rating,
     Usage,
     UsageReference,
+    holds_all,
 )
 from services.rating.pricing import divide, price_quantity
 
@@ -51,6 +53,29 @@ def rate_period(
     return Rating(plan.plan_id, rated_by.version, plan.currency, tuple(lines), total)
 
 
+def count_given(plan: Plan, given: Sequence[GivenQuantity]) -> tuple[Usage, ...]:
+    """Answer what each price of the plan counts of usage that the caller gives; units are unknown.
+
+    Usage that no price counts is left out, as it is when a meter has no price.
+    """
+    with exactly():
+        return tuple(
+            Usage(
+                sum(
+                    (
+                        usage.quantity
+                        for usage in given
+                        if usage.meter_id == price.meter_id
+                        and holds_all(usage.dimensions, price.dimensions)
+                    ),
+                    _ZERO,
+                ),
+                unit="",
+            )
+            for price in plan.prices
+        )
+
+
 def _rate_base_fee(plan: Plan, period: Interval, proration: Proration | None) -> RatedLine:
     """Bill base fee x billed days / period days, which is the base fee for a whole period."""
     if proration is None or proration.billed_days == proration.period_days:
@@ -66,7 +91,7 @@ def _rate_base_fee(plan: Plan, period: Interval, proration: Proration | None) ->
     return RatedLine(
         kind=LineKind.BASE_FEE,
         price_id="",
-        description=f"{plan.display_name}: base fee",
+        description=f"{plan.name}: base fee",
         quantity=step.quantity,
         unit="period",
         unrounded_amount=step.amount,
@@ -90,7 +115,7 @@ def _rate_price(
     return RatedLine(
         kind=LineKind.USAGE,
         price_id=price.price_id,
-        description=price.display_name,
+        description=price.name,
         quantity=usage.quantity,
         unit=usage.unit,
         unrounded_amount=unrounded_amount,

@@ -1,0 +1,174 @@
+"""Ratings between the wire and the domain: what is to be rated, and the lines it comes to."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from google.type.interval_pb2 import Interval as IntervalMessage
+
+from kit.errors import InvalidInput, Violations
+from kit.ids import parse_id
+from kit.interval import Interval
+from kit.rpc.wire import parse_interval, render_decimal, render_interval, render_money
+from services.rating.convert.fields import (
+    check_length,
+    parse_customer_id,
+    parse_dimensions,
+    parse_quantity,
+    parse_version,
+    render_category,
+    take,
+)
+from services.rating.model import (
+    Dimensions,
+    FormulaStep,
+    GivenQuantity,
+    LineKind,
+    PeriodToRate,
+    Proration,
+    RatedLine,
+    Rating,
+    UsageReference,
+)
+from tollkeeper.api.rating.v1 import rating_pb2, rating_service_pb2
+
+BATCH_MAX = 1000
+GIVEN_QUANTITIES_MAX = 10_000
+GIVEN_DIMENSIONS_MAX = 16
+PERIOD_DAYS_MAX = 5 * 366
+
+_LINE_KINDS = {
+    LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
+    LineKind.USAGE: rating_pb2.LINE_KIND_USAGE,
+}
+
+
+def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
+    """Read what is to be rated."""
+    check_length(request.given_usage.quantities, "given_usage.quantities", GIVEN_QUANTITIES_MAX)
+    violations = Violations()
+    proration = given_usage = None
+    if request.HasField("proration"):
+        proration = take(violations, "proration", _proration, request.proration)
+    if request.HasField("given_usage"):
+        quantities = request.given_usage.quantities
+        given_usage = take(violations, "given_usage.quantities", _given_usage, quantities)
+    to_rate = PeriodToRate(
+        customer_id=take(violations, "customer_id", parse_customer_id, request.customer_id),
+        plan_id=take(violations, "plan_id", parse_id, request.plan_id),
+        plan_version=take(violations, "plan_version", parse_version, request.plan_version),
+        period=take(violations, "period", _period, request.period),
+        proration=proration,
+        given_usage=given_usage,
+    )
+    violations.raise_if_any()
+    return to_rate
+
+
+def parse_batch_rate(
+    request: rating_service_pb2.BatchRateRequest,
+) -> tuple[PeriodToRate | InvalidInput, ...]:
+    """Read a batch: each request, or what is wrong with it."""
+    if not request.requests:
+        raise InvalidInput.of("requests", "at least one is required")
+    check_length(request.requests, "requests", BATCH_MAX)
+    return tuple(map(_parse_one_of_batch, request.requests))
+
+
+def render_rating(rating: Rating) -> rating_pb2.Rating:
+    """Write a rating."""
+    return rating_pb2.Rating(
+        plan_id=rating.plan_id,
+        plan_version=rating.plan_version,
+        currency=rating.currency,
+        lines=map(_render_line, rating.lines),
+        total=render_money(rating.total),
+    )
+
+
+def _parse_one_of_batch(
+    request: rating_service_pb2.RateRequest,
+) -> PeriodToRate | InvalidInput:
+    try:
+        return parse_rate(request)
+    except InvalidInput as error:
+        return error
+
+
+def _period(message: IntervalMessage, field: str) -> Interval:
+    period = parse_interval(message, field)
+    if period.duration > timedelta(days=PERIOD_DAYS_MAX):
+        raise InvalidInput.of(field, f"must be at most {PERIOD_DAYS_MAX} days long")
+    return period
+
+
+def _proration(message: rating_pb2.Proration, field: str) -> Proration:
+    violations = Violations()
+    if message.billed_days < 1:
+        violations.add(f"{field}.billed_days", "must be at least 1")
+    if message.period_days < message.billed_days:
+        violations.add(f"{field}.period_days", "must not be below billed_days")
+    if message.period_days > PERIOD_DAYS_MAX:
+        violations.add(f"{field}.period_days", f"must be at most {PERIOD_DAYS_MAX}")
+    violations.raise_if_any()
+    return Proration(message.billed_days, message.period_days)
+
+
+def _given_usage(
+    messages: Sequence[rating_service_pb2.UsageQuantity], field: str
+) -> tuple[GivenQuantity, ...]:
+    violations = Violations()
+    given = tuple(
+        take(violations, f"{field}[{index}]", _given_quantity, message)
+        for index, message in enumerate(messages)
+    )
+    violations.raise_if_any()
+    return given
+
+
+def _given_quantity(message: rating_service_pb2.UsageQuantity, field: str) -> GivenQuantity:
+    violations = Violations()
+    given = GivenQuantity(
+        meter_id=take(violations, f"{field}.meter_id", parse_id, message.meter_id),
+        dimensions=take(violations, f"{field}.dimensions", _given_dimensions, message.dimensions),
+        quantity=take(violations, f"{field}.quantity", parse_quantity, message.quantity),
+    )
+    violations.raise_if_any()
+    return given
+
+
+def _given_dimensions(values: Mapping[str, str], field: str) -> Dimensions:
+    return parse_dimensions(values, field, GIVEN_DIMENSIONS_MAX)
+
+
+def _render_line(line: RatedLine) -> rating_pb2.RatedLine:
+    return rating_pb2.RatedLine(
+        kind=_LINE_KINDS[line.kind],
+        price_id=line.price_id,
+        description=line.description,
+        quantity=render_decimal(line.quantity),
+        unit=line.unit,
+        unrounded_amount=render_decimal(line.unrounded_amount),
+        amount=render_money(line.amount),
+        steps=map(_render_step, line.steps),
+        usage=None if line.usage is None else _render_usage(line.usage),
+        category=render_category(line.category),
+        period=render_interval(line.period),
+    )
+
+
+def _render_step(step: FormulaStep) -> rating_pb2.FormulaStep:
+    return rating_pb2.FormulaStep(
+        description=step.description,
+        quantity=render_decimal(step.quantity),
+        unit_amount=render_decimal(step.unit_amount),
+        amount=render_decimal(step.amount),
+    )
+
+
+def _render_usage(usage: UsageReference) -> rating_pb2.UsageReference:
+    return rating_pb2.UsageReference(
+        meter_id=usage.meter_id,
+        customer_id=usage.customer_id,
+        interval=render_interval(usage.interval),
+        dimensions=dict(usage.dimensions),
+    )

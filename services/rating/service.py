@@ -1,0 +1,96 @@
+"""The RPCs of rating: each is parse, call, render. Refuses to hold any rule of its own."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import grpc.aio
+
+from kit.clock import Clock
+from kit.errors import DomainError
+from kit.idempotency import Once, fingerprint
+from kit.paging import page_size
+from kit.rpc.auth import caller
+from kit.rpc.status import render_status
+from services.rating.convert.plans import (
+    parse_get_plan,
+    parse_put_plan,
+    render_plan,
+    render_plans,
+    render_put_plan,
+)
+from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
+from services.rating.model import Rating
+from services.rating.usecases import RatingUseCases
+from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
+from tollkeeper.api.rating.v1.rating_service_pb2_grpc import RatingServiceServicer
+
+_DOMAIN = "tollkeeper.rating"
+
+
+class RatingService(RatingServiceServicer):
+    """Serves `tollkeeper.api.rating.v1.RatingService`."""
+
+    def __init__(self, usecases: RatingUseCases, clock: Clock) -> None:
+        self._usecases = usecases
+        self._clock = clock
+
+    async def PutPlan(
+        self,
+        request: messages.PutPlanRequest,
+        context: grpc.aio.ServicerContext[messages.PutPlanRequest, messages.PutPlanResponse],
+    ) -> messages.PutPlanResponse:
+        plan = parse_put_plan(request)
+        once = Once(
+            request.request_id,
+            "PutPlan",
+            fingerprint(request),
+            messages.PutPlanResponse,
+            render_put_plan,
+            self._clock.now(),
+        )
+        return await self._usecases.put_plan(caller(context).tenant, plan, once)
+
+    async def GetPlan(
+        self,
+        request: messages.GetPlanRequest,
+        context: grpc.aio.ServicerContext[messages.GetPlanRequest, messages.GetPlanResponse],
+    ) -> messages.GetPlanResponse:
+        plan_id, version = parse_get_plan(request)
+        stored = await self._usecases.get_plan(caller(context).tenant, plan_id, version)
+        return messages.GetPlanResponse(plan=render_plan(stored))
+
+    async def ListPlans(
+        self,
+        request: messages.ListPlansRequest,
+        context: grpc.aio.ServicerContext[messages.ListPlansRequest, messages.ListPlansResponse],
+    ) -> messages.ListPlansResponse:
+        page = await self._usecases.list_plans(
+            caller(context).tenant, page_size(request.page_size), request.page_token
+        )
+        return render_plans(page)
+
+    async def Rate(
+        self,
+        request: messages.RateRequest,
+        context: grpc.aio.ServicerContext[messages.RateRequest, messages.RateResponse],
+    ) -> messages.RateResponse:
+        rating = await self._usecases.rate(caller(context).tenant, parse_rate(request))
+        return messages.RateResponse(rating=render_rating(rating))
+
+    async def BatchRate(
+        self,
+        request: messages.BatchRateRequest,
+        context: grpc.aio.ServicerContext[messages.BatchRateRequest, messages.BatchRateResponse],
+    ) -> AsyncGenerator[messages.BatchRateResponse, None]:
+        ratings = self._usecases.rate_each(caller(context).tenant, parse_batch_rate(request))
+        async with aclosing(ratings):
+            index = 0
+            async for rating in ratings:
+                yield _render_result(index, rating)
+                index += 1
+
+
+def _render_result(index: int, rating: Rating | DomainError) -> messages.BatchRateResponse:
+    if isinstance(rating, DomainError):
+        return messages.BatchRateResponse(index=index, error=render_status(rating, _DOMAIN))
+    return messages.BatchRateResponse(index=index, rating=render_rating(rating))

@@ -1,0 +1,21 @@
+"""The tables of the schema `rating`; `migrations/` makes them."""
+
+from sqlalchemy import Column, DateTime, Integer, MetaData, Numeric, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(schema="rating")
+
+plan_versions = Table(
+    "plan_versions",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("plan_id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("base_fee", Numeric, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("effective_time", DateTime(timezone=True)),
+    Column("prices", JSONB, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)

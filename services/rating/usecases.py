@@ -1,0 +1,302 @@
+"""What the rating service does: loads plans and usage, asks the core, and stores what is put.
+
+Refuses to compute anything itself, and to hold a transaction open while the meter is asked.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kit.errors import AlreadyExists, DomainError, NotFound, Precondition, Unavailable, Violation
+from kit.idempotency import Answer, Once
+from kit.paging import Page, decode_page_token, encode_page_token
+from kit.postgres import Database
+from kit.telemetry import get_logger, traced
+from services.rating import store
+from services.rating.clients import MeterClient
+from services.rating.model import (
+    Meter,
+    PeriodToRate,
+    Plan,
+    PlanVersion,
+    Price,
+    Rating,
+    Usage,
+    UsageReference,
+)
+from services.rating.pipeline import count_given, rate_period
+
+_ALL_PLANS = "plans"
+_RATED_AT_ONCE_MAX = 16
+
+
+# By id: the meter, nothing when there is none of that id, or that the service did not answer.
+_Meters = Mapping[str, Meter | Unavailable | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which version of a plan rates; without a version, the one in effect at the instant."""
+
+    plan_id: str
+    version: int | None
+    instant: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What several ratings share: versions of plans and meters, or why there is none."""
+
+    versions: dict[_Wanted, PlanVersion | DomainError]
+    meters: _Meters
+
+
+class RatingUseCases:
+    """The use cases over one database and one meter service."""
+
+    def __init__(self, database: Database, meters: MeterClient) -> None:
+        self._database = database
+        self._meters = meters
+
+    @traced("rating.put_plan")
+    async def put_plan(self, tenant: str, plan: Plan, once: Once[PlanVersion, Answer]) -> Answer:
+        """Store a plan as a new version, or answer the version that says the same.
+
+        When the meter service does not answer, the meters are left for the rating to check.
+
+        Raises:
+            Precondition: METER_NOT_FOUND, UNKNOWN_DIMENSION.
+            Conflict: REQUEST_ID_REUSED.
+            AlreadyExists: PLAN_VERSION_EXISTS.
+        """
+        meters = await self._load_meters(tenant, [plan])
+        if any(isinstance(meter, Unavailable) for meter in meters.values()):
+            get_logger().warning("rating.meters_unchecked", plan_id=plan.plan_id)
+        _check_meters(plan, meters)
+        async with self._database.transaction(tenant) as transaction:
+
+            async def put() -> PlanVersion:
+                await store.lock_plan(transaction, tenant, plan.plan_id)
+                same_time = await store.load_with_effective_time(
+                    transaction, tenant, plan.plan_id, plan.effective_time
+                )
+                if same_time is None:
+                    return await store.save_next_version(transaction, tenant, plan, once.now)
+                if same_time.plan != plan:
+                    raise _version_exists(same_time)
+                return same_time
+
+            return await once.run(transaction, tenant, put)
+
+    @traced("rating.get_plan")
+    async def get_plan(self, tenant: str, plan_id: str, version: int | None) -> PlanVersion:
+        """Answer a version of a plan; no version is the newest.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            if version is None:
+                found = await store.load_newest(transaction, tenant, plan_id)
+            else:
+                found = await store.load_version(transaction, tenant, plan_id, version)
+        if found is None:
+            raise _plan_not_found(plan_id, version)
+        return found
+
+    @traced("rating.list_plans")
+    async def list_plans(self, tenant: str, page_size: int, page_token: str) -> Page[PlanVersion]:
+        """Answer the newest version of each plan, ordered by id.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        last = decode_page_token(page_token, _ALL_PLANS)
+        async with self._database.transaction(tenant) as transaction:
+            found = await store.load_newest_of_each(
+                transaction, tenant, after=last[0] if last else "", limit=page_size + 1
+            )
+        plans = found[:page_size]
+        more = len(found) > page_size
+        token = encode_page_token(_ALL_PLANS, [plans[-1].plan.plan_id]) if more else ""
+        return Page(plans, token)
+
+    @traced("rating.rate")
+    async def rate(self, tenant: str, to_rate: PeriodToRate) -> Rating:
+        """Rate a period of a customer.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND.
+            Precondition: PLAN_NOT_IN_EFFECT, METER_NOT_FOUND, UNKNOWN_DIMENSION.
+            Unavailable: METER_UNAVAILABLE.
+            InvalidInput: the amount or the usage is too large.
+        """
+        prepared = await self._prepare(tenant, [to_rate])
+        return await self._rate(tenant, to_rate, prepared)
+
+    async def rate_each(
+        self, tenant: str, to_rate: Sequence[PeriodToRate | DomainError]
+    ) -> AsyncGenerator[Rating | DomainError, None]:
+        """Rate many periods, in order, some at a time; each fails by itself, as `rate` would."""
+        periods = [each for each in to_rate if isinstance(each, PeriodToRate)]
+        prepared = await self._prepare(tenant, periods)
+        running: deque[asyncio.Task[Rating | DomainError]] = deque()
+        try:
+            for each in to_rate:
+                running.append(asyncio.create_task(self._attempt(tenant, each, prepared)))
+                if len(running) == _RATED_AT_ONCE_MAX:
+                    yield await running[0]
+                    running.popleft()
+            while running:
+                yield await running[0]
+                running.popleft()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _attempt(
+        self, tenant: str, to_rate: PeriodToRate | DomainError, prepared: _Prepared
+    ) -> Rating | DomainError:
+        if isinstance(to_rate, DomainError):
+            return to_rate
+        try:
+            return await self._rate(tenant, to_rate, prepared)
+        except DomainError as error:
+            return error
+
+    async def _rate(self, tenant: str, to_rate: PeriodToRate, prepared: _Prepared) -> Rating:
+        version = prepared.versions[_wanted(to_rate)]
+        if isinstance(version, DomainError):
+            raise version
+        usages: Sequence[Usage]
+        if to_rate.given_usage is None:
+            _check_meters(version.plan, prepared.meters)
+            usages = await self._load_usages(tenant, to_rate, version.plan, prepared.meters)
+        else:
+            usages = count_given(version.plan, to_rate.given_usage)
+        return rate_period(version, to_rate.customer_id, to_rate.period, usages, to_rate.proration)
+
+    async def _prepare(self, tenant: str, to_rate: Sequence[PeriodToRate]) -> _Prepared:
+        """Load once what the ratings share: the plans, in one transaction, then the meters."""
+        async with self._database.transaction(tenant) as transaction:
+            versions: dict[_Wanted, PlanVersion | DomainError] = {}
+            for wanted in dict.fromkeys(map(_wanted, to_rate)):
+                versions[wanted] = await self._find_version(transaction, tenant, wanted)
+        asked = [versions[_wanted(each)] for each in to_rate if each.given_usage is None]
+        plans = [version.plan for version in asked if isinstance(version, PlanVersion)]
+        return _Prepared(versions, await self._load_meters(tenant, plans))
+
+    async def _find_version(
+        self, transaction: AsyncConnection, tenant: str, wanted: _Wanted
+    ) -> PlanVersion | DomainError:
+        plan_id = wanted.plan_id
+        if wanted.version is not None:
+            found = await store.load_version(transaction, tenant, plan_id, wanted.version)
+            return found or _plan_not_found(plan_id, wanted.version)
+        found = await store.load_in_effect(transaction, tenant, plan_id, wanted.instant)
+        if found is not None:
+            return found
+        if await store.load_newest(transaction, tenant, plan_id) is None:
+            return _plan_not_found(plan_id, None)
+        return _plan_not_in_effect(plan_id, wanted.instant)
+
+    async def _load_meters(self, tenant: str, plans: Iterable[Plan]) -> _Meters:
+        ids = list(dict.fromkeys(price.meter_id for plan in plans for price in plan.prices))
+
+        async def load(meter_id: str) -> Meter | Unavailable | None:
+            try:
+                return await self._meters.get_meter(tenant, meter_id)
+            except Unavailable as error:
+                return error
+
+        return dict(zip(ids, await asyncio.gather(*map(load, ids)), strict=True))
+
+    async def _load_usages(
+        self, tenant: str, to_rate: PeriodToRate, plan: Plan, meters: _Meters
+    ) -> list[Usage]:
+        """Ask for the usage of every price at once; no two prices of a plan count the same."""
+
+        async def load(price: Price) -> Usage:
+            meter = meters[price.meter_id]
+            if isinstance(meter, Unavailable):
+                raise meter
+            assert meter is not None, "the meters of the plan were checked"
+            reference = UsageReference(
+                price.meter_id, to_rate.customer_id, to_rate.period, price.dimensions
+            )
+            return Usage(await self._meters.get_usage(tenant, reference), meter.unit)
+
+        return await asyncio.gather(*map(load, plan.prices))
+
+
+def _wanted(to_rate: PeriodToRate) -> _Wanted:
+    return _Wanted(to_rate.plan_id, to_rate.plan_version, to_rate.period.start)
+
+
+def _check_meters(plan: Plan, meters: _Meters) -> None:
+    """Refuse prices whose meter does not exist or does not keep their dimensions apart.
+
+    Meters of which the meter service did not tell are taken as good.
+    """
+    faults = [
+        fault
+        for index, price in enumerate(plan.prices)
+        for fault in _faults(f"plan.prices[{index}]", price, meters[price.meter_id])
+    ]
+    if faults:
+        reason, metadata, first = faults[0]
+        message = f"{first.field}: {first.description}"
+        violations = tuple(violation for _, _, violation in faults)
+        raise Precondition(reason, message, metadata=metadata, violations=violations)
+
+
+def _faults(
+    field: str, price: Price, meter: Meter | Unavailable | None
+) -> Iterator[tuple[str, dict[str, str], Violation]]:
+    metadata = {"meter_id": price.meter_id, "price_id": price.price_id}
+    if meter is None:
+        violation = Violation(f"{field}.meter_id", f"there is no meter {price.meter_id}")
+        yield "METER_NOT_FOUND", metadata, violation
+    elif isinstance(meter, Meter):
+        for name, _ in price.dimensions:
+            if name not in meter.dimensions:
+                violation = Violation(
+                    f"{field}.dimensions.{name}",
+                    f"the meter {price.meter_id} does not keep this dimension",
+                )
+                yield "UNKNOWN_DIMENSION", {**metadata, "dimension": name}, violation
+
+
+def _plan_not_found(plan_id: str, version: int | None) -> NotFound:
+    metadata = {"plan_id": plan_id, **({} if version is None else {"version": str(version)})}
+    what = f"plan {plan_id}" if version is None else f"version {version} of the plan {plan_id}"
+    return NotFound("PLAN_NOT_FOUND", f"there is no {what}", metadata=metadata)
+
+
+def _plan_not_in_effect(plan_id: str, instant: datetime) -> Precondition:
+    time = _written(instant)
+    return Precondition(
+        "PLAN_NOT_IN_EFFECT",
+        f"no version of the plan {plan_id} is in effect at {time}",
+        metadata={"plan_id": plan_id, "time": time},
+    )
+
+
+def _version_exists(stored: PlanVersion) -> AlreadyExists:
+    effective_time = stored.plan.effective_time
+    time = "" if effective_time is None else _written(effective_time)
+    return AlreadyExists(
+        "PLAN_VERSION_EXISTS",
+        f"version {stored.version} of the plan {stored.plan.plan_id} says something else for the"
+        f" same time, {time or 'since ever'}: give the new content a later effective_time",
+        metadata={"plan_id": stored.plan.plan_id, "effective_time": time},
+    )
+
+
+def _written(instant: datetime) -> str:
+    return instant.isoformat().replace("+00:00", "Z")
