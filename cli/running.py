@@ -1,11 +1,12 @@
 """Where a running suite is and how to call it: what `up` writes down and other commands read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from cli.embedded.data_directory import holder
 from cli.errors import CommandError
 from cli.private_file import write_private
 
@@ -28,10 +29,10 @@ class Running:
 
     data_dir: Path
     addresses: Mapping[str, str]
-    database_url: str
-    redis_url: str
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
     tenant: str
-    admin_token: str
+    admin_token: str = field(repr=False)
     keys_file: Path
     issuer_key_file: Path
     service_key_file: Path
@@ -44,12 +45,13 @@ class Running:
             CommandError: None is running there.
         """
         file = _file(data_dir)
-        try:
-            return _FORM.validate_json(file.read_bytes())
-        except FileNotFoundError:
+        # A killed supervisor leaves its note behind.
+        if not (file.exists() and holder(data_dir)):
             raise CommandError(
                 f"nothing is running in {data_dir.resolve()}; start it by `tollkeeper up`"
-            ) from None
+            )
+        try:
+            return _FORM.validate_json(file.read_bytes())
         except (OSError, ValueError):
             raise CommandError(f"cannot read {file}") from None
 

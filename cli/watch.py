@@ -57,6 +57,15 @@ class Watch:
         """Look after one more process, which was just started."""
         self._watched.append(_Watched(process, time.monotonic()))
 
+    def look(self, now: float) -> None:
+        """Look at every process once.
+
+        Args:
+            now: On the monotonic clock.
+        """
+        for watched in self._watched:
+            self._look_at(watched, now)
+
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Start again what dies, until left; on leaving, nothing is being started any more."""
@@ -70,8 +79,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_S):
-            for watched in self._watched:
-                self._look_at(watched, time.monotonic())
+            self.look(time.monotonic())
 
     def _look_at(self, watched: _Watched, now: float) -> None:
         process = watched.process

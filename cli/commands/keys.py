@@ -35,7 +35,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print its token, once."""
-    key, token = _api_keys(data_dir).create(
+    folder = DataDirectory.open(data_dir).path / "keys"
+    key, token = ApiKeys(folder, SigningKeys.load_or_make(folder).issuer_key()).create(
         tenant=tenant, scopes=scope, lifetime=parse_lifetime(expires), name=name
     )
     if as_json:
@@ -55,7 +56,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key for ever."""
-    key = _api_keys(data_dir).revoke(key_id, _redis_url(data_dir))
+    key = _given_out_in(data_dir).revoke(key_id, _redis_url(data_dir))
     if as_json:
         print(json.dumps(_facts(key)))
     else:
@@ -65,7 +66,7 @@ def revoke(
 @app.command("list")
 def list_keys(*, data_dir: DataDir = DEFAULT, as_json: AsJson = False) -> None:
     """List every key that was given out; tokens are not kept."""
-    keys = _api_keys(data_dir).given_out()
+    keys = _given_out_in(data_dir).given_out()
     console = Console()
     if as_json:
         print(json.dumps({"keys": [_facts(key) for key in keys]}))
@@ -79,7 +80,9 @@ def list_keys(*, data_dir: DataDir = DEFAULT, as_json: AsJson = False) -> None:
             print("\t".join(_cells(key)))
 
 
-def _api_keys(data_dir: Path) -> ApiKeys:
+def _given_out_in(data_dir: Path) -> ApiKeys:
+    if not (data_dir / "keys" / "issuer.json").exists():
+        raise CommandError(f"no keys were given out in {data_dir.resolve()}")
     folder = DataDirectory.open(data_dir).path / "keys"
     return ApiKeys(folder, SigningKeys.load_or_make(folder).issuer_key())
 

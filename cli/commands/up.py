@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated
 
@@ -53,11 +54,14 @@ def up(
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)
+    # Whoever reads the lines may leave before the end.
+    with suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def _tell_errors(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _show(running: Running, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.embedded.processes import Recorded, describe, recorded
 from cli.errors import CommandError
 
 FORMAT = 1
@@ -58,13 +59,14 @@ class DataDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 20).decode().strip() or "unknown"
             os.close(descriptor)
+            other = holder(self.path)
             raise CommandError(
-                f"data directory {self.path} is in use by another tollkeeper (process {holder})"
+                f"data directory {self.path} is in use by another tollkeeper"
+                + (f" (process {other.pid})" if other else "")
             ) from None
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, describe(os.getpid()).encode(), 0)
         self._lock = descriptor
 
     def unlock(self) -> None:
@@ -80,6 +82,11 @@ class DataDirectory:
     def record(self, service: str) -> Path:
         """Name the file that tells which process a service is."""
         return self.path / "run" / f"{service}.pid"
+
+
+def holder(path: Path) -> Recorded | None:
+    """Tell which living process has claimed a data directory last."""
+    return recorded(path / "lock")
 
 
 def _refuse_foreign(path: Path) -> None:

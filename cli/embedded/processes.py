@@ -152,12 +152,17 @@ def keep_record(record: Path, child: subprocess.Popen[bytes]) -> None:
     """Write down a child so that a later run can find it; without a record it must not live."""
     unfinished = record.with_suffix(".new")
     try:
-        unfinished.write_text(f"{child.pid}\n{start_mark(child.pid) or ''}\n")
+        unfinished.write_text(describe(child.pid))
         unfinished.replace(record)
     except OSError:
         child.kill()
         child.wait()
         raise
+
+
+def describe(pid: int) -> str:
+    """Render a living process as `recorded` reads it."""
+    return f"{pid}\n{start_mark(pid) or ''}\n"
 
 
 def recorded(record: Path) -> Recorded | None:

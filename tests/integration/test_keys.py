@@ -206,21 +206,38 @@ def test_signing_keys_stay_the_same(tmp_path: Path) -> None:
             "a key lives at least one second and at most 3650d",
             id="for ever",
         ),
-        pytest.param(
-            ["revoke", "key_unknown"],
-            "no key key_unknown was given out here",
-            id="unknown key",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(
-    keys_command: Keys, arguments: list[str], message: str
+    keys_command: Keys, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    """Nothing is written, no traceback is shown, and the exit status tells."""
+    """No key is given out, no traceback is shown, and the exit status tells."""
     outcome = keys_command(*arguments)
 
     assert outcome == Outcome(1, "", f"tollkeeper: {message}\n")
-    assert keys_command("list").output == ""
+    assert not (tmp_path / "data" / "keys" / "issued.json").exists()
+
+
+def test_an_unknown_key_cannot_be_revoked(keys_command: Keys) -> None:
+    """A mistyped id must not look like a success."""
+    created(keys_command)
+
+    assert keys_command("revoke", "key_unknown") == Outcome(
+        1, "", "tollkeeper: no key key_unknown was given out here\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["revoke", "key_unknown"]])
+def test_where_no_key_was_given_out_nothing_is_made(
+    keys_command: Keys, tmp_path: Path, arguments: list[str]
+) -> None:
+    """A look into the wrong folder must not leave a data directory there."""
+    data_dir = tmp_path / "data"
+
+    outcome = keys_command(*arguments)
+
+    assert outcome == Outcome(1, "", f"tollkeeper: no keys were given out in {data_dir}\n")
+    assert not data_dir.exists()
 
 
 def test_a_damaged_ledger_is_refused_and_left_alone(keys_command: Keys, tmp_path: Path) -> None:

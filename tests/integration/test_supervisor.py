@@ -174,6 +174,8 @@ def test_services_end_when_their_supervisor_is_killed(data_dir: Path) -> None:
     driver.communicate()
 
     assert eventually(lambda: not living(processes) & services)
+    with pytest.raises(CommandError, match="nothing is running in"):
+        Running.load(data_dir)
 
 
 def test_the_next_start_after_a_kill_works_in_the_same_data_directory(data_dir: Path) -> None:
