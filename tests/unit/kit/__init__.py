@@ -1,0 +1,1 @@
+"""Unit tests of kit: no server, no clock, no event loop where none is under test."""
