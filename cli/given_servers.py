@@ -4,6 +4,7 @@ Messages name the variable, the host and the port, never a user or a password.
 """
 
 import asyncio
+import os
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -76,4 +77,6 @@ def _place(url: str, variable: str, schemes: tuple[str, ...], port: int) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {_WAIT_S:.0f} s"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cli.embedded.processes import Step, end_recorded, how_it_ended, keep_record, last_lines
+from cli.embedded.processes import Step, end_recorded, how_it_ended, keep_record, last_lines, size
 
 _HEALTH_WAIT_S = 1.0
 # A little more than a service takes at most to drain.
@@ -41,10 +41,12 @@ class ServiceProcess:
     log: Path
     record: Path
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _log_begin: int = field(init=False, default=0)
 
     def start(self) -> None:
         """Start the process; `is_serving` tells when it is ready."""
         self._forget()
+        self._log_begin = size(self.log)
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command,
@@ -66,8 +68,8 @@ class ServiceProcess:
         return how_it_ended(self._process)
 
     def last_words(self) -> str:
-        """Quote the end of its log."""
-        return last_lines(self.log)
+        """Quote the end of what it has logged since it was started."""
+        return last_lines(self.log, self._log_begin)
 
     def ask_to_end(self) -> None:
         """Ask the process to drain and end; returns at once."""

@@ -26,8 +26,10 @@ from cli.embedded.processes import (
     how_it_ended,
     last_lines,
     program_name,
+    size,
     start,
     start_mark,
+    written_since,
 )
 from cli.embedded.unprivileged import (
     account_for_servers,
@@ -220,7 +222,7 @@ class EmbeddedPostgres:
     def _listen(self, cluster: Path, programs: Path, port: int) -> bool:
         """Start the server and wait until it takes connections; False when the port was taken."""
         settings = (*_SETTINGS, *(() if self.durable else _EPHEMERAL_SETTINGS))
-        log_start = self.log.stat().st_size if self.log.exists() else 0
+        log_begin = size(self.log)
         self._process = start(
             [
                 *(programs / "postgres", "-D", cluster, "-k", ""),
@@ -236,11 +238,11 @@ class EmbeddedPostgres:
             if _is_ready(cluster, self._process.pid):
                 return True
             if self._process.poll() is not None:
-                with self.log.open(errors="replace") as log:
-                    log.seek(log_start)
-                    if "Address already in use" in log.read():
-                        return False
-                raise CommandError(f"PostgreSQL exited at start:\n{last_lines(self.log)}")
+                if "Address already in use" in written_since(self.log, log_begin):
+                    return False
+                raise CommandError(
+                    f"PostgreSQL exited at start:\n{last_lines(self.log, log_begin)}"
+                )
             time.sleep(_POLL_S)
         self.stop()
         raise CommandError(f"PostgreSQL was not ready after {_READY_WAIT_S:.0f} s; see {self.log}")

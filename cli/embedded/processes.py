@@ -219,12 +219,21 @@ def end_recorded(record: Path, steps: Sequence[Step], *, what: str) -> bool:
     return survivor is not None
 
 
-def last_lines(log: Path, count: int = 8) -> str:
-    """Quote the end of a log for an error message."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
+def size(log: Path) -> int:
+    """Tell where the next line of a log will begin."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def written_since(log: Path, begin: int) -> str:
+    """Read what was written to a log since it had a size."""
+    with log.open("rb") as lines:
+        lines.seek(begin)
+        return lines.read().decode(errors="replace")
+
+
+def last_lines(log: Path, begin: int, count: int = 8) -> str:
+    """Quote the end of what was written to a log since it had a size, for an error message."""
+    lines = written_since(log, begin).splitlines()
     return "\n".join(f"  {line}" for line in lines[-count:])
 
 

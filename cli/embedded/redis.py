@@ -18,7 +18,15 @@ from typing import ClassVar
 import redis
 
 from cli.embedded import loopback
-from cli.embedded.processes import Step, end_recorded, how_it_ended, last_lines, start
+from cli.embedded.processes import (
+    Step,
+    end_recorded,
+    how_it_ended,
+    last_lines,
+    size,
+    start,
+    written_since,
+)
 from cli.errors import CommandError
 from cli.private_file import write_private
 
@@ -93,7 +101,7 @@ class EmbeddedRedis:
         """Start the server and wait until it answers; False when the port was taken."""
         settings = self.home / "redis.conf"
         write_private(settings, self._settings(port))
-        log_start = self.log.stat().st_size if self.log.exists() else 0
+        log_begin = size(self.log)
         self._process = start(
             [program, settings],
             log=self.log,
@@ -105,11 +113,9 @@ class EmbeddedRedis:
             if _answers(url):
                 return True
             if self._process.poll() is not None:
-                with self.log.open(errors="replace") as log:
-                    log.seek(log_start)
-                    if "Address already in use" in log.read():
-                        return False
-                raise CommandError(f"Redis exited at start:\n{last_lines(self.log)}")
+                if "Address already in use" in written_since(self.log, log_begin):
+                    return False
+                raise CommandError(f"Redis exited at start:\n{last_lines(self.log, log_begin)}")
             time.sleep(_POLL_S)
         self.stop()
         raise CommandError(f"Redis was not ready after {_READY_WAIT_S:.0f} s; see {self.log}")
