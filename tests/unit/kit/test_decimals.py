@@ -129,7 +129,7 @@ def test_the_exact_context_keeps_what_the_default_one_rounds_away() -> None:
         pytest.param(lambda: Decimal(1) / 3, decimal.Inexact, id="a third"),
         pytest.param(lambda: Decimal(1) / 0, decimal.DivisionByZero, id="by zero"),
         pytest.param(lambda: Decimal("NaN") > 0, decimal.InvalidOperation, id="not a number"),
-        pytest.param(lambda: Decimal(*[0.5]), decimal.FloatOperation, id="a binary float"),
+        pytest.param(lambda: Decimal(0.5), decimal.FloatOperation, id="a float"),  # noqa: RUF032 - refused
         pytest.param(lambda: Decimal(1) < 1.5, decimal.FloatOperation, id="compared with one"),
     ],
 )
