@@ -22,8 +22,7 @@ from types import FrameType, TracebackType
 
 from cli.embedded import loopback
 from cli.embedded.data_directory import DEFAULT, DataDirectory
-from cli.embedded.postgres import EmbeddedPostgres
-from cli.embedded.redis import EmbeddedRedis
+from cli.embedded.servers import postgres_in, redis_in
 from cli.errors import CommandError
 from cli.given_servers import check_postgres, check_redis
 from cli.keys import ApiKeys, tell_services
@@ -169,7 +168,7 @@ class Supervisor:
         if self._options.database_url:
             check_postgres(self._options.database_url)
             return self._options.database_url
-        embedded = EmbeddedPostgres(directory.path / "postgres", directory.log("postgres"))
+        embedded = postgres_in(directory)
         undo.callback(embedded.stop)
         url = embedded.start()
         watch.add(embedded)
@@ -180,7 +179,7 @@ class Supervisor:
         if self._options.redis_url:
             check_redis(self._options.redis_url)
             return self._options.redis_url
-        embedded = EmbeddedRedis(directory.path / "redis", directory.log("redis"))
+        embedded = redis_in(directory)
         undo.callback(embedded.stop)
         url = embedded.start()
         watch.add(embedded)

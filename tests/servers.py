@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from cli.embedded.data_directory import DataDirectory
-from cli.embedded.postgres import EmbeddedPostgres
-from cli.embedded.redis import EmbeddedRedis
+from cli.embedded.servers import postgres_in, redis_in, remove
 from cli.errors import CommandError
 from cli.migrations import migrate_all
 
@@ -49,12 +48,12 @@ def running_servers() -> Iterator[Servers]:
             return
         directory = stack.enter_context(_session_directory())
         if not admin_url:
-            postgres = _postgres_in(directory)
+            postgres = postgres_in(directory, durable=False)
             stack.callback(postgres.remove)
             stack.callback(postgres.stop)
             admin_url = postgres.start()
         if not redis_url:
-            redis = _redis_in(directory)
+            redis = redis_in(directory, durable=False)
             stack.callback(redis.stop)
             redis_url = redis.start()
         yield Servers(admin_url, redis_url)
@@ -120,14 +119,18 @@ def _session_directory() -> Iterator[DataDirectory]:
     sessions.chmod(0o711)
     with _alone_in(sessions):
         for abandoned in sorted(sessions.glob("session-*")):
-            _clean_up(abandoned)
+            # Those that live hold their directory and are refused.
+            with suppress(CommandError):
+                remove(abandoned)
         directory = DataDirectory.open(sessions / f"session-{secrets.token_hex(6)}")
         directory.lock()
     try:
         yield directory
     finally:
-        directory.unlock()
-        shutil.rmtree(directory.path, ignore_errors=True)
+        # Other sessions clean up as well, so that two would meet in the same folder.
+        with _alone_in(sessions):
+            shutil.rmtree(directory.path)
+            directory.unlock()
 
 
 @contextmanager
@@ -142,6 +145,16 @@ def reachable_folder() -> Iterator[Path]:
 
 
 @contextmanager
+def a_data_dir() -> Iterator[Path]:
+    """Name a data directory that does not exist yet and that every account can reach."""
+    with reachable_folder() as folder:
+        yield folder / "data"
+        # A test about folders of somebody else leaves one that is not ours to remove.
+        with suppress(CommandError):
+            remove(folder / "data")
+
+
+@contextmanager
 def _alone_in(sessions: Path) -> Iterator[None]:
     descriptor = os.open(sessions / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -149,25 +162,3 @@ def _alone_in(sessions: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _clean_up(session: Path) -> None:
-    directory = DataDirectory.open(session)
-    try:
-        directory.lock()
-    except CommandError:
-        return
-    _redis_in(directory).stop()
-    postgres = _postgres_in(directory)
-    postgres.stop()
-    postgres.remove()
-    directory.unlock()
-    shutil.rmtree(session)
-
-
-def _postgres_in(directory: DataDirectory) -> EmbeddedPostgres:
-    return EmbeddedPostgres(directory.path / "postgres", directory.log("postgres"), durable=False)
-
-
-def _redis_in(directory: DataDirectory) -> EmbeddedRedis:
-    return EmbeddedRedis(directory.path / "redis", directory.log("redis"), durable=False)

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from cli.embedded.data_directory import DEFAULT, DataDirectory
-from cli.embedded.postgres import EmbeddedPostgres
+from cli.embedded.servers import postgres_in
 from cli.given_servers import check_postgres
 from cli.migrations import migrate_all
 from cli.options import DataDir, GivenDatabase
@@ -19,6 +19,6 @@ def migrate(*, data_dir: DataDir = DEFAULT, database_url: GivenDatabase = None) 
         directory = DataDirectory.open(data_dir)
         directory.lock()
         undo.callback(directory.unlock)
-        postgres = EmbeddedPostgres(directory.path / "postgres", directory.log("postgres"))
+        postgres = postgres_in(directory)
         undo.callback(postgres.stop)
         migrate_all(postgres.start(), print)

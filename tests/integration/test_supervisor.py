@@ -17,11 +17,12 @@ import redis
 
 from cli import service_process
 from cli.embedded.processes import start_mark
+from cli.embedded.servers import remove
 from cli.errors import CommandError
 from cli.running import Running
 from cli.service_process import is_serving
 from cli.supervisor import Interrupted, Supervisor, SupervisorOptions
-from tests.servers import reachable_folder
+from tests.servers import a_data_dir
 
 STANDIN = Path(__file__).parents[1] / "standin_service.py"
 NOBODY_LISTENS = "127.0.0.1:1"
@@ -30,8 +31,8 @@ NOBODY_LISTENS = "127.0.0.1:1"
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A place for a data directory that every account can reach."""
-    with reachable_folder() as folder:
-        yield folder / "data"
+    with a_data_dir() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def eventually(holds: Callable[[], bool], wait_s: float = 20.0) -> bool:
     return holds()
 
 
-def a_driver(data_dir: Path, **environment: str) -> subprocess.Popen[str]:
+def a_driver(data_dir: Path) -> subprocess.Popen[str]:
     """Run a supervisor of embedded servers and two stand-ins in a process of its own."""
     script = (
         "import sys; from pathlib import Path; from tests.integration.test_supervisor import *\n"
@@ -90,7 +91,6 @@ def a_driver(data_dir: Path, **environment: str) -> subprocess.Popen[str]:
     driver = subprocess.Popen(
         [sys.executable, "-c", script, data_dir],
         cwd=STANDIN.parents[1],
-        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -401,3 +401,30 @@ def test_services_learn_their_place_from_the_environment(
         "TOLLKEEPER_QUOTA_ADDRESS": running.addresses["quota"],
         "TOLLKEEPER_SERVICE_KEY_FILE": str(running.service_key_file),
     }
+
+
+def test_a_data_directory_can_be_removed_with_everything_it_holds(tmp_path: Path) -> None:
+    """Also with what root had to put elsewhere, and with servers that a crash left running."""
+    tmp_path.chmod(0o700)
+    driver = a_driver(tmp_path / "data")
+    processes = {name: pid for name, pid in pids(tmp_path / "data").items() if "server" in name}
+    elsewhere = tmp_path / "data" / "postgres" / "place"
+    place = Path(elsewhere.read_text().strip()) if elsewhere.exists() else tmp_path / "data"
+    driver.kill()
+    driver.communicate()
+
+    remove(tmp_path / "data")
+
+    assert len(processes) == 2
+    assert living(processes) == set()
+    assert not place.exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_data_directory_in_use_is_not_removed(data_dir: Path, given: dict[str, str]) -> None:
+    """What runs goes on running."""
+    with Supervisor(options(data_dir, **given)) as running:
+        with pytest.raises(CommandError, match="is in use by another tollkeeper"):
+            remove(data_dir)
+
+        assert is_serving(running.addresses["quota"])

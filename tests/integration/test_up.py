@@ -16,7 +16,7 @@ from cli.migrations import services_with_migrations
 from cli.service_process import is_serving
 from cli.supervisor import SERVICES
 from tests.command_line import Outcome, Tollkeeper
-from tests.servers import execute, reachable_folder
+from tests.servers import a_data_dir, execute
 
 COMMAND = Path(sys.executable).with_name("tollkeeper")
 ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
@@ -25,8 +25,8 @@ ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spa
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A place for a data directory that every account can reach."""
-    with reachable_folder() as folder:
-        yield folder / "data"
+    with a_data_dir() as folder:
+        yield folder
 
 
 @contextmanager
