@@ -4,7 +4,7 @@ A total function: the same seller, buyer, lines and day always give the same ans
 error. It never guesses; what no rule covers raises, and no tax is ever 0 for want of a rule.
 """
 
-from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 
 from kit.decimals import exactly
@@ -20,12 +20,11 @@ from services.tax.model import (
     Registration,
     Ruling,
     Seller,
-    TaxableLine,
+    Supply,
     TaxIdStatus,
-    TaxRounding,
 )
 from services.tax.places import locate
-from services.tax.rulebook import DEFAULT_LANGUAGE, Regime, Rulebook
+from services.tax.rulebook import Regime, Rulebook
 from services.tax.rules import canada, european_union, india, national, united_states
 from services.tax.rules.case import Case, outside
 
@@ -39,51 +38,41 @@ _RULES = {
 _REGIMES_OF_THE_DESTINATION = (Regime.CANADA, Regime.UNITED_STATES)
 
 
-def determine(
-    seller: Seller,
-    buyer: Buyer,
-    lines: Sequence[TaxableLine],
-    supply_date: date,
-    book: Rulebook,
-    *,
-    rounding: TaxRounding = TaxRounding.PER_RATE,
-    language: str = DEFAULT_LANGUAGE,
-) -> Determination:
-    """Determine the taxes of the lines of one invoice; there is at least one line.
+def determine(seller: Seller, supply: Supply, book: Rulebook) -> Determination:
+    """Determine the taxes on one supply.
 
     Raises:
         InvalidInput: the lines have several currencies, or their sum has over 18 digits.
         Precondition: SELLER_NOT_ESTABLISHED or TAX_UNDETERMINED.
     """
-    if len({line.amount.currency for line in lines}) > 1:
+    if len({line.amount.currency for line in supply.lines}) > 1:
         raise InvalidInput.of("lines", "must all have one currency")
-    home = _establishment(seller, supply_date)
-    seller_place = locate(Address(home.country, home.region), supply_date, book)
-    buyer_place = locate(buyer.address, supply_date, book)
-    proof = _proof(buyer, buyer_place.country.code)
-    rulings: dict[ProductCategory, tuple[Ruling, ...]] = {}
-    for line in lines:
-        if line.category not in rulings:
-            rulings[line.category] = _rule(
-                Case(
-                    book=book,
-                    seller=seller,
-                    seller_place=seller_place,
-                    buyer=buyer,
-                    buyer_place=buyer_place,
-                    proof=proof,
-                    category=line.category,
-                    day=supply_date,
-                    language=language,
-                )
-            )
+    home = _establishment(seller, supply.day)
+    buyer_place = locate(supply.buyer.address, supply.day, book)
+    proof = _proof(supply.buyer, buyer_place.country.code)
+    case = Case(
+        book=book,
+        seller=seller,
+        seller_place=locate(Address(home.country, home.region), supply.day, book),
+        buyer=supply.buyer,
+        buyer_place=buyer_place,
+        proof=proof,
+        category=supply.lines[0].category,
+        day=supply.day,
+        language=supply.language,
+    )
+    rulings = {
+        category: _rule(replace(case, category=category))
+        for category in {line.category for line in supply.lines}
+    }
     with exactly():
-        assessed, totals, tax_total = assess(lines, rulings, rounding)
+        lines, totals, tax_total = assess(supply.lines, rulings, supply.rounding)
     return Determination(
-        lines=assessed,
+        lines=lines,
         totals=totals,
         tax_total=tax_total,
-        buyer_tax_id=proof or next(iter(buyer.tax_ids), None),
+        buyer_tax_id=proof,
+        buyer_tax_id_status=_status(supply.buyer, proof),
     )
 
 
@@ -119,3 +108,11 @@ def _proof(buyer: Buyer, country: str) -> CheckedTaxId | None:
         if tax_id.country == country and tax_id.status is TaxIdStatus.FORMAT_VALID:
             return tax_id
     return None
+
+
+def _status(buyer: Buyer, proof: CheckedTaxId | None) -> TaxIdStatus | None:
+    if proof is not None:
+        return proof.status
+    if buyer.kind is BuyerKind.CONSUMER or not buyer.tax_ids:
+        return None
+    return buyer.tax_ids[0].status

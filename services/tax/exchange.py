@@ -52,6 +52,17 @@ class ExchangeRate:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """An exact amount in the base, to be converted at the rate of a day."""
+
+    amount: Decimal
+    base: str
+    quote: str
+    day: date
+    rounding: Rounding
+
+
 def legs(base: str, quote: str) -> tuple[str, ...]:
     """Answer the currencies whose published rates a pair needs: none, one or two."""
     return () if base == quote else tuple(sorted({base, quote} - {EURO}))

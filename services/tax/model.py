@@ -160,6 +160,20 @@ class TaxableLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Supply:
+    """What is sold to one buyer on one day, and how its tax is to be rounded and worded.
+
+    There is at least one line; `language` is a code of ISO 639-1.
+    """
+
+    buyer: Buyer
+    lines: tuple[TaxableLine, ...]
+    day: date
+    rounding: TaxRounding = TaxRounding.PER_RATE
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
 class Ruling:
     """What one tax says about a supply, before any amount.
 
@@ -201,10 +215,11 @@ class Determination:
     """What was determined for one invoice.
 
     `totals` has one entry for each jurisdiction, tax, rate and treatment. `buyer_tax_id` is the
-    valid id by which the buyer is a business, and else the first that was given.
+    id by which the buyer is a business; without one, the status is that of the first given.
     """
 
     lines: tuple[LineTax, ...]
     totals: tuple[Tax, ...]
     tax_total: Money
     buyer_tax_id: CheckedTaxId | None = None
+    buyer_tax_id_status: TaxIdStatus | None = None

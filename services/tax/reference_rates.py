@@ -36,6 +36,30 @@ def parse_reference_rates(lines: Iterable[str]) -> Iterator[PublishedRate]:
         raise InvalidInput.of(f"line {reader.line_num}", f"is no CSV: {error}") from error
 
 
+def new_rates(
+    rates: Iterable[PublishedRate], stored: Iterable[PublishedRate]
+) -> tuple[PublishedRate, ...]:
+    """Answer which rates are not stored yet.
+
+    Raises:
+        InvalidInput: a rate differs from the stored one, or from another for the same day.
+    """
+    known = {(rate.currency, rate.rate_date): rate.units_per_euro for rate in stored}
+    new = []
+    for rate in rates:
+        key = rate.currency, rate.rate_date
+        units = known.get(key)
+        if units is None:
+            known[key] = rate.units_per_euro
+            new.append(rate)
+        elif units != rate.units_per_euro:
+            raise InvalidInput.of(
+                f"{rate.currency} on {rate.rate_date}",
+                f"is {rate.units_per_euro}, but was {units}; published rates never change",
+            )
+    return tuple(new)
+
+
 def _known(code: str) -> bool:
     try:
         return minor_digits(code) >= 0

@@ -175,6 +175,17 @@ class Rulebook:
         """Answer every tax in force in a jurisdiction on a day; none is an empty answer."""
         return _on(self.rates.get(jurisdiction, ()), day)
 
+    def rates_of(self, country: str, day: date | None) -> tuple[Rate, ...]:
+        """Answer the rates of a country and its regions, or of all, on a day or ever, in order."""
+        found = (
+            rate
+            for jurisdiction, rates in sorted(self.rates.items())
+            if not country or jurisdiction[:2] == country
+            for rate in sorted(rates, key=lambda rate: (rate.name, rate.valid.start))
+            if day is None or day in rate.valid
+        )
+        return tuple(found)
+
     def rate_on(self, jurisdiction: str, name: str, day: date) -> Rate:
         """Answer what one tax takes on a day.
 

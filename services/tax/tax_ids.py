@@ -63,6 +63,15 @@ def _european(country: str) -> Callable[[str], str]:
     return check
 
 
+def _unprefixed(country: str, validate: Callable[[str], str]) -> Callable[[str], str]:
+    """Check numbers that are written without the country, and admit them with it."""
+
+    def check(number: str) -> str:
+        return validate(_without(number, (country,)))
+
+    return check
+
+
 def _british(number: str) -> str:
     return "GB" + gb_vat.validate(_without(number, _PREFIXES["GB"]))
 
@@ -85,13 +94,13 @@ def _without(number: str, prefixes: tuple[str, ...]) -> str:
 _MEMBER_STATES = sorted(code.upper() for code in eu_vat.MEMBER_STATES if code != "xi")
 _CHECKS: dict[str, Callable[[str], str]] = {
     **{country: _european(country) for country in _MEMBER_STATES},
-    "AU": abn.validate,
-    "CA": bn.validate,
+    "AU": _unprefixed("AU", abn.validate),
+    "CA": _unprefixed("CA", bn.validate),
     "CH": ch_vat.validate,
     "GB": _british,
-    "IN": gstin.validate,
+    "IN": _unprefixed("IN", gstin.validate),
     "JP": _japanese,
     "NO": _norwegian,
-    "NZ": ird.validate,
-    "SG": uen.validate,
+    "NZ": _unprefixed("NZ", ird.validate),
+    "SG": _unprefixed("SG", uen.validate),
 }

@@ -1,0 +1,98 @@
+"""The tax contract: parse, call, render."""
+
+from kit.clock import Clock
+from kit.idempotency import Once, fingerprint
+from kit.paging import page_size
+from kit.rpc.auth import caller
+from kit.rpc.methods import Context
+from services.tax import convert
+from services.tax.model import Supply
+from services.tax.tax_ids import check_tax_id
+from services.tax.usecases import PutRegistration, TaxUseCases
+from tollkeeper.api.tax.v1 import tax_service_pb2 as pb
+
+_RATES_PAGE_SIZE = 100
+
+
+class TaxService:
+    """Serves `tollkeeper.api.tax.v1.TaxService`."""
+
+    def __init__(self, use_cases: TaxUseCases, clock: Clock) -> None:
+        self._use_cases = use_cases
+        self._clock = clock
+
+    async def DetermineTax(
+        self, request: pb.DetermineTaxRequest, context: Context
+    ) -> pb.DetermineTaxResponse:
+        supply = convert.parse_supply(request)
+        determination = await self._use_cases.determine(caller(context).tenant, supply)
+        return pb.DetermineTaxResponse(determination=convert.render_determination(determination))
+
+    async def BatchDetermineTax(
+        self, request: pb.BatchDetermineTaxRequest, context: Context
+    ) -> pb.BatchDetermineTaxResponse:
+        parsed = convert.parse_batch(request)
+        supplies = [each for each in parsed if isinstance(each, Supply)]
+        determined = iter(await self._use_cases.determine_each(caller(context).tenant, supplies))
+        return convert.render_batch(
+            [next(determined) if isinstance(each, Supply) else each for each in parsed]
+        )
+
+    async def ValidateTaxId(
+        self, request: pb.ValidateTaxIdRequest, _context: Context
+    ) -> pb.ValidateTaxIdResponse:
+        tax_id = convert.parse_tax_id(request.tax_id, "tax_id")
+        return convert.render_checked_tax_id(check_tax_id(tax_id))
+
+    async def PutRegistration(
+        self, request: pb.PutRegistrationRequest, context: Context
+    ) -> pb.PutRegistrationResponse:
+        registration = convert.parse_put_registration(request)
+        once = Once(
+            request_id=request.request_id,
+            method="PutRegistration",
+            fingerprint=fingerprint(request),
+            answer_type=pb.PutRegistrationResponse,
+            render=_render_put,
+            now=self._clock.now(),
+        )
+        return await self._use_cases.put_registration(caller(context).tenant, registration, once)
+
+    async def ListRegistrations(
+        self, request: pb.ListRegistrationsRequest, context: Context
+    ) -> pb.ListRegistrationsResponse:
+        page = await self._use_cases.list_registrations(
+            caller(context).tenant, page_size(request.page_size), request.page_token
+        )
+        return pb.ListRegistrationsResponse(
+            registrations=[convert.render_registration(*item) for item in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def ListRates(
+        self, request: pb.ListRatesRequest, _context: Context
+    ) -> pb.ListRatesResponse:
+        country, day = convert.parse_rates_filter(request)
+        size = page_size(request.page_size, default=_RATES_PAGE_SIZE)
+        page = self._use_cases.list_rates(country, day, size, request.page_token)
+        return pb.ListRatesResponse(
+            rates=map(convert.render_rate, page.items), next_page_token=page.next_page_token
+        )
+
+    async def GetExchangeRate(
+        self, request: pb.GetExchangeRateRequest, context: Context
+    ) -> pb.GetExchangeRateResponse:
+        pair = convert.parse_currency_pair(request)
+        rate = await self._use_cases.exchange_rate(caller(context).tenant, *pair)
+        return pb.GetExchangeRateResponse(rate=convert.render_exchange_rate(rate))
+
+    async def ConvertMoney(
+        self, request: pb.ConvertMoneyRequest, context: Context
+    ) -> pb.ConvertMoneyResponse:
+        conversion = convert.parse_conversion(request)
+        converted = await self._use_cases.convert(caller(context).tenant, conversion)
+        return convert.render_conversion(*converted)
+
+
+def _render_put(put: PutRegistration) -> pb.PutRegistrationResponse:
+    return pb.PutRegistrationResponse(registration=convert.render_registration(*put))

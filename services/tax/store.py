@@ -1,0 +1,129 @@
+"""Registrations and published exchange rates in PostgreSQL, as values of the domain.
+
+It refuses to decide anything: what a row means is the core's.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Row, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.tax.exchange import PublishedRate
+from services.tax.model import DateRange, Registration, RegistrationScheme
+from services.tax.tables import exchange_rates, registrations
+
+_ROWS_PER_INSERT = 1000
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('tax.registrations ' || :tenant, 0))")
+
+
+async def lock_registrations(transaction: AsyncConnection, tenant: str) -> None:
+    """Wait for whoever else puts a registration of this tenant, and keep others waiting."""
+    await transaction.execute(_LOCK, {"tenant": tenant})
+
+
+async def load_registrations(
+    transaction: AsyncConnection, tenant: str, *, after: str = "", limit: int | None = None
+) -> tuple[tuple[Registration, datetime], ...]:
+    """Load registrations with the time each was put, ordered by id."""
+    table = registrations.c
+    found = await transaction.execute(
+        select(registrations)
+        .where(table.tenant_id == tenant, table.registration_id > after)
+        .order_by(table.registration_id)
+        .limit(limit)
+    )
+    return tuple((_registration(row), row.create_time) for row in found)
+
+
+async def save_registration(
+    transaction: AsyncConnection, tenant: str, registration: Registration, create_time: datetime
+) -> None:
+    """Store a registration in place of the one with the same id."""
+    values = {
+        "country": registration.country,
+        "region": registration.region,
+        "scheme": registration.scheme.value,
+        "number": registration.number,
+        "established": registration.established,
+        "start_date": registration.valid.start,
+        "end_date": registration.valid.end,
+        "create_time": create_time,
+    }
+    key = {"tenant_id": tenant, "registration_id": registration.registration_id}
+    statement = insert(registrations).values(**key, **values)
+    await transaction.execute(
+        statement.on_conflict_do_update(index_elements=list(key), set_=values)
+    )
+
+
+async def load_newest_rates(
+    transaction: AsyncConnection, source: str, currencies: Sequence[str], day: date
+) -> tuple[PublishedRate, ...]:
+    """Load the rates of the last day, not after `day`, that has one for every currency."""
+    if not currencies:
+        return ()
+    legs = [exchange_rates.alias(f"leg_{index}") for index, _ in enumerate(currencies)]
+    first = legs[0]
+    newest = select(func.max(first.c.rate_date)).where(first.c.rate_date <= day)
+    for leg, currency in zip(legs, currencies, strict=True):
+        newest = newest.where(
+            leg.c.source == source,
+            leg.c.currency == currency,
+            leg.c.rate_date == first.c.rate_date,
+        )
+    table = exchange_rates.c
+    found = await transaction.execute(
+        select(exchange_rates).where(
+            table.source == source,
+            table.currency.in_(currencies),
+            table.rate_date == newest.scalar_subquery(),
+        )
+    )
+    return tuple(_published(row) for row in found)
+
+
+async def load_rates_between(
+    transaction: AsyncConnection, source: str, first: date, last: date
+) -> tuple[PublishedRate, ...]:
+    """Load every rate from the first day to the last, both included."""
+    table = exchange_rates.c
+    found = await transaction.execute(
+        select(exchange_rates).where(table.source == source, table.rate_date.between(first, last))
+    )
+    return tuple(_published(row) for row in found)
+
+
+async def save_rates(transaction: AsyncConnection, rates: Iterable[PublishedRate]) -> None:
+    """Store rates; one that is stored already stays as it is."""
+    rows = iter(rates)
+    while chunk := [_exchange_row(rate) for rate in islice(rows, _ROWS_PER_INSERT)]:
+        await transaction.execute(insert(exchange_rates).on_conflict_do_nothing().values(chunk))
+
+
+def _registration(row: Row[Any]) -> Registration:
+    return Registration(
+        registration_id=row.registration_id,
+        country=row.country,
+        region=row.region,
+        scheme=RegistrationScheme(row.scheme),
+        number=row.number,
+        established=row.established,
+        valid=DateRange(row.start_date, row.end_date),
+    )
+
+
+def _published(row: Row[Any]) -> PublishedRate:
+    return PublishedRate(row.source, row.currency, row.rate_date, row.units_per_euro)
+
+
+def _exchange_row(rate: PublishedRate) -> dict[str, object]:
+    return {
+        "source": rate.source,
+        "currency": rate.currency,
+        "rate_date": rate.rate_date,
+        "units_per_euro": rate.units_per_euro,
+    }

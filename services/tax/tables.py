@@ -1,0 +1,30 @@
+"""The tables of the schema `tax`; `migrations/` makes them."""
+
+from sqlalchemy import Boolean, Column, Date, DateTime, MetaData, Numeric, Table, Text
+
+metadata = MetaData(schema="tax")
+
+registrations = Table(
+    "registrations",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("registration_id", Text, primary_key=True),
+    Column("country", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("scheme", Text, nullable=False),
+    Column("number", Text, nullable=False),
+    Column("established", Boolean, nullable=False),
+    Column("start_date", Date, nullable=False),
+    Column("end_date", Date),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)
+
+# Published rates are the same for everybody and nobody's data, so this table has no tenant.
+exchange_rates = Table(
+    "exchange_rates",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("rate_date", Date, primary_key=True),
+    Column("units_per_euro", Numeric, nullable=False),
+)

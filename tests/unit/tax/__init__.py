@@ -1,0 +1,1 @@
+"""The core of tax: no I/O beyond the tables that come with the code."""
