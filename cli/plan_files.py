@@ -22,7 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 
 from cli.errors import CommandError
-from cli.yaml_tree import Mapping, Node, Place, Scalar, Sequence, YamlFault, read_tree
+from cli.yaml_tree import Mapping, Node, Place, Scalar, Sequence, YamlFault, parse_tree, read_data
 from kit.decimals import EXACT, parse_decimal, plain
 from kit.errors import InvalidInput, Violation
 from kit.rpc.wire import render_time
@@ -88,8 +88,17 @@ def read_plan_file(path: Path) -> PlanFile:
         InvalidPlanFile: it has faults.
         CommandError: it cannot be read, or is too large.
     """
+    return parse_plan_file(read_data(path), path)
+
+
+def parse_plan_file(data: bytes, path: Path) -> PlanFile:
+    """Check the content of a plan file; `path` is what its faults are told of.
+
+    Raises:
+        InvalidPlanFile: it has faults.
+    """
     try:
-        tree = read_tree(path)
+        tree = parse_tree(data)
     except YamlFault as fault:
         raise InvalidPlanFile(path, [Fault(fault.place, "", fault.description)]) from fault
     reading = _Reading()

@@ -79,11 +79,10 @@ class YamlFault(CommandError):
         self.description = description
 
 
-def read_tree(path: Path) -> Node:
-    """Read a file.
+def read_data(path: Path) -> bytes:
+    """Read a file that is not too large.
 
     Raises:
-        YamlFault: it is no YAML, or uses what is refused.
         CommandError: it cannot be opened, or is too large.
     """
     try:
@@ -93,7 +92,7 @@ def read_tree(path: Path) -> Node:
         raise CommandError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > BYTES_MAX:
         raise CommandError(f"{path} is too large: at most {BYTES_MAX} bytes are read")
-    return parse_tree(data)
+    return data
 
 
 def parse_tree(data: bytes) -> Node:

@@ -1,0 +1,1 @@
+"""Cases whose figures a person can check by hand."""

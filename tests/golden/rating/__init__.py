@@ -1,0 +1,1 @@
+"""Periods rated by a plan, without any server."""
