@@ -234,7 +234,7 @@ def _parse_time(line: int, name: str, text: str) -> datetime:
 def _parse_count(line: int, name: str, value: object, *, maximum: int = _TOKENS_MAX) -> int:
     number = value
     if isinstance(value, str) and value.isascii() and value.isdigit():
-        number = int(value[: len(str(maximum)) + 1])
+        number = int(value.lstrip("0")[: len(str(maximum)) + 1] or "0")
     if type(number) is not int or not 0 <= number <= maximum:
         shown = repr(value)[:_SHOWN_LENGTH_MAX]
         raise _Unreadable(f"{line}: {name} {shown} is not a whole number from 0 to {maximum:,}")
