@@ -95,7 +95,7 @@ def read_error(error: grpc.aio.AioRpcError) -> Exception:
         return error
     info, violations, retry = _read_details(error)
     return kind(
-        info.reason or "UNAVAILABLE",
+        info.reason or code.name,
         error.details() or "",
         metadata=dict(info.metadata),
         violations=violations,
