@@ -15,7 +15,7 @@ async def apply_plan_file(services: Services, file: PlanFile) -> Plan:
     """Put the meters and the plan, and return the plan as it is stored.
 
     Raises:
-        InvalidPlanFile: A service refused fields; each is named with its line and column.
+        InvalidFile: A service refused fields; each is named with its line and column.
         CommandError: A service refused something else, or did not answer.
     """
     for index, meter in enumerate(file.meters):

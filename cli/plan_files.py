@@ -1,63 +1,23 @@
 """Plans as code: a YAML file that holds a plan, and perhaps the meters that it prices.
 
 The fields are those of the contract, `tollkeeper.api.rating.v1.Plan` and
-`tollkeeper.api.meter.v1.Meter`; a decimal is a number as written, an enum value its last words in
-lower case. Refuses unknown fields, and numbers that carry the noise of binary fractions; tells
-every fault of a file at once, each with its line and column.
+`tollkeeper.api.meter.v1.Meter`, written as `cli.contract_files` says. Refuses what the rating
+service would refuse of a plan by itself.
 """
 
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from collections.abc import Mapping as ReadOnly
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Context
-from difflib import get_close_matches
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.type.decimal_pb2 import Decimal as DecimalMessage
-
-from cli.errors import CommandError
-from cli.yaml_tree import Mapping, Node, Place, Scalar, Sequence, YamlFault, parse_tree, read_data
-from kit.decimals import EXACT, parse_decimal, plain
+from cli.contract_files import Fault, InvalidFile, Reading, place_of
+from cli.yaml_tree import Mapping, Node, Place, YamlFault, parse_tree, read_data
 from kit.errors import InvalidInput, Violation
-from kit.rpc.wire import render_time
 from services.rating.convert.plans import parse_plan
-from tollkeeper.api.meter.v1.meter_pb2 import DimensionValues, Meter
+from tollkeeper.api.meter.v1.meter_pb2 import Meter
 from tollkeeper.api.rating.v1.plan_pb2 import Plan
 
 METERS_MAX = 100
-
-_START = Place(1, 1)
-_SAFE_DIGITS = Context(prec=15)
-_DIGITS_OF_A_FLOAT = (16, 17)
-_DIGITS_MEANT_MAX = 12
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
-_WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
-_LAST_PART = re.compile(r"(?:\.[^.\[]*|\[[0-9]+\]|^[^.\[]*)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong with a file, where it stands; `field` is empty for a fault of the YAML."""
-
-    place: Place
-    field: str
-    description: str
-
-
-class InvalidPlanFile(CommandError):
-    """A plan file with faults; the message has a line for each: `file:line:column: what`."""
-
-    def __init__(self, path: Path, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(
-            sorted(faults, key=lambda fault: (fault.place.line, fault.place.column))
-        )
-        super().__init__("\n".join(_written(path, fault) for fault in self.faults))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +29,23 @@ class PlanFile:
     meters: tuple[Meter, ...]
     places: ReadOnly[str, Place]
 
-    def refused(self, violations: Iterable[Violation]) -> InvalidPlanFile:
+    def refused(self, violations: Iterable[Violation]) -> InvalidFile:
         """Say where the fields stand that a service refused; paths start with the file's own.
 
         These are `plan`, and `meters[0]` for what the meter service calls `meter`.
         """
         faults = [
-            Fault(_place(each.field, self.places), each.field, each.description)
+            Fault(place_of(each.field, self.places), each.field, each.description)
             for each in violations
         ]
-        return InvalidPlanFile(self.path, faults)
+        return InvalidFile(self.path, faults)
 
 
 def read_plan_file(path: Path) -> PlanFile:
     """Read a plan file, and check all of it that can be checked without a service.
 
     Raises:
-        InvalidPlanFile: it has faults.
+        InvalidFile: it has faults.
         CommandError: it cannot be read, or is too large.
     """
     return parse_plan_file(read_data(path), path)
@@ -95,40 +55,36 @@ def parse_plan_file(data: bytes, path: Path) -> PlanFile:
     """Check the content of a plan file; `path` is what its faults are told of.
 
     Raises:
-        InvalidPlanFile: it has faults.
+        InvalidFile: it has faults.
     """
     try:
         tree = parse_tree(data)
     except YamlFault as fault:
-        raise InvalidPlanFile(path, [Fault(fault.place, "", fault.description)]) from fault
-    reading = _Reading()
+        raise InvalidFile(path, [Fault(fault.place, "", fault.description)]) from fault
+    reading = _PlanReading()
     plan, meters = reading.read_file(tree)
     reading.check_plan(plan)
     if reading.faults:
-        raise InvalidPlanFile(path, reading.faults)
+        raise InvalidFile(path, reading.faults)
     return PlanFile(path, plan, meters, reading.places)
 
 
-@dataclass
-class _Reading:
-    """Turns a tree into messages, noting where everything stands and what is wrong."""
-
-    places: dict[str, Place] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+class _PlanReading(Reading):
+    """Reads the plan and the meters of a file."""
 
     def read_file(self, tree: Node) -> tuple[Plan, tuple[Meter, ...]]:
         plan, meters = Plan(), list[Meter]()
-        for name, node in self._entries(tree, "", ("meters", "plan")):
+        for name, node in self.entries(tree, "", ("meters", "plan")):
             if name == "plan":
-                self._fill(plan, node, name)
+                self.fill(plan, node, name)
             else:
-                for path, item in self._items(node, name):
+                for path, item in self.items(node, name):
                     meters.append(Meter())
-                    self._fill(meters[-1], item, path)
+                    self.fill(meters[-1], item, path)
         if len(meters) > METERS_MAX:
-            self._fault(self.places["meters"], "meters", f"must have at most {METERS_MAX} entries")
+            self.fault(self.places["meters"], "meters", f"must have at most {METERS_MAX} entries")
         if isinstance(tree, Mapping) and "plan" not in self.places:
-            self._fault(tree.place, "plan", "is required")
+            self.fault(tree.place, "plan", "is required")
         return plan, tuple(meters)
 
     def check_plan(self, plan: Plan) -> None:
@@ -139,173 +95,9 @@ class _Reading:
         except InvalidInput as error:
             for violation in error.violations:
                 if not any(_is_within(violation.field, path) for path in noted):
-                    place = _place(violation.field, self.places)
-                    self._fault(place, violation.field, violation.description)
-
-    def _fill(self, message: Message, node: Node, path: str) -> None:
-        message.SetInParent()
-        fields = cast("ReadOnly[str, FieldDescriptor]", message.DESCRIPTOR.fields_by_name)
-        for name, value in self._entries(node, path, tuple(fields)):
-            inner = f"{path}.{name}"
-            oneof = fields[name].containing_oneof
-            given = message.WhichOneof(oneof.name) if oneof else None
-            if given:
-                self._fault(value.place, inner, f"cannot stand beside {given}: choose one")
-            elif _is_map(fields[name]):
-                self._fill_map(getattr(message, name), value, inner)
-            elif fields[name].is_repeated:
-                self._fill_list(getattr(message, name), fields[name], value, inner)
-            elif fields[name].message_type:
-                self._fill_value(getattr(message, name), value, inner)
-            else:
-                self._set_scalar(message, fields[name], value, inner)
-
-    def _fill_value(self, message: Message, node: Node, path: str) -> None:
-        match message:
-            case DecimalMessage():
-                self._fill_decimal(message, node, path)
-            case Timestamp():
-                self._fill_time(message, node, path)
-            case _:
-                self._fill(message, node, path)
-
-    # Protobuf's repeated fields and maps share no type: hence Any.
-    def _fill_list(self, values: Any, field: FieldDescriptor, node: Node, path: str) -> None:  # noqa: ANN401
-        for inner, item in self._items(node, path):
-            if field.message_type:
-                self._fill_value(values.add(), item, inner)
-            else:
-                values.extend(self._texts([(inner, item)]))
-
-    def _fill_map(self, values: Any, node: Node, path: str) -> None:  # noqa: ANN401
-        for name, value in self._entries(node, path, known=None):
-            inner = f"{path}.{name}"
-            if isinstance(values.GetEntryClass()().value, DimensionValues):
-                several = isinstance(value, Sequence)
-                items = self._items(value, inner) if several else [(inner, value)]
-                values[name].values.extend(self._texts(items))
-            else:
-                for text in self._texts([(inner, value)]):
-                    values[name] = text
-
-    def _set_scalar(self, message: Message, field: FieldDescriptor, node: Node, path: str) -> None:
-        for text in self._texts([(path, node)]):
-            if field.enum_type:
-                numbers = _enum_words(field.enum_type)
-                if text in numbers:
-                    setattr(message, field.name, numbers[text])
-                else:
-                    self._fault(node.place, path, f"must be one of {', '.join(numbers)}")
-            elif field.type == FieldDescriptor.TYPE_STRING:
-                setattr(message, field.name, text)
-            elif _WHOLE_NUMBER.fullmatch(text):
-                setattr(message, field.name, int(text))
-            else:
-                self._fault(node.place, path, "must be a whole number")
-
-    def _fill_time(self, message: Timestamp, node: Node, path: str) -> None:
-        for text in self._texts([(path, node)]):
-            try:
-                message.CopyFrom(render_time(datetime.fromisoformat(text)))
-            except (TypeError, ValueError):
-                self._fault(node.place, path, "must be a time such as 2026-04-01T00:00:00Z")
-
-    def _fill_decimal(self, message: DecimalMessage, node: Node, path: str) -> None:
-        for text in self._texts([(path, node)]):
-            message.value = text
-            meant = _without_noise(text)
-            if meant is not None and isinstance(node, Scalar) and not node.is_quoted:
-                self._fault(
-                    node.place,
-                    path,
-                    f"{text} carries the noise of a binary fraction: write {meant},"
-                    " or quote the number if every digit is meant",
-                )
-
-    def _texts(self, items: Iterable[tuple[str, Node]]) -> Iterator[str]:
-        """Go through the items that are texts, and note those that are not."""
-        for path, node in items:
-            if isinstance(node, Scalar):
-                yield node.text
-            else:
-                self._fault(node.place, path, "must be a single value")
-
-    def _items(self, node: Node, path: str) -> Iterator[tuple[str, Node]]:
-        if not isinstance(node, Sequence):
-            self._fault(node.place, path, "must be a list")
-            return
-        for index, item in enumerate(node.items):
-            inner = f"{path}[{index}]"
-            self.places[inner] = item.place
-            yield inner, item
-
-    def _entries(
-        self, node: Node, path: str, known: Collection[str] | None
-    ) -> Iterator[tuple[str, Node]]:
-        """Go through the fields of a mapping that are known, given once, and not null."""
-        if not isinstance(node, Mapping):
-            self._fault(node.place, path, "must be a mapping of fields to values")
-            return
-        for key, value in node.entries:
-            name = key.text
-            inner = f"{path}.{name}" if path else name
-            if known is not None and name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
-                self._fault(key.place, inner, f"is no field here: {hint}")
-            elif inner in self.places:
-                self._fault(key.place, inner, "is given twice")
-            else:
-                self.places[inner] = value.place
-                if not (isinstance(value, Scalar) and value.is_null):
-                    yield name, value
-
-    def _fault(self, place: Place, path: str, description: str) -> None:
-        self.faults.append(Fault(place, path, description))
-
-
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def _enum_words(enum: EnumDescriptor) -> dict[str, int]:
-    """Name the values of an enum as files do: AGGREGATION_SUM is `sum`; zero has no word."""
-    prefix = f"{_WORD_START.sub('_', enum.name).upper()}_"
-    return {
-        value.name.removeprefix(prefix).lower(): value.number
-        for value in enum.values
-        if value.number
-    }
-
-
-def _without_noise(text: str) -> str | None:
-    """Answer what a number was before a program wrote it as a binary fraction, if that shows.
-
-    A double has 15 safe decimal digits and is written with up to 17; the noise shows when 16 or 17
-    are there, and rounding to 15 leaves 12 or fewer: 0.30000000000000004 was 0.3.
-    """
-    try:
-        value = parse_decimal(text, "number").normalize(EXACT)
-    except InvalidInput:
-        return None
-    is_fraction = int(value.as_tuple().exponent) < 0
-    if not is_fraction or len(value.as_tuple().digits) not in _DIGITS_OF_A_FLOAT:
-        return None
-    meant = _SAFE_DIGITS.plus(value).normalize(EXACT)
-    return plain(meant) if len(meant.as_tuple().digits) <= _DIGITS_MEANT_MAX else None
+                    place = place_of(violation.field, self.places)
+                    self.fault(place, violation.field, violation.description)
 
 
 def _is_within(path: str, outer: str) -> bool:
     return not outer or path == outer or path.startswith((f"{outer}.", f"{outer}["))
-
-
-def _place(path: str, places: ReadOnly[str, Place]) -> Place:
-    """Find where a field stands, or the innermost field around it that stands anywhere."""
-    while path and path not in places:
-        path = _LAST_PART.sub("", path)
-    return places.get(path, _START)
-
-
-def _written(path: Path, fault: Fault) -> str:
-    what = f"{fault.field}: {fault.description}" if fault.field else fault.description
-    return f"{path}:{fault.place.line}:{fault.place.column}: {what}"

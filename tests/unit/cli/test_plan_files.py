@@ -9,8 +9,9 @@ from textwrap import dedent
 import pytest
 from google.protobuf.text_format import Parse
 
+from cli.contract_files import InvalidFile
 from cli.errors import CommandError
-from cli.plan_files import InvalidPlanFile, PlanFile, read_plan_file
+from cli.plan_files import PlanFile, read_plan_file
 from cli.yaml_tree import BYTES_MAX
 from kit.errors import Violation
 from tollkeeper.api.meter.v1.meter_pb2 import Meter
@@ -35,7 +36,7 @@ def read(tmp_path: Path) -> Reader:
 
 def faults_of(read: Reader, text: str) -> list[str]:
     """Read a file that must have faults, and write each as `line:column field: description`."""
-    with pytest.raises(InvalidPlanFile) as caught:
+    with pytest.raises(InvalidFile) as caught:
         read(text)
     return [
         f"{fault.place.line}:{fault.place.column} {fault.field}: {fault.description}"
@@ -268,7 +269,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_bytes("plan:\n  plan_id: é".encode("latin-1"))
 
-    with pytest.raises(InvalidPlanFile) as caught:
+    with pytest.raises(InvalidFile) as caught:
         read_plan_file(path)
 
     assert str(caught.value) == f"{path}:2:12: is not UTF-8 text"
