@@ -110,7 +110,7 @@ class ServiceSettings(BaseSettings):
         16 * 2**20, ge=2**16, le=2**31 - 1, validation_alias="TOLLKEEPER_MESSAGE_BYTES_MAX"
     )
     """The largest request accepted."""
-    startup_timeout_s: float = Field(60.0, ge=0, validation_alias="TOLLKEEPER_STARTUP_TIMEOUT_S")
+    startup_timeout_s: float = Field(60.0, gt=0, validation_alias="TOLLKEEPER_STARTUP_TIMEOUT_S")
     """How long to wait for PostgreSQL, Redis and the migrations before giving up."""
     drain_s: float = Field(10.0, ge=0, validation_alias="TOLLKEEPER_DRAIN_S")
     """How long running calls may take to end after SIGTERM."""
