@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -42,6 +43,7 @@ from tollkeeper.errors import (
 )
 from tollkeeper.events import EventReporter, UsageReport
 from tollkeeper.session import Session
+from tollkeeper.spool import Spool
 
 if TYPE_CHECKING:
     # The generated stubs name these for type checkers only.
@@ -146,6 +148,8 @@ class Tollkeeper:
         meter: address of the meter service.
         source: who reports the usage events; with the event id it is an event's identity.
         timeout_s: how long a decision may take before `QuotaUnavailable` is raised.
+        spool: folder in which usage events wait for the meter, so that they survive this process;
+            by default they wait in memory.
         credentials: TLS credentials of the channels; without them they are not encrypted.
     """
 
@@ -157,12 +161,14 @@ class Tollkeeper:
         meter: str = METER_ADDRESS_DEFAULT,
         source: str = "gateway",
         timeout_s: float = 1.0,
+        spool: Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._addresses = (quota, meter)
         self._source = source
         self._timeout_s = timeout_s
+        self._spool = spool
         self._credentials = credentials
         self._request_prefix = secrets.token_hex(8)
         self._request_numbers = itertools.count(1)
@@ -196,8 +202,10 @@ class Tollkeeper:
         self._reporter = EventReporter(
             lambda request: self._meter.IngestEvents(
                 request, metadata=self._metadata, timeout=INGEST_TIMEOUT_S
-            )
+            ),
+            None if self._spool is None else Spool(self._spool),
         )
+        self._reporter.start()
         return self
 
     async def __aexit__(

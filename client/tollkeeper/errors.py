@@ -130,8 +130,7 @@ def parse_status(status: status_pb2.Status) -> CallFailed:
     )
     for detail in status.details:
         for message in (info, bad_request, retry):
-            if detail.Is(message.DESCRIPTOR):
-                detail.Unpack(message)
+            detail.Unpack(message)
     return CallFailed(
         _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
         status.message,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +20,7 @@ from tollkeeper.api.meter.v1.meter_service_pb2 import (
     IngestOutcome,
 )
 from tollkeeper.errors import UsageNotReported, parse_rpc_error
+from tollkeeper.spool import Spool
 
 EVENTS_PER_BATCH_MAX = 1000
 EVENTS_PENDING_MAX = 20_000
@@ -50,32 +52,69 @@ class UsageReport:
     refused: int = 0
 
 
+class MemoryQueue:
+    """A queue of events that dies with the process."""
+
+    def __init__(self) -> None:
+        self._events: deque[bytes] = deque()
+
+    def __len__(self) -> int:
+        """Return how many events wait for the meter."""
+        return len(self._events)
+
+    def has_room(self) -> bool:
+        """Say whether an event can be appended."""
+        return len(self._events) < EVENTS_PENDING_MAX
+
+    def append(self, event: bytes) -> None:
+        """Keep an event."""
+        self._events.append(event)
+
+    def peek(self, count: int) -> list[bytes]:
+        """Return the oldest events, at most `count`; they stay."""
+        return list(itertools.islice(self._events, count))
+
+    def acknowledge(self, count: int) -> None:
+        """Forget the oldest `count` events: the meter has taken them."""
+        for _ in range(count):
+            self._events.popleft()
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
 class EventReporter:
     """Takes usage events without waiting for the meter, and delivers them in order.
 
-    Memory is bounded: with 20,000 events pending, `submit` waits.
+    What waits is bounded: `submit` waits while the queue has no room. Without a spool the queue is
+    in memory and holds 20,000 events; with one it survives the process, and what an earlier process
+    left is delivered first.
 
     Args:
         ingest: calls `IngestEvents`.
+        spool: where events wait; None means in memory.
     """
 
-    def __init__(self, ingest: Ingest) -> None:
+    def __init__(self, ingest: Ingest, spool: Spool | None = None) -> None:
         self.report = UsageReport()
         self.problems: list[str] = []
         self._ingest = ingest
-        self._pending: deque[UsageEvent] = deque()
+        self._pending: Spool | MemoryQueue = MemoryQueue() if spool is None else spool
         self._change = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._full = asyncio.Event()
+        self._blocked = ""
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._task = asyncio.create_task(self._run())
 
     async def submit(self, event: UsageEvent) -> None:
-        """Take an event; waits only while too many are pending."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        if len(self._pending) >= EVENTS_PENDING_MAX:
+        """Take an event; waits only while there is no room."""
+        if not self._pending.has_room():
             async with self._change:
-                await self._change.wait_for(lambda: len(self._pending) < EVENTS_PENDING_MAX)
-        self._pending.append(event)
+                await self._change.wait_for(self._pending.has_room)
+        self._pending.append(event.SerializeToString())
         if len(self._pending) == 1:
             async with self._change:
                 self._change.notify_all()
@@ -86,11 +125,14 @@ class EventReporter:
         """Wait until the meter has answered for every event taken so far.
 
         Raises:
-            UsageNotReported: the meter refused events; the message says which and why.
+            UsageNotReported: the meter refused events, or refuses to talk to this client; the
+                message says which and why.
         """
         self._full.set()
         async with self._change:
-            await self._change.wait_for(lambda: not self._pending)
+            await self._change.wait_for(lambda: len(self._pending) == 0 or self._blocked)
+        if self._blocked:
+            raise UsageNotReported(f"{len(self._pending)} usage events wait: {self._blocked}")
         if self.problems:
             problems, self.problems = self.problems, []
             raise UsageNotReported("; ".join(problems))
@@ -106,22 +148,24 @@ class EventReporter:
                 await self.flush()
         except TimeoutError:
             text = f"{len(self._pending)} usage events were not taken within {timeout_s} s"
+            if isinstance(self._pending, Spool):
+                text += "; they wait in the spool"
             raise UsageNotReported(text) from None
         finally:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
+            self._pending.close()
 
     async def _run(self) -> None:
         while True:
             async with self._change:
-                await self._change.wait_for(lambda: self._pending)
+                await self._change.wait_for(lambda: len(self._pending) > 0)
             await self._linger()
-            batch = [self._pending[index] for index in range(self._batch_size())]
-            await self._deliver(batch)
+            batch = self._pending.peek(EVENTS_PER_BATCH_MAX)
+            await self._deliver([UsageEvent.FromString(event) for event in batch])
             async with self._change:
-                for _ in batch:
-                    self._pending.popleft()
+                self._pending.acknowledge(len(batch))
                 self._change.notify_all()
 
     async def _linger(self) -> None:
@@ -134,9 +178,6 @@ class EventReporter:
                 return
         self._full.clear()
 
-    def _batch_size(self) -> int:
-        return min(len(self._pending), EVENTS_PER_BATCH_MAX)
-
     async def _deliver(self, batch: Sequence[UsageEvent]) -> None:
         """Send a batch until the meter answers for it; the meter counts no event twice."""
         request = IngestEventsRequest(events=batch)
@@ -146,16 +187,20 @@ class EventReporter:
                 self._note(batch, await self._ingest(request))
             except grpc.aio.AioRpcError as error:
                 failure = parse_rpc_error(error)
-                if error.code() not in _PASSING:
-                    self.report.refused += len(batch)
-                    self._complain(f"{len(batch)} usage events were refused: {failure}")
-                    return
                 logger.warning("the meter did not take %d events: %s", len(batch), failure)
+                await self._block("" if error.code() in _PASSING else str(failure))
                 wait = failure.retry_after
                 await asyncio.sleep(backoff_s if wait is None else wait.total_seconds())
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             else:
+                self._blocked = ""
                 return
+
+    async def _block(self, reason: str) -> None:
+        """Note why nothing can be delivered until somebody acts, and tell those who wait."""
+        self._blocked = reason
+        async with self._change:
+            self._change.notify_all()
 
     def _note(self, batch: Sequence[UsageEvent], answer: IngestEventsResponse) -> None:
         outcomes = list(answer.outcomes)
