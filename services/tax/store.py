@@ -3,9 +3,8 @@
 It refuses to decide anything: what a row means is the core's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import Row, func, select, text
@@ -16,8 +15,17 @@ from services.tax.exchange import PublishedRate
 from services.tax.model import DateRange, Registration, RegistrationScheme
 from services.tax.tables import exchange_rates, registrations
 
-_ROWS_PER_INSERT = 1000
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('tax.registrations ' || :tenant, 0))")
+
+_INSERT_RATES = text(
+    """
+    INSERT INTO tax.exchange_rates (source, currency, rate_date, units_per_euro)
+    SELECT :source, * FROM unnest(
+        CAST(:currencies AS text[]), CAST(:days AS date[]), CAST(:units AS numeric[])
+    )
+    ON CONFLICT DO NOTHING
+    """
+)
 
 
 async def lock_registrations(transaction: AsyncConnection, tenant: str) -> None:
@@ -97,11 +105,16 @@ async def load_rates_between(
     return tuple(_published(row) for row in found)
 
 
-async def save_rates(transaction: AsyncConnection, rates: Iterable[PublishedRate]) -> None:
-    """Store rates; one that is stored already stays as it is."""
-    rows = iter(rates)
-    while chunk := [_exchange_row(rate) for rate in islice(rows, _ROWS_PER_INSERT)]:
-        await transaction.execute(insert(exchange_rates).on_conflict_do_nothing().values(chunk))
+async def save_rates(
+    transaction: AsyncConnection, source: str, rates: Sequence[PublishedRate]
+) -> None:
+    """Store rates of a source; one that is stored already stays as it is."""
+    columns = {
+        "currencies": [rate.currency for rate in rates],
+        "days": [rate.rate_date for rate in rates],
+        "units": [rate.units_per_euro for rate in rates],
+    }
+    await transaction.execute(_INSERT_RATES, {"source": source, **columns})
 
 
 def _registration(row: Row[Any]) -> Registration:
@@ -118,12 +131,3 @@ def _registration(row: Row[Any]) -> Registration:
 
 def _published(row: Row[Any]) -> PublishedRate:
     return PublishedRate(row.source, row.currency, row.rate_date, row.units_per_euro)
-
-
-def _exchange_row(rate: PublishedRate) -> dict[str, object]:
-    return {
-        "source": rate.source,
-        "currency": rate.currency,
-        "rate_date": rate.rate_date,
-        "units_per_euro": rate.units_per_euro,
-    }

@@ -151,7 +151,7 @@ class TaxUseCases:
         async with self._database.transaction(NO_TENANT) as transaction:
             stored = await store.load_rates_between(transaction, SOURCE_ECB, min(days), max(days))
             new = new_rates(rates, stored)
-            await store.save_rates(transaction, new)
+            await store.save_rates(transaction, SOURCE_ECB, new)
         return len(new)
 
     async def _seller(self, tenant: str) -> Seller:
