@@ -4,9 +4,12 @@ import sys
 
 import typer
 
-from cli.commands import keys
+from cli.commands import invoices, keys, limits, plans
+from cli.commands.demo import demo
 from cli.commands.migrate import migrate
+from cli.commands.replay import replay
 from cli.commands.up import up
+from cli.commands.usage import usage
 from cli.errors import CommandError
 from cli.supervisor import Interrupted
 from kit.errors import CannotStart
@@ -21,8 +24,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo)
 app.command()(up)
 app.command()(migrate)
+app.command()(replay)
+app.command()(usage)
+app.add_typer(plans.app, name="plans")
+app.add_typer(limits.app, name="limits")
+app.add_typer(invoices.app, name="invoices")
 app.add_typer(keys.app, name="keys")
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from google.type.date_pb2 import Date
+from google.type.interval_pb2 import Interval
 from google.type.money_pb2 import Money as MoneyMessage
 from rich import box
 from rich.console import Console
@@ -27,8 +29,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from kit.decimals import plain
-from kit.rpc.wire import parse_money
+from kit.decimals import parse_decimal, plain
+from kit.rpc.wire import parse_interval, parse_money
+from tollkeeper.api.tax.v1.tax_pb2 import ExchangeRate, Tax, TaxTreatment
 
 _GAP = "  "
 _PLAIN_PROGRESS_STEPS = 4
@@ -149,6 +152,34 @@ def money_text(message: MoneyMessage) -> str:
     """Write settled money for people: `1,234.50 USD`."""
     money = parse_money(message, "amount")
     return f"{money.to_decimal():,} {money.currency}"
+
+
+def tax_text(tax: Tax) -> str:
+    """Name a tax and what becomes of it: `FR VAT 20 %`, `DE VAT: reverse charge`."""
+    treatment = TaxTreatment.Name(tax.treatment).removeprefix("TAX_TREATMENT_")
+    if treatment != "TAXED":
+        return f"{tax.jurisdiction} {tax.name}: {treatment.lower().replace('_', ' ')}"
+    rate = quantity_text(parse_decimal(tax.rate_percent.value, "rate"))
+    return f"{tax.jurisdiction} {tax.name} {rate} %"
+
+
+def rate_text(rate: ExchangeRate) -> str:
+    """Name an exchange rate and its day: `157.25 JPY for 1 USD, ECB, 2026-10-30`."""
+    day = date_text(rate.rate_date)
+    return (
+        f"{rate.rate.value} {rate.quote_currency} for 1 {rate.base_currency}, {rate.source}, {day}"
+    )
+
+
+def date_text(date: Date) -> str:
+    """Write a day: `2026-10-30`."""
+    return f"{date.year}-{date.month:02}-{date.day:02}"
+
+
+def interval_text(message: Interval) -> str:
+    """Write a half-open interval for people, in UTC."""
+    interval = parse_interval(message, "interval")
+    return f"{time_text(interval.start)} to {time_text(interval.end)}"
 
 
 def time_text(time: datetime) -> str:

@@ -11,13 +11,20 @@ from cli.demo.reconcile import Reconciliation
 from cli.demo.traffic import Traffic
 from cli.demo.workload import GpuJob, PlannedCall
 from cli.demo.world import CUSTOMERS, METERS, PLAN_FILES, SELLER
-from cli.output import Column, Output, money_text, quantity_text, time_text
+from cli.output import (
+    Column,
+    Output,
+    interval_text,
+    money_text,
+    quantity_text,
+    rate_text,
+    tax_text,
+    time_text,
+)
 from kit.decimals import parse_decimal
 from kit.interval import Interval
-from kit.rpc.wire import parse_interval
 from tollkeeper.api.invoicing.v1.invoice_pb2 import Invoice
 from tollkeeper.api.quota.v1.quota_pb2 import Limit, LimitStatus
-from tollkeeper.api.tax.v1.tax_pb2 import Tax, TaxTreatment
 
 _DIFFERENCES_SHOWN_MAX = 20
 
@@ -151,7 +158,7 @@ def tell_invoices(output: Output, invoices: Sequence[Invoice], files: Sequence[P
                 invoice.number,
                 invoice.customer.customer_id,
                 money_text(invoice.subtotal),
-                "; ".join(_tax(tax) for tax in invoice.taxes),
+                "; ".join(tax_text(tax) for tax in invoice.taxes),
                 money_text(invoice.tax_total),
                 money_text(invoice.total),
             ]
@@ -160,12 +167,7 @@ def tell_invoices(output: Output, invoices: Sequence[Invoice], files: Sequence[P
     )
     for invoice in invoices:
         if invoice.HasField("exchange_rate"):
-            rate = invoice.exchange_rate
-            output.say(
-                f"{invoice.number} is converted at {rate.rate.value} {rate.quote_currency} for "
-                f"1 {rate.base_currency}, {rate.source} reference rate of "
-                f"{rate.rate_date.year}-{rate.rate_date.month:02}-{rate.rate_date.day:02}."
-            )
+            output.say(f"{invoice.number} is converted at {rate_text(invoice.exchange_rate)}")
     _explain(output, invoices)
     output.section("Documents")
     for file in files:
@@ -225,15 +227,8 @@ def _explain(output: Output, invoices: Sequence[Invoice]) -> None:
     output.say(
         f"Together {_text(rated.unrounded_amount.value)}, settled {money_text(rated.amount)}. "
         f"The quantity is what meter {query.meter_id} says of {query.customer_id} for "
-        f"{_interval(parse_interval(query.interval, 'interval'))} UTC."
+        f"{interval_text(query.interval)} UTC."
     )
-
-
-def _tax(tax: Tax) -> str:
-    treatment = TaxTreatment.Name(tax.treatment).removeprefix("TAX_TREATMENT_")
-    if treatment == "TAXED":
-        return f"{tax.jurisdiction} {tax.name} {_text(tax.rate_percent.value)} %"
-    return f"{tax.jurisdiction} {tax.name}: {treatment.lower().replace('_', ' ')}"
 
 
 def _place(country: str, region: str) -> str:

@@ -1,0 +1,240 @@
+"""`tollkeeper limits`: put limits, from options or a file, and look at them."""
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+
+from cli.contract_files import parse_duration
+from cli.embedded.data_directory import DEFAULT
+from cli.errors import CommandError
+from cli.limit_files import LimitFile, read_limit_file
+from cli.options import AsJson, DataDir
+from cli.output import Column, Output
+from cli.services import CALL_TIMEOUT_S, Addresses, Services, new_request_id, run
+from tollkeeper.amounts import from_quanta, to_quanta
+from tollkeeper.api.quota.v1.quota_pb2 import (
+    CalendarPeriod,
+    CalendarWindow,
+    Level,
+    Limit,
+    RollingRate,
+)
+from tollkeeper.api.quota.v1.quota_service_pb2 import ListLimitsRequest, PutLimitRequest
+from tollkeeper.api.type.v1.subject_pb2 import Subject
+from tollkeeper.errors import parse_rpc_error
+
+app = typer.Typer(no_args_is_help=True, help="Put limits, and look at them.")
+
+_LEVELS = ("customer", "project", "user", "key", "run")
+_PERIODS = ("hour", "day", "week", "month", "year")
+_LIMITS_PER_PAGE = 1000
+
+
+@app.command()
+def put(
+    limit_id: Annotated[
+        str, typer.Argument(help="The limit; leave it out with --file.", show_default=False)
+    ] = "",
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Put every limit of a YAML or JSON file.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help=f"Where it counts: {', '.join(_LEVELS)}.")
+    ] = "customer",
+    unit: Annotated[
+        list[str] | None, typer.Option(help="What counts, as input_tokens; several add up.")
+    ] = None,
+    capacity: Annotated[
+        str, typer.Option(help="How much each window admits, in units, as 1000000 or 12.50.")
+    ] = "",
+    per: Annotated[
+        str, typer.Option(help=f"Start afresh each {', '.join(_PERIODS)} of the calendar.")
+    ] = "",
+    time_zone: Annotated[str, typer.Option(help="Whose calendar; by default UTC.")] = "",
+    rolling: Annotated[
+        str, typer.Option(help="Refill continuously within this time, as 60s, 15m or 1h.")
+    ] = "",
+    burst: Annotated[
+        str, typer.Option(help="The most at once with --rolling; by default the capacity.")
+    ] = "",
+    customer: Annotated[str, typer.Option(help="Only this customer.")] = "",
+    project: Annotated[str, typer.Option(help="Only this project.")] = "",
+    user: Annotated[str, typer.Option(help="Only this user.")] = "",
+    key: Annotated[str, typer.Option(help="Only this API key.")] = "",
+    dimension: Annotated[
+        list[str] | None, typer.Option(help="Only such calls, as model=large; repeatable.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What people read in refusals.")] = "",
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a limit or replace it; its counters stay."""
+    if bool(limit_id) == bool(file):
+        raise CommandError("name either a limit or a file of limits by --file")
+    if file:
+        limit_file = read_limit_file(file)
+        limits = run(data_dir, address, lambda services: _put_file(services, limit_file))
+    else:
+        units = unit or ["requests"]
+        limit = Limit(
+            limit_id=limit_id,
+            display_name=name,
+            level=Level.Value(f"LEVEL_{_one_of('--level', level, _LEVELS).upper()}"),
+            subject=Subject(customer_id=customer, project_id=project, user_id=user, key_id=key),
+            dimensions=dict(map(_parse_dimension, dimension or ())),
+            units=units,
+            capacity=_parse_amount("--capacity", capacity, units[0]),
+        )
+        _set_window(limit, per, time_zone, rolling, burst)
+        limits = run(data_dir, address, lambda services: _put_one(services, limit))
+    output = Output(as_json=as_json)
+    output.value({"limits": [_facts(each) for each in limits]})
+    for each in limits:
+        output.say(f"limit {each.limit_id}: {_capacity(each)} {_window(each)}")
+
+
+@app.command("list")
+def list_limits(
+    *,
+    customer: Annotated[str, typer.Option(help="Only those that name this customer.")] = "",
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """List limits."""
+
+    async def work(services: Services) -> list[Limit]:
+        found: list[Limit] = []
+        request = ListLimitsRequest(customer_id=customer, page_size=_LIMITS_PER_PAGE)
+        while True:
+            page = await services.ask(services.quota.ListLimits, request)
+            found += page.limits
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    limits = run(data_dir, address, work)
+    output = Output(as_json=as_json)
+    output.value({"limits": [_facts(limit) for limit in limits]})
+    output.table(
+        [
+            Column("limit", style="cyan"),
+            Column("counts for each"),
+            Column("covers"),
+            Column("capacity", right=True),
+            Column("window"),
+        ],
+        [
+            [
+                limit.limit_id,
+                Level.Name(limit.level).removeprefix("LEVEL_").lower(),
+                _coverage(limit),
+                _capacity(limit),
+                _window(limit),
+            ]
+            for limit in limits
+        ],
+        empty="there are no limits; put one by `tollkeeper limits put`",
+    )
+
+
+async def _put_one(services: Services, limit: Limit) -> list[Limit]:
+    request = PutLimitRequest(request_id=new_request_id(), limit=limit)
+    return [(await services.ask(services.quota.PutLimit, request)).limit]
+
+
+async def _put_file(services: Services, file: LimitFile) -> list[Limit]:
+    stored = []
+    for index, limit in enumerate(file.limits):
+        request = PutLimitRequest(request_id=new_request_id(), limit=limit)
+        try:
+            answer = await services.quota.PutLimit(
+                request, metadata=services.metadata, timeout=CALL_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            problems = parse_rpc_error(error).problems
+            if problems:
+                raise file.refused(index, problems) from None
+            raise services.explain(error, request) from None
+        stored.append(answer.limit)
+    return stored
+
+
+def _set_window(limit: Limit, per: str, time_zone: str, rolling: str, burst: str) -> None:
+    if bool(per) == bool(rolling):
+        raise CommandError("choose a window: either --per or --rolling")
+    if per:
+        if burst:
+            raise CommandError("--burst belongs to --rolling")
+        period = CalendarPeriod.Value(f"CALENDAR_PERIOD_{_one_of('--per', per, _PERIODS).upper()}")
+        limit.calendar.CopyFrom(CalendarWindow(period=period, time_zone=time_zone))
+        return
+    if time_zone:
+        raise CommandError("--time-zone belongs to --per")
+    duration = parse_duration(rolling)
+    if duration is None:
+        raise CommandError(f"--rolling {rolling!r} is not a time such as 60s, 15m or 1h")
+    message = Duration()
+    message.FromTimedelta(duration)
+    most = _parse_amount("--burst", burst, limit.units[0]) if burst else 0
+    limit.rolling.CopyFrom(RollingRate(period=message, burst=most))
+
+
+def _parse_amount(option: str, text: str, unit: str) -> int:
+    """Read an amount in its unit, and give it in quanta."""
+    try:
+        return to_quanta(unit, Decimal(text))
+    except InvalidOperation:
+        raise CommandError(f"{option} {text!r} is not a number") from None
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}") from None
+
+
+def _one_of(option: str, text: str, words: tuple[str, ...]) -> str:
+    if text not in words:
+        raise CommandError(f"{option} {text!r} is none of {', '.join(words)}")
+    return text
+
+
+def _parse_dimension(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise CommandError(f"--dimension {text!r} is not written as model=large")
+    return name, value
+
+
+def _facts(limit: Limit) -> dict[str, object]:
+    return dict(MessageToDict(limit, preserving_proto_field_name=True))
+
+
+def _coverage(limit: Limit) -> str:
+    subject = limit.subject
+    ids = (
+        ("customer", subject.customer_id),
+        ("project", subject.project_id),
+        ("user", subject.user_id),
+        ("key", subject.key_id),
+        ("run", subject.run_id),
+        *sorted(limit.dimensions.items()),
+    )
+    return ", ".join(f"{name} {value}" for name, value in ids if value) or "every call"
+
+
+def _capacity(limit: Limit) -> str:
+    return f"{from_quanta(limit.units[0], limit.capacity):,} {'+'.join(limit.units)}"
+
+
+def _window(limit: Limit) -> str:
+    if limit.HasField("calendar"):
+        period = CalendarPeriod.Name(limit.calendar.period).removeprefix("CALENDAR_PERIOD_")
+        return f"each {period.lower()}, {limit.calendar.time_zone or 'UTC'}"
+    rolling = limit.rolling
+    most = from_quanta(limit.units[0], rolling.burst or limit.capacity)
+    return f"rolling {rolling.period.ToTimedelta()}, at most {most:,} at once"
