@@ -210,10 +210,7 @@ class Reading:
 def parse_duration(text: str) -> timedelta | None:
     """Read a whole number of ms, s, m, h or d; None when it is something else."""
     match = _DURATION.fullmatch(text)
-    try:
-        return match and int(match["count"]) * _DURATION_UNITS[match["unit"]]
-    except OverflowError:
-        return None
+    return match and int(match["count"]) * _DURATION_UNITS[match["unit"]]
 
 
 def _whole_number(field: FieldDescriptor) -> re.Pattern[str]:
