@@ -22,7 +22,8 @@ import stamina
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kit.errors import CannotStart, Unavailable
 
@@ -166,7 +167,8 @@ def open_engine(
         "server_settings": {"application_name": f"tollkeeper-{service}"},
         **({} if prepared_statements else _UNCACHED),
     }
-    return create_async_engine(
+    # By its module, where OpenTelemetry replaces it.
+    return sqlalchemy_asyncio.create_async_engine(
         "postgresql+asyncpg://",
         connect_args=arguments,
         pool_size=pool_size,

@@ -29,6 +29,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from kit.errors import DomainError
 from kit.settings import ServiceSettings
 
 Parameters = ParamSpec("Parameters")
@@ -42,6 +43,8 @@ _call_duration = meter.create_histogram(
     "rpc.server.duration", unit="ms", description="How long calls took, by method and status."
 )
 _tracer = trace.get_tracer("tollkeeper")
+# The text of an exception may hold a value, and so belongs into no span.
+_WITHOUT_TEXTS: Any = {"record_exception": False, "set_status_on_exception": False}
 _SERVER_FAULTS = frozenset({"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED"})
 
 
@@ -103,8 +106,14 @@ def traced(name: str) -> Callable[[UseCase[Parameters, Result]], UseCase[Paramet
 
     def decorate(use_case: UseCase[Parameters, Result]) -> UseCase[Parameters, Result]:
         async def spanned(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            with _tracer.start_as_current_span(name, record_exception=False):
-                return await use_case(*args, **kwargs)
+            with _tracer.start_as_current_span(name, **_WITHOUT_TEXTS) as span:
+                try:
+                    return await use_case(*args, **kwargs)
+                except DomainError:
+                    raise
+                except Exception:
+                    span.set_status(StatusCode.ERROR)
+                    raise
 
         @wraps(use_case)
         def called(
@@ -132,8 +141,7 @@ def server_call(method: str, context: grpc.aio.ServicerContext[object, object]) 
         context=propagate.extract(carrier),
         kind=SpanKind.SERVER,
         attributes=labels,
-        record_exception=False,
-        set_status_on_exception=False,
+        **_WITHOUT_TEXTS,
     ) as span:
         try:
             yield

@@ -161,8 +161,6 @@ async def test_a_login_that_is_no_superuser_can_migrate_and_serve(
     """It creates the role if need be, becomes a member, and may then act as it."""
     folder = write_revisions(tmp_path, FIRST_REVISION)
     own = as_login(url, login)
-    member = f"member_of_{login}"
-    await query(url, f"CREATE ROLE {member} NOLOGIN")
 
     try:
         await in_thread(partial(migrate, own, login, directory=await renamed(folder, login)))
@@ -170,7 +168,7 @@ async def test_a_login_that_is_no_superuser_can_migrate_and_serve(
             own, f"SELECT set_config('role', 'tollkeeper_{login}', true), current_user::text"
         )
     finally:
-        await drop(url, login, member, f"tollkeeper_{login}")
+        await drop(url, login, f"tollkeeper_{login}")
 
     assert roles == [(f"tollkeeper_{login}", f"tollkeeper_{login}")]
 
