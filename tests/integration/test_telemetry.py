@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import structlog
-from structlog.typing import FilteringBoundLogger
 
 from kit import telemetry
 from tests.servers import Servers
@@ -144,27 +143,28 @@ async def test_switched_off_a_use_case_is_called_directly() -> None:
 
 
 @pytest.fixture
-def own_logs(capfd: pytest.CaptureFixture[str]) -> Iterator[FilteringBoundLogger]:
-    """Logs as a service writes them to its standard error, until the test ends."""
-    capfd.readouterr()
+def restored_logs() -> Iterator[None]:
+    """Logs as they were, once the test ends."""
     configured, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    telemetry.configure_logs("info")
-    yield telemetry.get_logger()
+    yield
     structlog.configure(**configured)
     root.handlers[:], root.level = handlers, level
 
 
+@pytest.mark.usefixtures("restored_logs")
 def test_logs_are_lines_of_json_without_local_variables(
-    capfd: pytest.CaptureFixture[str], own_logs: FilteringBoundLogger
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Each event is one object; a traceback shows code, and never what the variables held."""
-    own_logs.debug("unheard")
-    own_logs.info("heard", invoices=3)
+    telemetry.configure_logs("info")
+    log = telemetry.get_logger()
+    log.debug("unheard")
+    log.info("heard", invoices=3)
     try:
         fail_with("hunter2".upper())
     except ValueError:
-        own_logs.exception("failed")
+        log.exception("failed")
     logging.getLogger("grpc").warning("a library's %s", "warning")
 
     heard, failed, foreign = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
