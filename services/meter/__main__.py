@@ -1,0 +1,36 @@
+"""Runs the meter: `python -m services.meter serve | migrate | check`. It holds no logic."""
+
+import sys
+
+from kit.clock import Clock
+from kit.entrypoint import run
+from kit.hosting import Foundation
+from kit.rpc.server import Hosted
+from kit.settings import ServiceSettings
+from services.meter.service import MeterService
+from services.meter.store.rollups import Rollups
+from services.meter.usecases.ingestion import Ingestion
+from services.meter.usecases.meters import Meters
+from services.meter.usecases.usage import Usage
+from tollkeeper.api.meter.v1 import meter_service_pb2
+
+
+async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
+    """Compose the service, opening nothing yet."""
+    foundation = Foundation(settings, clock)
+    database = foundation.database
+    rollups = Rollups()
+    ingestion = Ingestion(database, clock, rollups)
+    servicer = MeterService(ingestion, Meters(database, rollups), Usage(database), clock)
+    descriptor = meter_service_pb2.DESCRIPTOR.services_by_name["MeterService"]
+    foundation.server.add(servicer, descriptor)
+    return foundation.host(ingestion)
+
+
+def main() -> int:
+    """Run the command line."""
+    return run("meter", build)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Questions about usage and events from the wire, and usage to the wire."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from kit.errors import InvalidInput, Violations
+from kit.ids import parse_id
+from kit.interval import Interval
+from kit.rpc.wire import parse_interval, render_decimal, render_interval
+from services.meter.convert.fields import (
+    check_key,
+    check_subject_id,
+    check_type,
+    check_value,
+    entry_path,
+    take,
+)
+from services.meter.convert.meters import GROUP_BY_MAX, parse_group_by
+from services.meter.model import EARLIEST_TIME, EventQuery, UsageQuery, UsageRow, Window
+from services.meter.windows import parse_time_zone
+from tollkeeper.api.meter.v1 import meter_pb2, meter_service_pb2
+
+_FIVE_YEARS = timedelta(days=5 * 365 + 2)
+_LATEST_TIME = datetime(3000, 1, 1, tzinfo=UTC)
+_WINDOWS = {
+    meter_service_pb2.USAGE_WINDOW_UNSPECIFIED: Window.WHOLE,
+    meter_service_pb2.USAGE_WINDOW_HOUR: Window.HOUR,
+    meter_service_pb2.USAGE_WINDOW_DAY: Window.DAY,
+    meter_service_pb2.USAGE_WINDOW_MONTH: Window.MONTH,
+}
+
+
+def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuery:
+    """Read what usage is asked for.
+
+    Raises:
+        InvalidInput: naming every bad field.
+    """
+    violations = Violations()
+    meter_id = violations.take("meter_id", lambda: parse_id(request.meter_id, "meter_id"))
+    customer_id = take(violations, "customer_id", check_subject_id, request.customer_id)
+    interval = violations.take("interval", lambda: _parse_usage_interval(request))
+    filters = _parse_filters(violations, request.filters)
+    group_by = parse_group_by(violations, "group_by", request.group_by)
+    window = _WINDOWS.get(request.window)
+    if window is None:
+        violations.add("window", "must be HOUR, DAY, MONTH or left out")
+    time_zone = violations.take(
+        "time_zone", lambda: parse_time_zone(request.time_zone, "time_zone")
+    )
+    violations.raise_if_any()
+    assert window is not None, "noted above"
+    return UsageQuery(
+        meter_id=meter_id,
+        customer_id=customer_id,
+        interval=interval,
+        filters=filters,
+        group_by=group_by,
+        window=window,
+        time_zone=time_zone,
+    )
+
+
+def parse_event_query(request: meter_service_pb2.ListEventsRequest) -> EventQuery:
+    """Read which events are asked for.
+
+    Raises:
+        InvalidInput: naming every bad field.
+    """
+    violations = Violations()
+    customer_id = take(violations, "customer_id", check_subject_id, request.customer_id)
+    event_type = take(violations, "type", check_type, request.type) if request.type else ""
+    interval = (
+        violations.take("interval", lambda: parse_interval(request.interval, "interval"))
+        if request.HasField("interval")
+        else None
+    )
+    meter_id = (
+        violations.take("meter_id", lambda: parse_id(request.meter_id, "meter_id"))
+        if request.meter_id
+        else ""
+    )
+    violations.raise_if_any()
+    return EventQuery(
+        customer_id=customer_id, type=event_type, interval=interval, meter_id=meter_id
+    )
+
+
+def render_usage_row(row: UsageRow, query: UsageQuery) -> meter_pb2.UsageRow:
+    """Write usage, its group by the names that the query gave."""
+    return meter_pb2.UsageRow(
+        customer_id=row.customer_id,
+        interval=render_interval(row.interval),
+        group=dict(zip(query.group_by, row.group, strict=True)),
+        quantity=render_decimal(row.quantity),
+        event_count=row.event_count,
+    )
+
+
+def _parse_usage_interval(request: meter_service_pb2.QueryUsageRequest) -> Interval:
+    interval = parse_interval(request.interval, "interval")
+    if interval.start < EARLIEST_TIME or interval.end > _LATEST_TIME:
+        raise InvalidInput.of("interval", "must be between the years 2000 and 3000")
+    if interval.duration > _FIVE_YEARS:
+        raise InvalidInput.of("interval", "must be at most 5 years")
+    return interval
+
+
+def _parse_filters(
+    violations: Violations, filters: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    if len(filters) > GROUP_BY_MAX:
+        violations.add("filters", f"must have at most {GROUP_BY_MAX} dimensions")
+        return ()
+    for key, value in sorted(filters.items()):
+        take(violations, entry_path("filters", key), check_key, key)
+        take(violations, entry_path("filters", key), check_value, value)
+    return tuple(sorted(filters.items()))

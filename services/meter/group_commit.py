@@ -1,0 +1,131 @@
+"""Lets calls that arrive together share one transaction, each getting its own answer.
+
+While a transaction of a tenant runs, its next calls gather for the following one: the busier it
+is, the more they share a commit. It refuses more than a bounded number of waiting items, rather
+than let memory grow.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Generic, TypeVar, cast
+
+from kit.errors import Exhausted
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_RETRY_AFTER = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """How much is shared, and how much may wait.
+
+    `tenant_transactions_max` and `transactions_max` run at once; a transaction takes calls until
+    it has `transaction_items`; `items_max` may wait and run together.
+    """
+
+    tenant_transactions_max: int
+    transactions_max: int
+    transaction_items: int
+    items_max: int
+
+
+class GroupCommit(Generic[Item, Answer]):
+    """Runs `store` once for many calls; it answers one answer for each item, in order."""
+
+    def __init__(
+        self,
+        store: Callable[[str, Sequence[Item]], Awaitable[Sequence[Answer]]],
+        limits: GroupLimits,
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._transactions = asyncio.Semaphore(limits.transactions_max)
+        self._queues: dict[str, _Queue[Item, Answer]] = {}
+        self._items = 0
+
+    async def submit(self, tenant: str, items: Sequence[Item]) -> Sequence[Answer]:
+        """Store items together with those of other calls; answers once they are committed.
+
+        Raises:
+            Exhausted: OVERLOADED, too much waits already.
+        """
+        if self._items and self._items + len(items) > self._limits.items_max:
+            raise Exhausted(
+                "OVERLOADED",
+                "too many events wait to be stored; try again later",
+                retry_after=_RETRY_AFTER,
+            )
+        queue = self._queues.setdefault(tenant, _Queue())
+        call: _Call[Item, Answer] = _Call(items, asyncio.get_running_loop().create_future())
+        queue.calls.append(call)
+        self._items += len(items)
+        if len(queue.tasks) < self._limits.tenant_transactions_max:
+            queue.tasks.add(asyncio.create_task(self._run(tenant, queue)))
+        return await call.answers
+
+    async def connect(self) -> None:
+        """Nothing is opened before there are calls."""
+
+    async def close(self) -> None:
+        """Wait for what runs, even where its callers have gone."""
+        tasks = [task for queue in self._queues.values() for task in queue.tasks]
+        await asyncio.gather(*tasks)
+
+    async def _run(self, tenant: str, queue: "_Queue[Item, Answer]") -> None:
+        while queue.calls:
+            async with self._transactions:
+                calls = self._take(queue)
+                try:
+                    await self._store_together(tenant, calls)
+                finally:
+                    self._items -= sum(len(call.items) for call in calls)
+        queue.tasks.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+        if not queue.tasks:
+            del self._queues[tenant]
+
+    def _take(self, queue: "_Queue[Item, Answer]") -> "list[_Call[Item, Answer]]":
+        calls = [queue.calls.popleft()] if queue.calls else []
+        count = sum(len(call.items) for call in calls)
+        while queue.calls and count + len(queue.calls[0].items) <= self._limits.transaction_items:
+            calls.append(queue.calls.popleft())
+            count += len(calls[-1].items)
+        return calls
+
+    async def _store_together(self, tenant: str, calls: "list[_Call[Item, Answer]]") -> None:
+        wanted = [call for call in calls if not call.answers.done()]
+        if not wanted:
+            return
+        try:
+            answers = iter(await self._store(tenant, [i for call in wanted for i in call.items]))
+        except Exception as error:  # noqa: BLE001 - passed on to every caller.
+            for call in wanted:
+                call.fail(error)
+            return
+        for call in wanted:
+            call.succeed(list(islice(answers, len(call.items))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[Item, Answer]):
+    items: Sequence[Item]
+    answers: asyncio.Future[Sequence[Answer]]
+
+    def succeed(self, answers: Sequence[Answer]) -> None:
+        if not self.answers.done():
+            self.answers.set_result(answers)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answers.done():
+            self.answers.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue(Generic[Item, Answer]):
+    calls: deque[_Call[Item, Answer]] = field(default_factory=deque)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)

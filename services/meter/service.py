@@ -1,0 +1,105 @@
+"""The servicer of the meter: each method parses, calls a use case and renders."""
+
+from typing import Any
+
+import grpc.aio
+
+from kit.clock import Clock
+from kit.idempotency import Once, fingerprint
+from kit.ids import parse_id
+from kit.paging import page_size
+from kit.rpc.auth import caller
+from services.meter.convert.events import parse_events, render_event, render_outcomes
+from services.meter.convert.meters import parse_put_meter, render_meter, render_put_meter
+from services.meter.convert.reading import (
+    parse_event_query,
+    parse_usage_query,
+    render_usage_row,
+)
+from services.meter.usecases.ingestion import Ingestion
+from services.meter.usecases.meters import Meters
+from services.meter.usecases.usage import Usage
+from tollkeeper.api.meter.v1 import meter_service_pb2 as wire
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_ROWS_DEFAULT = 1_000
+_EVENTS_DEFAULT = 100
+_METERS_DEFAULT = 50
+_ROWS_MAX = 10_000
+_METERS_MAX = 1_000
+
+
+class MeterService(MeterServiceServicer):
+    """Serves `tollkeeper.api.meter.v1.MeterService`."""
+
+    def __init__(self, ingestion: Ingestion, meters: Meters, usage: Usage, clock: Clock) -> None:
+        self._ingestion = ingestion
+        self._meters = meters
+        self._usage = usage
+        self._clock = clock
+
+    async def IngestEvents(
+        self, request: wire.IngestEventsRequest, context: Context
+    ) -> wire.IngestEventsResponse:
+        events = parse_events(request, self._clock.now())
+        return render_outcomes(await self._ingestion.ingest_events(caller(context).tenant, events))
+
+    async def QueryUsage(
+        self, request: wire.QueryUsageRequest, context: Context
+    ) -> wire.QueryUsageResponse:
+        query = parse_usage_query(request)
+        size = page_size(request.page_size, _ROWS_DEFAULT, _ROWS_MAX)
+        page = await self._usage.query_usage(
+            caller(context).tenant, query, size, request.page_token
+        )
+        return wire.QueryUsageResponse(
+            rows=[render_usage_row(row, query) for row in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def ListEvents(
+        self, request: wire.ListEventsRequest, context: Context
+    ) -> wire.ListEventsResponse:
+        query = parse_event_query(request)
+        size = page_size(request.page_size, _EVENTS_DEFAULT, _ROWS_MAX)
+        page = await self._usage.list_events(
+            caller(context).tenant, query, size, request.page_token
+        )
+        return wire.ListEventsResponse(
+            events=[render_event(event) for event in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def PutMeter(
+        self, request: wire.PutMeterRequest, context: Context
+    ) -> wire.PutMeterResponse:
+        now = self._clock.now()
+        meter = parse_put_meter(request, now)
+        once = Once(
+            request.request_id,
+            "PutMeter",
+            fingerprint(request),
+            wire.PutMeterResponse,
+            render_put_meter,
+            now,
+        )
+        return await self._meters.put_meter(caller(context).tenant, meter, once)
+
+    async def GetMeter(
+        self, request: wire.GetMeterRequest, context: Context
+    ) -> wire.GetMeterResponse:
+        meter_id = parse_id(request.meter_id, "meter_id")
+        meter = await self._meters.get_meter(caller(context).tenant, meter_id)
+        return wire.GetMeterResponse(meter=render_meter(meter))
+
+    async def ListMeters(
+        self, request: wire.ListMetersRequest, context: Context
+    ) -> wire.ListMetersResponse:
+        size = page_size(request.page_size, _METERS_DEFAULT, _METERS_MAX)
+        page = await self._meters.list_meters(caller(context).tenant, size, request.page_token)
+        return wire.ListMetersResponse(
+            meters=[render_meter(meter) for meter in page.items],
+            next_page_token=page.next_page_token,
+        )

@@ -1,0 +1,238 @@
+"""Takes events in, each identity once, and reads them back.
+
+Taking events in speaks to asyncpg directly, inside the transaction of SQLAlchemy: the figures of
+`docs/decisions/0011-meter-store.md` are lost otherwise.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+import asyncpg
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Numeric,
+    Text,
+    cast,
+    func,
+    literal,
+    select,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kit.postgres import raw_connection
+from services.meter.model import (
+    EventQuery,
+    Identity,
+    IncomingEvent,
+    Meter,
+    StoredEvent,
+    UsageEvent,
+)
+from services.meter.tables import events
+
+EventKey = tuple[datetime, str, str]
+"""The order of events: time, source, event id."""
+
+# Below this many, arrays in one statement are cheaper than a temporary table.
+_COPY_MIN: Final = 200
+
+_event = events.c
+_TYPES: Final = {
+    name: Text if isinstance(_event[name].type, JSON) else _event[name].type
+    for name in UsageEvent._fields
+}
+_STAGED_COLUMNS: Final = (*UsageEvent._fields, "fingerprint")
+_CREATE_STAGED: Final = """
+CREATE TEMPORARY TABLE staged_events (
+    source text COLLATE "C", event_id text COLLATE "C", time timestamptz, type text,
+    customer_id text, project_id text, user_id text, key_id text, run_id text,
+    dimensions json, quantities json, fingerprint bytea
+) ON COMMIT DROP
+"""
+_STORE_STAGED_IDENTITIES: Final = """
+INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
+SELECT $1, event_id, source, time, fingerprint FROM pg_temp.staged_events
+ORDER BY event_id, source
+"""
+_STORE_STAGED_EVENTS: Final = """
+INSERT INTO meter.events (
+    tenant_id, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
+    dimensions, quantities, ingest_time
+)
+SELECT
+    $1, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
+    dimensions, quantities, $2
+FROM pg_temp.staged_events ORDER BY time
+"""
+_WITH_STAGED_FROM_TABLE: Final = """
+WITH staged AS (SELECT * FROM pg_temp.staged_events),
+"""
+_WITH_STAGED_FROM_ARRAYS: Final = """
+WITH staged AS (
+    SELECT * FROM unnest(
+        $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
+        $9::text[], $10::text[], $11::text[], $12::json[], $13::json[], $14::bytea[]
+    ) AS arrays (
+        source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
+        dimensions, quantities, fingerprint
+    )
+),
+"""
+_STORE_WHAT_IS_NEW: Final = """
+created AS (
+    INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
+    SELECT $1, event_id, source, time, fingerprint FROM staged
+    ORDER BY event_id COLLATE "C", source COLLATE "C"
+    ON CONFLICT DO NOTHING
+    RETURNING event_id, source
+), stored AS (
+    INSERT INTO meter.events (
+        tenant_id, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
+        dimensions, quantities, ingest_time
+    )
+    SELECT
+        $1, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
+        dimensions, quantities, $2
+    FROM staged JOIN created USING (event_id, source)
+)
+SELECT source, event_id FROM created
+"""
+_FIND_IDENTITIES: Final = """
+SELECT source, event_id, time, fingerprint FROM meter.event_identities
+JOIN unnest($2::text[], $3::text[]) AS wanted (source, event_id) USING (source, event_id)
+WHERE tenant_id = $1
+"""
+_FIND_EVENTS: Final = """
+SELECT
+    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
+    dimensions, quantities
+FROM meter.events
+JOIN unnest($2::timestamptz[], $3::text[], $4::text[]) AS wanted (time, source, event_id)
+    USING (time, source, event_id)
+WHERE tenant_id = $1
+"""
+
+
+class StoredIdentity(NamedTuple):
+    """What is known of a stored event by its identity alone."""
+
+    time: datetime
+    fingerprint: bytes
+
+
+async def save_events(
+    transaction: AsyncConnection,
+    tenant: str,
+    incoming: Sequence[IncomingEvent],
+    ingest_time: datetime,
+) -> Collection[Identity]:
+    """Store the events whose identity is new, and answer those identities.
+
+    No two of the events have the same identity. Identities are locked in their order, so that
+    transactions that share some wait for each other and never in a circle.
+    """
+    raw = await raw_connection(transaction)
+    rows = [(*event, fingerprint) for event, fingerprint, _ in incoming]
+    if len(rows) < _COPY_MIN:
+        columns = zip(*rows, strict=True)
+        found = await raw.fetch(
+            _WITH_STAGED_FROM_ARRAYS + _STORE_WHAT_IS_NEW, tenant, ingest_time, *columns
+        )
+        return {tuple(row) for row in found}
+    await raw.execute(_CREATE_STAGED)
+    await raw.copy_records_to_table(
+        "staged_events", schema_name="pg_temp", records=rows, columns=_STAGED_COLUMNS
+    )
+    if await _save_new_identities(raw, tenant):
+        await raw.execute(_STORE_STAGED_EVENTS, tenant, ingest_time)
+        return [event.identity for event, _, _ in incoming]
+    found = await raw.fetch(_WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time)
+    return {tuple(row) for row in found}
+
+
+async def _save_new_identities(raw: asyncpg.Connection, tenant: str) -> bool:
+    """Store all identities if all are new, which is a third cheaper than asking each."""
+    try:
+        async with raw.transaction():
+            await raw.execute(_STORE_STAGED_IDENTITIES, tenant)
+    except asyncpg.UniqueViolationError:
+        return False
+    return True
+
+
+async def load_identities(
+    transaction: AsyncConnection, tenant: str, identities: Collection[Identity]
+) -> dict[Identity, StoredIdentity]:
+    """Load what is stored under identities."""
+    raw = await raw_connection(transaction)
+    sources, event_ids = zip(*identities, strict=True)
+    found = await raw.fetch(_FIND_IDENTITIES, tenant, sources, event_ids)
+    return {
+        (source, event_id): StoredIdentity(time, fingerprint)
+        for source, event_id, time, fingerprint in found
+    }
+
+
+async def load_events_at(
+    transaction: AsyncConnection, tenant: str, keys: Collection[EventKey]
+) -> dict[Identity, UsageEvent]:
+    """Load events by the time and the identity under which they are stored."""
+    raw = await raw_connection(transaction)
+    times, sources, event_ids = zip(*keys, strict=True)
+    found = await raw.fetch(_FIND_EVENTS, tenant, times, sources, event_ids)
+    return {event.identity: event for event in map(UsageEvent._make, found)}
+
+
+async def list_events(
+    transaction: AsyncConnection,
+    tenant: str,
+    query: EventQuery,
+    meter: Meter | None,
+    *,
+    after: EventKey | None,
+    limit: int,
+) -> list[StoredEvent]:
+    """Load events in their order; `meter` keeps only those that it counts."""
+    order = (_event.time, _event.source, _event.event_id)
+    # JSON columns as the text they were stored in.
+    columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
+    statement = select(*columns, _event.ingest_time).where(_event.tenant_id == tenant)
+    if query.customer_id:
+        statement = statement.where(_event.customer_id == query.customer_id)
+    if query.type:
+        statement = statement.where(_event.type == query.type)
+    if query.interval:
+        statement = statement.where(
+            _event.time >= query.interval.start, _event.time < query.interval.end
+        )
+    if meter:
+        statement = statement.where(*counted_by(meter))
+    if after:
+        values = (literal(value, key.type) for key, value in zip(order, after, strict=True))
+        statement = statement.where(tuple_(*order) > tuple_(*values))
+    found = await transaction.execute(statement.order_by(*order).limit(limit))
+    return [StoredEvent(UsageEvent(*event), ingest_time) for *event, ingest_time in found]
+
+
+def counted_by(meter: Meter) -> list[ColumnElement[bool]]:
+    """Say in SQL which events a meter counts: as `aggregation.roll_up` does."""
+    conditions = [_event.type == meter.event_type]
+    conditions.extend(dimension(key).in_(values) for key, values in meter.filters)
+    if meter.quantity:
+        conditions.append(_event.quantities.op("->>")(meter.quantity).is_not(None))
+    return conditions
+
+
+def dimension(key: str) -> ColumnElement[str]:
+    """Say in SQL the value of an event's dimension; an absent one is empty."""
+    return func.coalesce(_event.dimensions.op("->>")(key), "").collate("C")
+
+
+def amount(meter: Meter) -> ColumnElement[Decimal]:
+    """Say in SQL what one event adds to a meter that counts it."""
+    written = _event.quantities.op("->>")(meter.quantity) if meter.quantity else literal(1)
+    return cast(written, Numeric)
