@@ -50,6 +50,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The query groups or filters by a dimension that the meter does not keep.
     Metadata: `{"meter_id": "…", "dimension": "…"}`.
     """
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
+    """Too many events wait to be stored; nothing of the call was. `RetryInfo`
+    says when to try again.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -94,6 +98,10 @@ Metadata: `{"meter_id": "…", "field": "aggregation"}`.
 ERROR_REASON_UNKNOWN_DIMENSION: ErrorReason.ValueType  # 9
 """The query groups or filters by a dimension that the meter does not keep.
 Metadata: `{"meter_id": "…", "dimension": "…"}`.
+"""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
+"""Too many events wait to be stored; nothing of the call was. `RetryInfo`
+says when to try again.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

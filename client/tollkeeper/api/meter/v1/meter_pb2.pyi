@@ -131,8 +131,9 @@ class UsageEvent(_message.Message):
     @_builtins.property
     def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """How much was used, as decimal text, for example
-        `{"input_tokens": "1187", "output_tokens": "1012"}`. At most 16; none is
-        negative; at most 38 significant digits, of which 18 after the point.
+        `{"input_tokens": "1187", "output_tokens": "1012"}`. At most 16; a name is
+        1 to 63 characters; none is negative; at most 38 significant digits, of
+        which 18 after the point. `1e3` is taken for `1000`.
         `input_tokens` includes cached ones, `output_tokens` includes reasoning.
         """
 
