@@ -7,8 +7,9 @@ or a rate, and to repair figures that do not add up: those raise `AssertionError
 from collections import defaultdict
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from decimal import Context, Decimal, FloatOperation, Inexact, InvalidOperation
 
-from kit.decimals import exactly
+from kit.decimals import EXACT
 from kit.errors import Precondition
 from kit.money import Money, Rounding, settle
 from services.invoicing.lifecycle import Move, decide_state
@@ -28,7 +29,10 @@ from services.invoicing.model import (
 )
 from services.invoicing.periods import BillingPeriod
 
+_ONE = Decimal(1)
 _NUMBER_DIGITS_MIN = 6
+# An exact amount times a rate: twice the digits are room for every product.
+_CONVERTING = Context(prec=2 * EXACT.prec, traps=[FloatOperation, Inexact, InvalidOperation])
 _TaxKey = tuple[str, str, object, str]
 
 
@@ -61,19 +65,17 @@ def settle_lines(
         assert rating.currency == currency, "lines in another currency need a rate"
     else:
         assert pair == (rate.base_currency, rate.quote_currency), "the rate is for the two"
-    with exactly():
-        return tuple(
-            TaxableLine(
-                line_id=str(position),
-                amount=settle(
-                    line.unrounded_amount if rate is None else line.unrounded_amount * rate.rate,
-                    currency,
-                    Rounding.HALF_UP,
-                ),
-                category=line.category,
-            )
-            for position, line in enumerate(rating.lines, 1)
+    factor = _ONE if rate is None else rate.rate
+    return tuple(
+        TaxableLine(
+            line_id=str(position),
+            amount=settle(
+                _CONVERTING.multiply(line.unrounded_amount, factor), currency, Rounding.HALF_UP
+            ),
+            category=line.category,
         )
+        for position, line in enumerate(rating.lines, 1)
+    )
 
 
 def assemble(

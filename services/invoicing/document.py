@@ -10,6 +10,7 @@ from decimal import Decimal
 from kit.decimals import exactly
 from kit.money import minor_digits
 from services.invoicing.figures import Figures, figures_of
+from services.invoicing.glyphs import replace_unshown
 from services.invoicing.labels import LABELS, Labels, translate_step
 from services.invoicing.model import (
     Customer,
@@ -46,7 +47,7 @@ def describe_page(invoice: Invoice, time_zone: str) -> Page:
     labels = LABELS[customer.language]
     figures = figures_of(customer.language, customer.address.country)
     with exactly():
-        return {
+        page: Page = {
             "language": customer.language.value,
             "paper": "us-letter" if customer.address.country in _LETTER_PAPER else "a4",
             "title": f"{labels.invoice} {invoice.number}",
@@ -76,6 +77,7 @@ def describe_page(invoice: Invoice, time_zone: str) -> Page:
             "payment_label": labels.payment,
             "page": labels.page.split("{}"),
         }
+    return {name: _show(part) for name, part in page.items()}
 
 
 def describe_address(address: PostalAddress, figures: Figures) -> list[str]:
@@ -97,6 +99,19 @@ def describe_unit_amount(amount: Decimal, currency: str, figures: Figures) -> st
     )
     text = figures.number(amount * shown, decimals_min=minor_digits(currency))
     return text if shown == 1 else f"{text} / {figures.number(shown)}"
+
+
+def _show(part: object) -> object:
+    """Write every text of a page with characters that the fonts can show."""
+    match part:
+        case str():
+            return replace_unshown(part)
+        case list():
+            return [_show(each) for each in part]
+        case dict():
+            return {name: _show(each) for name, each in part.items()}
+        case _:
+            return part
 
 
 def _describe_seller(invoice: Invoice, labels: Labels, figures: Figures) -> Page:

@@ -15,6 +15,7 @@ from babel.dates import format_date
 
 from kit.decimals import plain
 from kit.money import Money, minor_digits
+from services.invoicing.glyphs import unshown
 from services.invoicing.model import Language
 
 _DECIMALS_SHOWN_MAX = 8
@@ -49,8 +50,7 @@ class Figures:
 
     def money(self, money: Money) -> str:
         """Write a settled amount with the sign of its currency."""
-        sign = self.locale.currency_symbols.get(money.currency, money.currency)
-        sign = sign.replace(_FULL_WIDTH_YEN, _YEN)
+        sign = self._currency_sign(money.currency)
         amount = self.amount(money)
         if not self.locale.currency_formats["standard"].pattern.startswith(_SIGN):
             return f"{amount}{_NO_BREAK_SPACE}{sign}"
@@ -70,6 +70,10 @@ class Figures:
     def country(self, code: str) -> str:
         """Name a country."""
         return str(self.locale.territories.get(code, code))
+
+    def _currency_sign(self, currency: str) -> str:
+        sign = str(self.locale.currency_symbols.get(currency, currency))
+        return currency if unshown(sign) else sign.replace(_FULL_WIDTH_YEN, _YEN)
 
     def _group(self, digits: str) -> str:
         first = len(digits) % _GROUP_DIGITS or _GROUP_DIGITS

@@ -54,6 +54,13 @@ class InvoiceState(StrEnum):
     VOIDED = "VOIDED"
 
 
+class DocumentFormat(StrEnum):
+    """The formats of a document; each value is the ending of a file's name."""
+
+    PDF = "pdf"
+    JSON = "json"
+
+
 class LineKind(StrEnum):
     """What a line is for."""
 

@@ -8,11 +8,12 @@ on the 31st after a short month. Refuses to know the present.
 
 from calendar import monthrange
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count, takewhile
 from zoneinfo import ZoneInfo
 
+from kit.errors import InvalidInput, Precondition
 from kit.interval import Interval
 from services.invoicing.model import BillingAnchor, Subscription
 
@@ -52,6 +53,47 @@ def day_of(instant: datetime, time_zone: str) -> date:
 def to_start_of_day(instant: datetime, time_zone: str) -> datetime:
     """Take an instant to the start of its day."""
     return start_of_day(day_of(instant, time_zone), time_zone)
+
+
+def take_to_days(subscription: Subscription) -> Subscription:
+    """Take the start and the end of a subscription to the starts of their days.
+
+    Raises:
+        InvalidInput: it would not last a day.
+    """
+    zone, end_time = subscription.time_zone, subscription.end_time
+    taken = replace(
+        subscription,
+        start_time=to_start_of_day(subscription.start_time, zone),
+        end_time=None if end_time is None else to_start_of_day(end_time, zone),
+    )
+    if taken.end_time is not None and taken.end_time <= taken.start_time:
+        raise InvalidInput.of("end_time", "must be at least a day after the start")
+    return taken
+
+
+def end_subscription(
+    subscription: Subscription, end_time: datetime, *, billed_until: datetime | None, now: datetime
+) -> Subscription:
+    """End a subscription at the start of a day; `billed_until` is the end of its last invoice.
+
+    Raises:
+        Precondition: SUBSCRIPTION_ENDED, it has ended before now.
+        InvalidInput: it would not last a day, or end within a period that is invoiced.
+    """
+    if subscription.end_time is not None and subscription.end_time <= now:
+        raise Precondition(
+            "SUBSCRIPTION_ENDED",
+            f"the subscription {subscription.subscription_id} has ended",
+            metadata={"subscription_id": subscription.subscription_id},
+        )
+    ending = take_to_days(replace(subscription, end_time=end_time))
+    if billed_until is not None and ending.end_time is not None and ending.end_time < billed_until:
+        raise InvalidInput.of(
+            "end_time",
+            f"must not be before {billed_until.isoformat()}, until when the subscription is billed",
+        )
+    return ending
 
 
 def periods_until(subscription: Subscription, until: datetime) -> tuple[BillingPeriod, ...]:

@@ -1,0 +1,39 @@
+"""Puts the invoicing service together: `python -m services.invoicing serve | migrate | check`."""
+
+import sys
+
+from kit.clock import Clock
+from kit.entrypoint import run
+from kit.hosting import Foundation
+from kit.rpc.channel import open_channel
+from kit.rpc.server import Hosted
+from kit.settings import ServiceSettings
+from services.invoicing.clients import RatingClient, TaxClient
+from services.invoicing.closing import PeriodCloser
+from services.invoicing.service import InvoicingService
+from services.invoicing.typesetting import Typesetter
+from services.invoicing.usecases.invoices import InvoiceUseCases
+from services.invoicing.usecases.parties import PartyUseCases
+from tollkeeper.api.invoicing.v1 import invoicing_service_pb2
+
+
+async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
+    """Compose the service; nothing is opened yet."""
+    foundation = Foundation(settings, clock)
+    identity, database = foundation.identity(), foundation.database
+    channels = [open_channel(settings.rating_address), open_channel(settings.tax_address)]
+    rating, tax = RatingClient(channels[0], identity), TaxClient(channels[1], identity)
+    closer = PeriodCloser(database, rating, tax, clock)
+    service = InvoicingService(
+        PartyUseCases(database, rating),
+        InvoiceUseCases(database, closer, Typesetter(), clock),
+        clock,
+    )
+    foundation.server.add(
+        service, invoicing_service_pb2.DESCRIPTOR.services_by_name["InvoicingService"]
+    )
+    return foundation.host(channels=channels)
+
+
+if __name__ == "__main__":
+    sys.exit(run("invoicing", build))

@@ -1,0 +1,294 @@
+"""The rating and the tax service, answering in our own values.
+
+What they refuse comes back as an error of ours that carries their words. Refuses to guess: what
+cannot be rated, taxed or converted is an error for that period, never zero.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from kit.errors import DomainError, NotFound, Precondition, Unavailable
+from kit.rpc.auth import ServiceIdentity
+from kit.rpc.status import read_error
+from kit.rpc.wire import parse_money, render_interval, render_money
+from services.invoicing.model import (
+    Customer,
+    Determination,
+    ExchangeRate,
+    ProductCategory,
+    Rating,
+    Subscription,
+    TaxableLine,
+)
+from services.invoicing.periods import BillingPeriod
+from services.invoicing.snapshot import (
+    BUYER_KINDS,
+    read_exchange_rate,
+    read_rated_line,
+    read_tax,
+    render_date,
+    render_tax_id,
+)
+from tollkeeper.api.rating.v1 import rating_pb2
+from tollkeeper.api.rating.v1.rating_service_pb2 import (
+    BatchRateRequest,
+    GetPlanRequest,
+    RateRequest,
+)
+from tollkeeper.api.rating.v1.rating_service_pb2_grpc import RatingServiceStub
+from tollkeeper.api.tax.v1 import tax_pb2, tax_service_pb2
+from tollkeeper.api.tax.v1.tax_service_pb2_grpc import TaxServiceStub
+
+_RATING_SCOPES = frozenset({"rating.read"})
+_TAX_SCOPES = frozenset({"tax.read"})
+_TIMEOUT_S = 10
+_BATCH_TIMEOUT_S = 60
+_RETRY_AFTER = timedelta(seconds=1)
+_LINES_PER_CALL_MAX = 5_000
+_CATEGORIES: Mapping[ProductCategory, tax_pb2.ProductCategory.ValueType] = {
+    ProductCategory.ELECTRONIC_SERVICE: tax_pb2.PRODUCT_CATEGORY_ELECTRONIC_SERVICE,
+    ProductCategory.PROFESSIONAL_SERVICE: tax_pb2.PRODUCT_CATEGORY_PROFESSIONAL_SERVICE,
+}
+_EXCHANGE_RATE_REASONS = frozenset({"EXCHANGE_RATE_NOT_FOUND", "EXCHANGE_RATE_STALE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What is sold to whom on which day: what the tax on an invoice depends on."""
+
+    customer: Customer
+    supply_date: date
+    lines: tuple[TaxableLine, ...]
+
+
+class RatingClient:
+    """Asks the rating service on behalf of a tenant."""
+
+    def __init__(self, channel: grpc.aio.Channel, identity: ServiceIdentity) -> None:
+        self._stub = RatingServiceStub(channel)
+        self._identity = identity
+
+    async def get_plan_currency(self, tenant: str, plan_id: str) -> str:
+        """Answer the currency of the newest version of a plan.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND.
+            Unavailable: SERVICE_UNAVAILABLE.
+        """
+        async with _asking("rating"):
+            answer = await self._stub.GetPlan(
+                GetPlanRequest(plan_id=plan_id),
+                metadata=self._identity.metadata(tenant, _RATING_SCOPES),
+                timeout=_TIMEOUT_S,
+            )
+        return answer.plan.currency
+
+    async def rate_each(
+        self, tenant: str, periods: Sequence[tuple[Subscription, BillingPeriod]]
+    ) -> list[Rating | DomainError]:
+        """Rate many periods; each fails by itself, in the order asked.
+
+        A rating that is refused is PLAN_NOT_FOUND or RATING_FAILED; where the service does not
+        answer, each is SERVICE_UNAVAILABLE.
+        """
+        request = BatchRateRequest(requests=[_render_rate(*each) for each in periods])
+        results: dict[int, Rating | DomainError] = {}
+        try:
+            async with _asking("rating"):
+                async for answer in self._stub.BatchRate(
+                    request,
+                    metadata=self._identity.metadata(tenant, _RATING_SCOPES),
+                    timeout=_BATCH_TIMEOUT_S,
+                ):
+                    results[answer.index] = (
+                        _read_rating(answer.rating)
+                        if answer.HasField("rating")
+                        else _read_refusal("rating", answer.error)
+                    )
+        except DomainError as error:
+            return [results.get(index, error) for index in range(len(periods))]
+        return [results[index] for index in range(len(periods))]
+
+
+class TaxClient:
+    """Asks the tax service on behalf of a tenant."""
+
+    def __init__(self, channel: grpc.aio.Channel, identity: ServiceIdentity) -> None:
+        self._stub = TaxServiceStub(channel)
+        self._identity = identity
+
+    async def determine_each(
+        self, tenant: str, supplies: Sequence[Supply]
+    ) -> list[Determination | DomainError]:
+        """Determine the taxes of many invoices; each fails by itself, in the order asked.
+
+        What is refused is TAX_UNDETERMINED; where the service does not answer, each is
+        SERVICE_UNAVAILABLE.
+        """
+        results: list[Determination | DomainError] = []
+        for batch in _batches(supplies):
+            request = tax_service_pb2.BatchDetermineTaxRequest(requests=map(_render_supply, batch))
+            try:
+                async with _asking("tax"):
+                    answer = await self._stub.BatchDetermineTax(
+                        request,
+                        metadata=self._identity.metadata(tenant, _TAX_SCOPES),
+                        timeout=_BATCH_TIMEOUT_S,
+                    )
+            except DomainError as error:
+                results.extend(error for _ in batch)
+            else:
+                results.extend(map(_read_tax_result, answer.results))
+        return results
+
+    async def get_exchange_rate(
+        self, tenant: str, base: str, quote: str, day: date
+    ) -> ExchangeRate:
+        """Answer what one currency was worth in another on a day.
+
+        Raises:
+            Precondition: EXCHANGE_RATE_NOT_FOUND.
+            Unavailable: SERVICE_UNAVAILABLE.
+        """
+        async with _asking("tax"):
+            answer = await self._stub.GetExchangeRate(
+                tax_service_pb2.GetExchangeRateRequest(
+                    base_currency=base, quote_currency=quote, date=render_date(day)
+                ),
+                metadata=self._identity.metadata(tenant, _TAX_SCOPES),
+                timeout=_TIMEOUT_S,
+            )
+        return read_exchange_rate(answer.rate)
+
+
+@asynccontextmanager
+async def _asking(service: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        answered = read_error(error)
+        if isinstance(answered, DomainError):
+            raise _translate(
+                service,
+                answered.reason,
+                answered.message,
+                metadata=answered.metadata,
+                retry_after=answered.retry_after,
+                is_unavailable=isinstance(answered, Unavailable),
+            ) from error
+        raise answered from error
+
+
+def _read_refusal(service: str, status: Status) -> DomainError:
+    info, retry = ErrorInfo(), RetryInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    return _translate(
+        service,
+        info.reason,
+        status.message,
+        metadata=info.metadata,
+        retry_after=retry.retry_delay.ToTimedelta() or None,
+        is_unavailable=status.code == grpc.StatusCode.UNAVAILABLE.value[0],
+    )
+
+
+def _translate(
+    service: str,
+    reason: str,
+    message: str,
+    *,
+    metadata: Mapping[str, str],
+    retry_after: timedelta | None,
+    is_unavailable: bool,
+) -> DomainError:
+    if is_unavailable:
+        return Unavailable(
+            "SERVICE_UNAVAILABLE",
+            f"the {service} service cannot answer now: {message}",
+            metadata={"service": service},
+            retry_after=retry_after or _RETRY_AFTER,
+        )
+    if reason == "PLAN_NOT_FOUND":
+        return NotFound(reason, message, metadata=metadata)
+    if reason in _EXCHANGE_RATE_REASONS:
+        return Precondition("EXCHANGE_RATE_NOT_FOUND", message, metadata=metadata)
+    ours = {"rating": "RATING_FAILED", "tax": "TAX_UNDETERMINED"}[service]
+    return Precondition(ours, message, metadata=metadata)
+
+
+def _render_rate(subscription: Subscription, period: BillingPeriod) -> RateRequest:
+    part = rating_pb2.Proration(billed_days=period.billed_days, period_days=period.period_days)
+    return RateRequest(
+        customer_id=subscription.customer_id,
+        plan_id=subscription.plan_id,
+        period=render_interval(period.interval),
+        proration=None if period.is_whole else part,
+    )
+
+
+def _read_rating(message: rating_pb2.Rating) -> Rating:
+    return Rating(
+        plan_id=message.plan_id,
+        plan_version=message.plan_version,
+        currency=message.currency,
+        lines=tuple(map(read_rated_line, message.lines)),
+    )
+
+
+def _batches(supplies: Sequence[Supply]) -> Iterator[list[Supply]]:
+    """Keep the answer to each call within what one message may hold."""
+    batch: list[Supply] = []
+    lines = 0
+    for supply in supplies:
+        if batch and lines + len(supply.lines) > _LINES_PER_CALL_MAX:
+            yield batch
+            batch, lines = [], 0
+        batch.append(supply)
+        lines += len(supply.lines)
+    if batch:
+        yield batch
+
+
+def _render_supply(supply: Supply) -> tax_service_pb2.DetermineTaxRequest:
+    address = supply.customer.address
+    return tax_service_pb2.DetermineTaxRequest(
+        buyer=tax_pb2.Buyer(
+            address=tax_pb2.TaxAddress(
+                country=address.country, region=address.region, postal_code=address.postal_code
+            ),
+            kind=BUYER_KINDS[supply.customer.kind],
+            tax_ids=map(render_tax_id, supply.customer.tax_ids),
+        ),
+        supply_date=render_date(supply.supply_date),
+        lines=[
+            tax_service_pb2.TaxableLine(
+                line_id=line.line_id,
+                amount=render_money(line.amount),
+                category=_CATEGORIES[line.category],
+            )
+            for line in supply.lines
+        ],
+        language=supply.customer.language.value,
+    )
+
+
+def _read_tax_result(
+    result: tax_service_pb2.BatchDetermineTaxResult,
+) -> Determination | DomainError:
+    if result.HasField("error"):
+        return _read_refusal("tax", result.error)
+    determination = result.determination
+    return Determination(
+        lines=tuple(tuple(map(read_tax, line.taxes)) for line in determination.lines),
+        totals=tuple(map(read_tax, determination.totals)),
+        tax_total=parse_money(determination.tax_total, "tax_total"),
+        buyer_tax_id=determination.buyer_tax_id.number,
+    )

@@ -1,0 +1,240 @@
+"""The seller, customers and subscriptions: put, shown and ended."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kit.errors import AlreadyExists, NotFound, Precondition
+from kit.idempotency import Answer, Once
+from kit.paging import Page, decode_page_token, encode_page_token
+from kit.postgres import Database
+from kit.telemetry import traced
+from services.invoicing.assembly import check_currency
+from services.invoicing.clients import RatingClient
+from services.invoicing.model import Customer, Seller, Subscription
+from services.invoicing.periods import end_subscription, take_to_days
+from services.invoicing.store import invoices, parties
+
+_ALL_CUSTOMERS = "customers"
+
+
+class PartyUseCases:
+    """The use cases over one database and one rating service."""
+
+    def __init__(self, database: Database, rating: RatingClient) -> None:
+        self._database = database
+        self._rating = rating
+
+    @traced("invoicing.put_seller")
+    async def put_seller(self, tenant: str, seller: Seller, once: Once[Seller, Answer]) -> Answer:
+        """Store who sells; invoices that exist keep the seller they were made with.
+
+        Raises:
+            Conflict: REQUEST_ID_REUSED.
+        """
+        async with self._database.transaction(tenant) as transaction:
+
+            async def put() -> Seller:
+                await parties.save_seller(transaction, tenant, seller)
+                return seller
+
+            return await once.run(transaction, tenant, put)
+
+    @traced("invoicing.get_seller")
+    async def get_seller(self, tenant: str) -> Seller:
+        """Answer who sells.
+
+        Raises:
+            NotFound: SELLER_NOT_FOUND.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            return await require_seller(transaction, tenant)
+
+    @traced("invoicing.put_customer")
+    async def put_customer(
+        self, tenant: str, customer: Customer, once: Once[Customer, Answer]
+    ) -> Answer:
+        """Create a customer or replace the one of the same id; its create time stays.
+
+        Raises:
+            Conflict: REQUEST_ID_REUSED.
+            Precondition: CURRENCY_MISMATCH, it has invoices in another currency.
+        """
+        async with self._database.transaction(tenant) as transaction:
+
+            async def put() -> Customer:
+                present = await parties.load_customer(
+                    transaction, tenant, customer.customer_id, lock=True
+                )
+                put_customer = customer
+                if present is not None:
+                    put_customer = replace(customer, create_time=present.create_time)
+                    if present.currency != customer.currency:
+                        await _check_has_no_invoices(transaction, tenant, present)
+                await parties.save_customer(transaction, tenant, put_customer)
+                return put_customer
+
+            return await once.run(transaction, tenant, put)
+
+    @traced("invoicing.get_customer")
+    async def get_customer(self, tenant: str, customer_id: str) -> Customer:
+        """Answer one customer.
+
+        Raises:
+            NotFound: CUSTOMER_NOT_FOUND.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            return await require_customer(transaction, tenant, customer_id)
+
+    @traced("invoicing.list_customers")
+    async def list_customers(self, tenant: str, size: int, page_token: str) -> Page[Customer]:
+        """Answer customers, ordered by id.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        (after,) = decode_page_token(page_token, _ALL_CUSTOMERS) or ("",)
+        async with self._database.transaction(tenant) as transaction:
+            found = await parties.load_customers(transaction, tenant, after=after, limit=size + 1)
+        last = [found[size - 1].customer_id] if len(found) > size else []
+        return Page(found[:size], encode_page_token(_ALL_CUSTOMERS, last) if last else "")
+
+    @traced("invoicing.create_subscription")
+    async def create_subscription(
+        self, tenant: str, subscription: Subscription, once: Once[Subscription, Answer]
+    ) -> Answer:
+        """Subscribe a customer to a plan; start and end are taken to days of its time zone.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
+            Precondition: CURRENCY_MISMATCH.
+            AlreadyExists: SUBSCRIPTION_EXISTS.
+            Unavailable: SERVICE_UNAVAILABLE.
+            InvalidInput: it would not last a day.
+            Conflict: REQUEST_ID_REUSED.
+        """
+        currency = await self._rating.get_plan_currency(tenant, subscription.plan_id)
+        async with self._database.transaction(tenant) as transaction:
+
+            async def create() -> Subscription:
+                customer = await require_customer(transaction, tenant, subscription.customer_id)
+                check_currency(currency, customer, subscription.conversion)
+                taken = take_to_days(replace(subscription, time_zone=customer.time_zone))
+                if not await parties.add_subscription(transaction, tenant, taken):
+                    raise AlreadyExists(
+                        "SUBSCRIPTION_EXISTS",
+                        f"a subscription {taken.subscription_id} exists",
+                        metadata={"subscription_id": taken.subscription_id},
+                    )
+                return taken
+
+            return await once.run(transaction, tenant, create)
+
+    @traced("invoicing.get_subscription")
+    async def get_subscription(self, tenant: str, subscription_id: str) -> Subscription:
+        """Answer one subscription.
+
+        Raises:
+            NotFound: SUBSCRIPTION_NOT_FOUND.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            return await require_subscription(transaction, tenant, subscription_id)
+
+    @traced("invoicing.list_subscriptions")
+    async def list_subscriptions(
+        self, tenant: str, size: int, page_token: str, customer_id: str
+    ) -> Page[Subscription]:
+        """Answer subscriptions, ordered by id; of one customer or of all.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        listing = f"subscriptions {customer_id}"
+        (after,) = decode_page_token(page_token, listing) or ("",)
+        async with self._database.transaction(tenant) as transaction:
+            found = await parties.load_subscriptions(
+                transaction, tenant, after=after, limit=size + 1, customer_id=customer_id
+            )
+        last = [found[size - 1].subscription_id] if len(found) > size else []
+        return Page(found[:size], encode_page_token(listing, last) if last else "")
+
+    @traced("invoicing.cancel_subscription")
+    async def cancel_subscription(
+        self,
+        tenant: str,
+        subscription_id: str,
+        end_time: datetime,
+        once: Once[Subscription, Answer],
+    ) -> Answer:
+        """End a subscription at the start of a day; drafts that reach beyond are dropped.
+
+        Raises:
+            NotFound: SUBSCRIPTION_NOT_FOUND.
+            Precondition: SUBSCRIPTION_ENDED.
+            InvalidInput: it would not last a day, or end within a period that is invoiced.
+            Conflict: REQUEST_ID_REUSED.
+        """
+        async with self._database.transaction(tenant) as transaction:
+
+            async def cancel() -> Subscription:
+                present = await require_subscription(
+                    transaction, tenant, subscription_id, lock=True
+                )
+                billed_until = await invoices.load_billed_until(
+                    transaction, tenant, subscription_id
+                )
+                ending = end_subscription(
+                    present, end_time, billed_until=billed_until, now=once.now
+                )
+                await parties.save_end(transaction, tenant, ending)
+                await invoices.delete_drafts_beyond(transaction, tenant, ending)
+                return ending
+
+            return await once.run(transaction, tenant, cancel)
+
+
+async def require_seller(transaction: AsyncConnection, tenant: str) -> Seller:
+    """Load the seller, or raise `NotFound`."""
+    seller = await parties.load_seller(transaction, tenant)
+    if seller is None:
+        raise NotFound("SELLER_NOT_FOUND", "the seller is not known yet: put it first")
+    return seller
+
+
+async def require_customer(transaction: AsyncConnection, tenant: str, customer_id: str) -> Customer:
+    """Load a customer, or raise `NotFound`."""
+    customer = await parties.load_customer(transaction, tenant, customer_id)
+    if customer is None:
+        raise NotFound(
+            "CUSTOMER_NOT_FOUND",
+            f"there is no customer {customer_id}",
+            metadata={"customer_id": customer_id},
+        )
+    return customer
+
+
+async def require_subscription(
+    transaction: AsyncConnection, tenant: str, subscription_id: str, *, lock: bool = False
+) -> Subscription:
+    """Load a subscription, or raise `NotFound`."""
+    subscription = await parties.load_subscription(transaction, tenant, subscription_id, lock=lock)
+    if subscription is None:
+        raise NotFound(
+            "SUBSCRIPTION_NOT_FOUND",
+            f"there is no subscription {subscription_id}",
+            metadata={"subscription_id": subscription_id},
+        )
+    return subscription
+
+
+async def _check_has_no_invoices(
+    transaction: AsyncConnection, tenant: str, customer: Customer
+) -> None:
+    if await invoices.has_invoices(transaction, tenant, customer.customer_id):
+        raise Precondition(
+            "CURRENCY_MISMATCH",
+            f"the customer {customer.customer_id} has invoices in {customer.currency};"
+            " its currency cannot change any more",
+            metadata={"customer_currency": customer.currency},
+        )
