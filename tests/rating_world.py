@@ -22,6 +22,7 @@ from kit.rpc.wire import render_time
 from kit.settings import ServiceSettings
 from tests.hosting import hosted
 from tollkeeper.api.meter.v1 import meter_pb2
+from tollkeeper.api.meter.v1.meter_service_pb2 import PutMeterRequest
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 from tollkeeper.api.rating.v1 import plan_pb2, rating_pb2
 from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
@@ -122,6 +123,11 @@ class World:
         except DomainError as error:
             return error
         raise AssertionError(f"{name} answered {answer}")
+
+    async def put_meter(self, meter: meter_pb2.Meter) -> None:
+        """Put a meter."""
+        request = PutMeterRequest(request_id=f"put-{meter.meter_id}", meter=meter)
+        await self.ask("meter.PutMeter", request)
 
     async def put_plan(
         self, plan: plan_pb2.Plan | None = None, request_id: str = "put-1", tenant: str = ""

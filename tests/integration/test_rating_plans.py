@@ -16,7 +16,7 @@ from cli.signing_keys import SigningKeys
 from kit.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from kit.postgres import Database
 from kit.settings import ServiceSettings
-from tests.rating_world import NOON, World, a_plan_message, rating_world
+from tests.rating_world import NOON, World, a_meter_message, a_plan_message, metered_world
 from tollkeeper.api.rating.v1 import plan_pb2
 from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
 
@@ -27,8 +27,12 @@ FEBRUARY = "effective_time { seconds: 1769904000 }"
 async def world(
     settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
 ) -> AsyncIterator[World]:
-    """A rating service whose meter service does not answer, so that plans are taken unchecked."""
-    async with rating_world(settings_for, keys, tenant) as running:
+    """A rating and a meter service, with the meters that the plans name."""
+    async with metered_world(settings_for, keys, tenant) as running:
+        await running.put_meter(a_meter_message("tokens"))
+        await running.put_meter(a_meter_message("a", "model", "region"))
+        await running.put_meter(a_meter_message("b"))
+        await running.put_meter(a_meter_message("c"))
         yield running
 
 
@@ -218,14 +222,15 @@ async def test_a_bad_plan_changes_nothing(world: World) -> None:
 async def test_tenants_never_meet(world: World) -> None:
     """A plan of one tenant is nothing to another, who may use its id and request id."""
     await world.put_plan()
+    their_plan = Parse('plan_id: "pro" currency: "EUR"', plan_pb2.Plan())
 
     refusal = await world.refusal("GetPlan", messages.GetPlanRequest(plan_id="pro"), "other")
-    theirs = await world.put_plan(a_plan_message('base_fee { value: "1" }'), tenant="other")
+    theirs = await world.put_plan(their_plan, tenant="other")
 
     assert refusal.reason == "PLAN_NOT_FOUND"
     assert theirs.version == 1
     ours = await world.ask("ListPlans", messages.ListPlansRequest())
-    assert [plan.base_fee.value for plan in ours.plans] == ["100"]
+    assert [plan.currency for plan in ours.plans] == ["USD"]
 
 
 @pytest.mark.parametrize(
