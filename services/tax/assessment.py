@@ -83,25 +83,30 @@ def _groups(
 def _assess_group(
     group: _Group, lines: Sequence[TaxableLine], rounding: TaxRounding
 ) -> tuple[Tax, ...]:
-    members = group.members
-    taxable = _settle_all(
-        [_percent(lines[index].amount, ruling.taxable_percent) for index, ruling in members],
-        lines[0].amount.currency,
-        rounding,
-    )
-    amounts = _settle_all(
-        [_percent(amount, group.ruling.rate_percent) for amount in taxable],
-        lines[0].amount.currency,
-        rounding,
-    )
+    amounts = [lines[index].amount for index, _ in group.members]
+    shares = [ruling.taxable_percent for _, ruling in group.members]
+    taxable = _percentages(amounts, shares, rounding)
+    taxes = _percentages(taxable, [group.ruling.rate_percent] * len(amounts), rounding)
     return tuple(
-        Tax(ruling, base, amount)
-        for (_, ruling), base, amount in zip(members, taxable, amounts, strict=True)
+        Tax(ruling, base, tax)
+        for (_, ruling), base, tax in zip(group.members, taxable, taxes, strict=True)
     )
 
 
-def _percent(amount: Money, percent: Decimal) -> Decimal:
-    return amount.to_decimal() * percent / HUNDRED
+def _percentages(
+    amounts: Sequence[Money], percents: Sequence[Decimal], rounding: TaxRounding
+) -> Sequence[Money]:
+    """Take a percentage of each amount; all of it, and nothing of it, need no rounding."""
+    if all(percent == HUNDRED for percent in percents):
+        return amounts
+    currency = amounts[0].currency
+    if not any(percents):
+        return [Money.zero(currency)] * len(amounts)
+    exact = [
+        amount.to_decimal() * percent / HUNDRED
+        for amount, percent in zip(amounts, percents, strict=True)
+    ]
+    return _settle_all(exact, currency, rounding)
 
 
 def _settle_all(

@@ -20,6 +20,7 @@ from services.tax.model import (
     Determination,
     LineTax,
     ProductCategory,
+    Registration,
     RegistrationScheme,
     Seller,
     Supply,
@@ -48,12 +49,15 @@ def answer(given: str) -> str:
 
 def seller(given: str) -> Seller:
     """Read the seller's seat and other registrations."""
-    others = [text.split() for text in all_of("registered", given)]
-    registrations = (
-        a_registration(*place.split("-"), scheme=RegistrationScheme(scheme))
-        for place, scheme in others
-    )
+    others = (text.split() for text in all_of("registered", given))
+    registrations = (registered(place, scheme) for place, scheme in others)
     return a_seller(one_of("seller", given), *registrations)
+
+
+def registered(place: str, scheme: str) -> Registration:
+    """Read a registration."""
+    country, _, region = place.partition("-")
+    return a_registration(country, region, RegistrationScheme(scheme))
 
 
 def buyer(given: str) -> Buyer:
