@@ -10,13 +10,16 @@ from kit.errors import InvalidInput
 from kit.money import Money
 from services.rating.model import (
     FormulaStep,
+    GivenQuantity,
     LineKind,
     ProductCategory,
     Proration,
     RatedLine,
     Rating,
+    Usage,
     UsageReference,
 )
+from services.rating.pipeline import count_given
 from tests.rating_builders import (
     JANUARY,
     a_graduated_price,
@@ -185,6 +188,43 @@ def test_lines_are_rounded_each_and_then_added() -> None:
     )
 
     assert rated(plan, "1", "1").total == Money("USD", 2)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "counted"),
+    [
+        ({}, "1111"),
+        ({"model": "large"}, "1100"),
+        ({"model": "large", "region": "eu"}, "100"),
+        ({"region": "eu"}, "100"),
+        ({"model": "other"}, "0"),
+    ],
+)
+def test_a_price_counts_given_usage_that_holds_its_values(
+    dimensions: dict[str, str], counted: str
+) -> None:
+    """Usage counts when it has every value that the price names; more dimensions do no harm."""
+    given = [
+        GivenQuantity("tokens", (("model", "large"), ("region", "us")), Decimal(1000)),
+        GivenQuantity("tokens", (("model", "large"), ("region", "eu")), Decimal(100)),
+        GivenQuantity("tokens", (("model", "small"),), Decimal(10)),
+        GivenQuantity("tokens", (), Decimal(1)),
+        GivenQuantity("seats", (("model", "large"),), Decimal(99)),
+    ]
+
+    assert count_given(a_plan(a_price(**dimensions)), given) == (Usage(Decimal(counted), ""),)
+
+
+def test_given_usage_is_added_exactly() -> None:
+    """The least digit of the smallest quantity survives beside the largest."""
+    given = [
+        GivenQuantity("tokens", (), Decimal("100000000000000000000")),
+        GivenQuantity("tokens", (), Decimal("0.000000000000000000000001")),
+    ]
+
+    assert count_given(a_plan(a_price()), given) == (
+        Usage(Decimal("100000000000000000000.000000000000000000000001"), ""),
+    )
 
 
 def test_the_largest_usage_at_the_finest_price_is_exact() -> None:
