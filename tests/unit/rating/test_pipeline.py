@@ -218,7 +218,7 @@ def test_a_price_counts_given_usage_that_holds_its_values(
 def test_given_usage_is_added_exactly() -> None:
     """The least digit of the smallest quantity survives beside the largest."""
     given = [
-        GivenQuantity("tokens", (), Decimal("100000000000000000000")),
+        GivenQuantity("tokens", (), Decimal(100000000000000000000)),
         GivenQuantity("tokens", (), Decimal("0.000000000000000000000001")),
     ]
 
