@@ -48,7 +48,7 @@ TABLE = [
     # 80 % of 11 and 12 = 8.8 and 9.6: 18.4 -> 18 = 9 + 9; 6.25 % of each = 0.5625, of 18 = 1.125.
     Rounded("a share over two lines", (11, 12), "6.25", (1, 0), 1, share="80"),
     Rounded("yen", (105,), "10", (11,), 11, currency="JPY"),
-    Rounded("dinars of a thousand fils", (12_345,), "5", (617,), 617, currency="KWD"),
+    Rounded("dinars have three decimals", (12_345,), "5", (617,), 617, currency="KWD"),
 ]
 
 
