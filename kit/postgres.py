@@ -18,7 +18,6 @@ from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import stamina
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,6 +25,7 @@ from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kit.errors import CannotStart, Unavailable
+from kit.waiting import wait_for
 
 _ENTER = text(
     "SELECT set_config('role', :role, true), set_config('tollkeeper.tenant', :tenant, true)"
@@ -186,22 +186,24 @@ async def wait_for_postgres(engine: AsyncEngine, url: str, timeout_s: float) -> 
     Raises:
         CannotStart: it did not within the timeout, or refused the login; names no password.
     """
+
+    async def ask() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
     try:
-        place = _place(url)
-        async for attempt in stamina.retry_context(
-            on=_may_pass, attempts=None, timeout=timeout_s, wait_initial=0.1, wait_max=2.0
-        ):
-            with attempt:
-                async with engine.connect() as connection:
-                    await connection.execute(text("SELECT 1"))
+        await wait_for(
+            f"PostgreSQL at {_place(url)}",
+            ask,
+            faults=(OSError, asyncpg.PostgresError, DBAPIError),
+            may_pass=_may_pass,
+            timeout_s=timeout_s,
+        )
     except ValueError:
         # The text of the fault may hold a piece of the URL, and so of the password.
         raise CannotStart(
             "the URL of PostgreSQL cannot be read: see its port and options"
         ) from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CannotStart(f"cannot reach PostgreSQL at {place}: {reason}") from error
 
 
 def _may_pass(error: Exception) -> bool:

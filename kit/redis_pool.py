@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import stamina
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -17,6 +16,7 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from kit.errors import CannotStart
+from kit.waiting import wait_for
 
 
 class RedisPool:
@@ -46,18 +46,13 @@ class RedisPool:
         Raises:
             CannotStart: it does not answer, or refuses the login; names no password.
         """
-        try:
-            async for attempt in stamina.retry_context(
-                on=_may_pass,
-                attempts=None,
-                timeout=self._startup_timeout_s,
-                wait_initial=0.1,
-                wait_max=2.0,
-            ):
-                with attempt:
-                    await self.ping()
-        except (OSError, RedisError) as error:
-            raise CannotStart(f"cannot reach Redis at {self._place()}: {error}") from error
+        await wait_for(
+            f"Redis at {self._place()}",
+            self.ping,
+            faults=(OSError, RedisError),
+            may_pass=_may_pass,
+            timeout_s=self._startup_timeout_s,
+        )
 
     async def ping(self) -> None:
         """Return when Redis answers; raise redis-py's error when it does not."""

@@ -268,13 +268,12 @@ async def test_a_postgres_that_is_away_is_unavailable(make_database: MakeDatabas
     [
         pytest.param(
             "postgresql://app:hunter2@127.0.0.1:1/tollkeeper",
-            "cannot reach PostgreSQL at 127.0.0.1:1: [Errno 111] Connect call failed"
-            " ('127.0.0.1', 1)",
+            "cannot reach PostgreSQL at 127.0.0.1:1: Connection refused",
             id="nobody listens",
         ),
         pytest.param(
             "postgresql://app:hunter2@/tollkeeper?host=/nowhere",
-            "cannot reach PostgreSQL at /nowhere:5432: [Errno 2] No such file or directory",
+            "cannot reach PostgreSQL at /nowhere:5432: No such file or directory",
             id="no socket",
         ),
         pytest.param(
