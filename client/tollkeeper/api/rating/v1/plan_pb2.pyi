@@ -55,14 +55,15 @@ class StandardPrice(_message.Message):
     PER_QUANTITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def amount(self) -> _decimal_pb2.Decimal:
-        """The price of `per_quantity` units, in the plan's currency. From 0, at most
-        24 digits after the point. Required.
+        """The price of `per_quantity` units, in the plan's currency: from 0 to 10^12,
+        at most 24 digits after the point, as every amount of a plan. Required.
         """
 
     @_builtins.property
     def per_quantity(self) -> _decimal_pb2.Decimal:
         """How many units the amount buys, for example 1000. Parts of it cost their
-        part. Absent means 1; must be above 0.
+        part. Absent means 1; must be above 0 and at most 10^20, as every quantity of
+        a plan.
         """
 
     def __init__(
@@ -223,12 +224,13 @@ class Price(_message.Message):
         """Prices only usage whose dimensions hold all of these values; each key is one
         that the meter groups by. Empty prices all usage of the meter. Usage that
         two prices of one meter match is billed by both: overlapping filters of
-        one plan are refused.
+        one plan are refused. At most 8; a key has 1 to 63 characters, a value 1 to
+        128.
         """
 
     @_builtins.property
     def included_quantity(self) -> _decimal_pb2.Decimal:
-        """This much of a period's usage costs nothing. Absent means 0."""
+        """This much of a period's usage costs nothing: from 0 to 10^20. Absent means 0."""
 
     @_builtins.property
     def standard(self) -> Global___StandardPrice:

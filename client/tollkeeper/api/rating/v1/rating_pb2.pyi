@@ -158,7 +158,7 @@ class Proration(_message.Message):
     billed_days: _builtins.int
     """The days that are billed, from 1."""
     period_days: _builtins.int
-    """The days of the whole period, not below `billed_days`."""
+    """The days of the whole period, not below `billed_days` and at most 1,830."""
     def __init__(
         self,
         *,
@@ -197,7 +197,7 @@ class RatedLine(_message.Message):
     description: _builtins.str
     """What stands on the invoice."""
     unit: _builtins.str
-    """The unit of the quantity, for example `token`."""
+    """The unit of the quantity, for example `token`. Empty for given usage."""
     category: _plan_pb2.ProductCategory.ValueType
     """How the line is taxed."""
     @_builtins.property
@@ -206,7 +206,10 @@ class RatedLine(_message.Message):
 
     @_builtins.property
     def unrounded_amount(self) -> _decimal_pb2.Decimal:
-        """What the line comes to, exact, in the plan's currency."""
+        """What the line comes to, in the plan's currency: exact, and cut at the 24th
+        digit after the point only where a division does not end. It may have up to
+        100 digits.
+        """
 
     @_builtins.property
     def amount(self) -> _money_pb2.Money:

@@ -214,13 +214,13 @@ class UsageQuantity(_message.Message):
     """The meter. Required."""
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The dimensions of this usage; a price counts it when they hold all of the
-        price's values.
+        """The dimensions of this usage, at most 16; a price counts it when they hold all
+        of the price's values.
         """
 
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
-        """How much was used; not below 0. Required."""
+        """How much was used: from 0 to 10^20. Required."""
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class RateRequest(_message.Message):
     """
     @_builtins.property
     def period(self) -> _interval_pb2.Interval:
-        """The half-open period. Required, with both bounds."""
+        """The half-open period. Required, with both bounds, at most 1,830 days."""
 
     @_builtins.property
     def proration(self) -> _rating_pb2.Proration:
