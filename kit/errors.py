@@ -100,6 +100,7 @@ class Violations:
     def __init__(self) -> None:
         self._found: list[Violation] = []
         self._reasons: set[str] = set()
+        self._metadata: dict[str, str] = {}
 
     def add(self, field: str, description: str) -> None:
         """Note a bad field."""
@@ -121,6 +122,7 @@ class Violations:
                 for violation in found
             )
             self._reasons.add(error.reason)
+            self._metadata.update(error.metadata)
             return cast("Parsed", None)
 
     def raise_if_any(self) -> None:
@@ -131,8 +133,13 @@ class Violations:
         message = f"{first.field}: {first.description}"
         if len(self._found) > 1:
             message = f"{len(self._found)} fields are invalid; the first is {message}"
-        reason = next(iter(self._reasons)) if len(self._reasons) == 1 else INVALID_FIELD
-        raise InvalidInput(reason, message, violations=tuple(self._found))
+        shared = next(iter(self._reasons)) if len(self._reasons) == 1 else None
+        raise InvalidInput(
+            shared or INVALID_FIELD,
+            message,
+            metadata=self._metadata if shared else _NO_METADATA,
+            violations=tuple(self._found),
+        )
 
 
 def _path(parent: str, field: str) -> str:

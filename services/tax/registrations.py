@@ -16,6 +16,7 @@ _EU_SCHEMES = frozenset(
         RegistrationScheme.EU_BELOW_THRESHOLD,
     }
 )
+_SCHEMES_FROM_ABROAD = frozenset({RegistrationScheme.NON_UNION_OSS, RegistrationScheme.SIMPLIFIED})
 
 
 def check_registration(
@@ -32,6 +33,10 @@ def check_registration(
     ):
         raise InvalidInput.of(
             "registration.country", f"must be a member state of the EU for {registration.scheme}"
+        )
+    if registration.established and registration.scheme in _SCHEMES_FROM_ABROAD:
+        raise InvalidInput.of(
+            "registration.established", f"must be false for {registration.scheme}"
         )
     for other in others:
         if other.registration_id == registration.registration_id:

@@ -156,7 +156,7 @@ def test_a_country_that_does_not_exist_has_a_reason_of_its_own() -> None:
     with pytest.raises(InvalidInput) as caught:
         convert.parse_supply(a_request("ZZ"))
 
-    assert caught.value.reason == "UNKNOWN_COUNTRY"
+    assert (caught.value.reason, caught.value.metadata) == ("UNKNOWN_COUNTRY", {"country": "ZZ"})
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_one_scheme_may_follow_itself() -> None:
         (a_registration("DE", established=True), "registration.established"),
         (a_registration("US", "CA", registration_id="again"), "registration.start_date"),
         (a_registration("CH", scheme=RegistrationScheme.UNION_OSS), "registration.country"),
+        (replace(OSS, established=True), "registration.established"),
         (a_registration("XK", scheme=RegistrationScheme.UNION_OSS), "registration.country"),
     ],
 )
