@@ -71,12 +71,6 @@ class PackagePrice:
 PriceModel = StandardPrice | GraduatedPrice | PackagePrice
 
 
-def holds_all(dimensions: Dimensions, wanted: Dimensions) -> bool:
-    """Tell whether usage with these dimensions has every wanted value."""
-    values = dict(dimensions)
-    return all(values.get(name) == value for name, value in wanted)
-
-
 def may_meet(first: Dimensions, second: Dimensions) -> bool:
     """Tell whether some usage could match both filters.
 

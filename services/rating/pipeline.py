@@ -4,6 +4,7 @@ Usage -> what is included -> the price -> rounding, half up, once for each line.
 usage and to choose the version of a plan: both are arguments.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -24,7 +25,6 @@ from services.rating.model import (
     Rating,
     Usage,
     UsageReference,
-    holds_all,
 )
 from services.rating.pricing import divide, price_quantity
 
@@ -58,22 +58,20 @@ def count_given(plan: Plan, given: Sequence[GivenQuantity]) -> tuple[Usage, ...]
 
     Usage that no price counts is left out, as it is when a meter has no price.
     """
-    with exactly():
-        return tuple(
-            Usage(
-                sum(
-                    (
-                        usage.quantity
-                        for usage in given
-                        if usage.meter_id == price.meter_id
-                        and holds_all(usage.dimensions, price.dimensions)
-                    ),
-                    _ZERO,
-                ),
-                unit="",
-            )
-            for price in plan.prices
+    by_meter = defaultdict[str, list[tuple[dict[str, str], Decimal]]](list)
+    for usage in given:
+        by_meter[usage.meter_id].append((dict(usage.dimensions), usage.quantity))
+
+    def count(price: Price) -> Usage:
+        counted = (
+            quantity
+            for values, quantity in by_meter[price.meter_id]
+            if all(values.get(name) == value for name, value in price.dimensions)
         )
+        return Usage(sum(counted, _ZERO), unit="")
+
+    with exactly():
+        return tuple(map(count, plan.prices))
 
 
 def _rate_base_fee(plan: Plan, period: Interval, proration: Proration | None) -> RatedLine:

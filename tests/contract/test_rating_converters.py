@@ -227,6 +227,7 @@ def test_given_usage_of_nothing_is_not_the_meters_usage() -> None:
     assert parse_rate(message).given_usage == ()
 
 
+DECIMAL = "must be a decimal number such as 12.5"
 BAD_RATES = [
     Bad("no customer", 'customer_id: ""', ("customer_id: is required",)),
     Bad(
@@ -253,6 +254,24 @@ BAD_RATES = [
         ("proration.period_days: must not be below billed_days",)),
     Bad("a proration of ten years", "proration { billed_days: 1 period_days: 3660 }",
         ("proration.period_days: must be at most 1830",)),
+    Bad(
+        "usage that is no number, or far too long a one",
+        f"""
+        given_usage {{
+          quantities {{ meter_id: "tokens" quantity {{ value: "NaN" }} }}
+          quantities {{ meter_id: "tokens" quantity {{ value: "{'9' * 40}" }} }}
+          quantities {{ meter_id: "tokens" quantity {{ value: "100000000000000000001" }} }}
+          quantities {{ meter_id: "tokens" quantity {{ value: "1" }}
+                        dimensions {{ key: "model" value: "" }} }}
+        }}
+        """,
+        (
+            f"given_usage.quantities[0].quantity: {DECIMAL}",
+            "given_usage.quantities[1].quantity: must have at most 38 digits",
+            "given_usage.quantities[2].quantity: must be at most 100000000000000000000",
+            "given_usage.quantities[3].dimensions.model: must have 1 to 128 characters",
+        ),
+    ),
     Bad(
         "negative, missing and unnamed usage",
         """
