@@ -100,7 +100,7 @@ def find_connection(data_dir: Path = DEFAULT, addresses: Sequence[str] | None = 
                 f"{address!r} is no address of {service}; write host and port, as in "
                 f"{DEFAULT_ADDRESSES[service]}"
             )
-    return Connection({**found, **named}, token)
+    return Connection({**DEFAULT_ADDRESSES, **found, **named}, token)
 
 
 def _running_suite(data_dir: Path) -> Running:

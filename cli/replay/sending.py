@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from cli.errors import CommandError
 from cli.replay.mapping import event_time
-from cli.services import CALL_TIMEOUT_S, Services, explain_failure, service_of
+from cli.services import CALL_TIMEOUT_S, Services
 from tollkeeper import QuotaDenied, Tollkeeper, TollkeeperError, UsageNotReported
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
 from tollkeeper.api.meter.v1.meter_service_pb2 import (
@@ -127,11 +127,12 @@ async def patiently(
         try:
             return await method(request, timeout=CALL_TIMEOUT_S, metadata=services.metadata)
         except grpc.aio.AioRpcError as error:
-            if error.code() in _FINAL or time.monotonic() + pause_s > give_up_s:
-                service = service_of(request)
-                address = services.connection.addresses[service]
-                explained = explain_failure(parse_rpc_error(error), service, address)
-                raise CommandError(explained) from None
+            failure = parse_rpc_error(error)
+            # What the transport calls INTERNAL may pass; what a service calls so is a defect.
+            is_defect = error.code() is grpc.StatusCode.INTERNAL and bool(failure.reason)
+            is_late = time.monotonic() + pause_s > give_up_s
+            if error.code() in _FINAL or is_defect or is_late:
+                raise services.explain(error, request) from None
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
