@@ -43,7 +43,8 @@ class Typesetter:
                 format="pdf",
                 sys_inputs={"data": json.dumps(page, ensure_ascii=False)},
                 pdf_standards="a-3a",
-                timestamp=issued.astimezone(UTC),
+                # PDF dates are whole seconds, and typst refuses finer ones.
+                timestamp=issued.astimezone(UTC).replace(microsecond=0),
             )
         assert isinstance(content, bytes), "without a file to write to, typst answers the bytes"
         return content
