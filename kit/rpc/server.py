@@ -6,7 +6,7 @@ live process that is not ready. Refuses to share its port with another process.
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import grpc.aio
@@ -45,6 +45,7 @@ class RpcServer:
         self._message_bytes_max = message_bytes_max
         self._guard = MethodGuard(service, verifier, default_deadline_s)
         self._handlers: dict[str, grpc.GenericRpcHandler] = {}
+        self._stopping: list[Callable[[], None]] = []
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -53,6 +54,10 @@ class RpcServer:
         methods = {method.name: self._guard.wrap(servicer, method) for method in descriptor.methods}
         handler = grpc.method_handlers_generic_handler(descriptor.full_name, methods)
         self._handlers[descriptor.full_name] = handler
+
+    def before_stop(self, callback: Callable[[], None]) -> None:
+        """Call back when stopping begins: a stream that would not end by itself has to then."""
+        self._stopping.append(callback)
 
     async def start(self) -> str:
         """Listen, not serving yet, and answer the address.
@@ -90,6 +95,8 @@ class RpcServer:
     async def stop(self, grace_s: float) -> None:
         """Report NOT_SERVING, take no new calls, and give those that run `grace_s` to end."""
         await self._health.enter_graceful_shutdown()
+        for callback in self._stopping:
+            callback()
         if self._server is not None:
             await self._server.stop(grace_s)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
@@ -176,6 +177,39 @@ async def test_stopping_reports_it_and_lets_running_calls_end(serving: Serving) 
 
     assert statuses == [SERVING, NOT_SERVING]
     assert answer.text == "x"
+
+
+class DrainingServicer(EchoServicer):
+    """Keeps a stream open for ever, unless it is told to end it."""
+
+    def __init__(self) -> None:
+        self._draining = asyncio.Event()
+
+    async def Watch(  # noqa: N802
+        self, request: EchoMessage, _: Context
+    ) -> AsyncIterator[EchoMessage]:
+        """Answer at once, and once more when draining."""
+        yield request
+        await self._draining.wait()
+        yield request
+
+    def drain(self) -> None:
+        """End every stream after its last answer."""
+        self._draining.set()
+
+
+async def test_stopping_tells_streams_that_would_never_end(serving: Serving) -> None:
+    """A stream that ends when it is told to holds no stop back, and loses no answer."""
+    servicer = DrainingServicer()
+    async with serving(servicer) as served:
+        served.server.before_stop(servicer.drain)
+        watch = served.stub.watch(Echo(text="tick"), metadata=served.token())
+        first = await watch.read()
+        async with asyncio.timeout(30):
+            await served.server.stop(3600)
+        last, after = await watch.read(), await watch.read()
+
+    assert [first, last, after] == [Echo(text="tick"), Echo(text="tick"), grpc.aio.EOF]
 
 
 async def test_reflection_lists_every_contract(serving: Serving) -> None:
