@@ -65,12 +65,30 @@ class Session:
         self._closed = False
 
     async def ask(self, call: SessionCall) -> SessionAnswer:
-        """Send a call and return its answer.
+        """Send a call and return its answer; it is repeated while the service says UNAVAILABLE.
 
         Raises:
             CallFailed: the service refused the call.
             QuotaUnavailable: no answer came in time.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            answer = await self._send(call, deadline)
+            if answer.WhichOneof("answer") != "error":
+                return answer
+            failure = parse_status(answer.error)
+            if failure.code is not grpc.StatusCode.UNAVAILABLE:
+                raise failure
+            if failure.retry_after is not None:
+                backoff_s = failure.retry_after.total_seconds()
+            if loop.time() + backoff_s > deadline:
+                raise QuotaUnavailable(str(failure))
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    async def _send(self, call: SessionCall, deadline: float) -> SessionAnswer:
         if self._closed:
             raise QuotaUnavailable("the client is closed")
         loop = asyncio.get_running_loop()
@@ -78,16 +96,13 @@ class Session:
             self._tasks = (loop.create_task(self._run()), loop.create_task(self._expire()))
         call.call_id = call_id = next(self._ids)
         answer: asyncio.Future[SessionAnswer] = loop.create_future()
-        self._waiting[call_id] = _Waiting(call, answer, loop.time() + self._timeout_s)
+        self._waiting[call_id] = _Waiting(call, answer, deadline)
         self._outbox.append(call)
         self._wake.set()
         try:
-            result = await answer
+            return await answer
         finally:
             self._waiting.pop(call_id, None)
-        if result.WhichOneof("answer") == "error":
-            raise parse_status(result.error)
-        return result
 
     async def close(self) -> None:
         """End the stream; calls without an answer fail."""
@@ -152,9 +167,7 @@ class Session:
             await asyncio.sleep(self._timeout_s / TIMEOUT_CHECKS_PER_TIMEOUT)
             now = loop.time()
             for entry in tuple(self._waiting.values()):
-                if entry.deadline > now:
-                    break
-                if not entry.answer.done():
+                if entry.deadline <= now and not entry.answer.done():
                     text = f"no answer from the quota service within {self._timeout_s} s"
                     entry.answer.set_exception(QuotaUnavailable(text))
 
