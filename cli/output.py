@@ -16,6 +16,7 @@ from google.type.date_pb2 import Date
 from google.type.interval_pb2 import Interval
 from google.type.money_pb2 import Money as MoneyMessage
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -191,10 +192,11 @@ def time_text(time: datetime) -> str:
 
 def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     lines = [[column.name for column in columns], *rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    widths = [max(cell_len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
-        cells = [
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ]
+        cells = []
+        for cell, width, column in zip(line, widths, columns, strict=True):
+            # Some characters take two places of a line.
+            gap = " " * (width - cell_len(cell))
+            cells.append(gap + cell if column.right else cell + gap)
         yield _GAP.join(cells).rstrip()

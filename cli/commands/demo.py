@@ -6,6 +6,8 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -30,6 +32,7 @@ from cli.demo.reconcile import Reconciliation, compare_events, compare_invoices,
 from cli.demo.traffic import make_calls
 from cli.demo.workload import plan_calls, plan_gpu_jobs
 from cli.demo.world import CUSTOMERS, METERS
+from cli.embedded.servers import remove
 from cli.errors import CommandError
 from cli.options import GivenDatabase, GivenRedis
 from cli.output import Output
@@ -60,30 +63,52 @@ def demo(
 ) -> None:
     """Boot everything, play a busy month, close it, and reconcile every figure."""
     output = Output()
-    folder = data_dir or _temporary_folder()
     began_s = time.monotonic()
-    supervisor = Supervisor(
-        SupervisorOptions(
-            data_dir=folder / "suite" if data_dir is None else data_dir,
-            port_base=_ANY_FREE_PORTS,
-            # A tenant of its own finds nothing of an earlier run.
-            tenant=f"demo-{secrets.token_hex(4)}",
-            database_url=database_url,
-            redis_url=redis_url,
-            report=output.say,
-        )
-    )
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    output.section("Five services, PostgreSQL and Redis, on this machine")
-    with supervisor as running:
-        invoices_folder = folder / "invoices" / running.tenant if data_dir else folder / "invoices"
-        result = asyncio.run(_play(output, running, invoices_folder, calls, seed))
-    if data_dir is None:
-        shutil.rmtree(folder / "suite", ignore_errors=True)
-    output.say(f"Everything is stopped again, after {time.monotonic() - began_s:.0f} s.")
-    if not result.is_clean:
-        raise CommandError(f"{len(result.differences):,} figures do not reconcile")
+    # A tenant of its own finds nothing of an earlier run.
+    tenant = f"demo-{secrets.token_hex(4)}"
+    with _home(data_dir, tenant) as (suite, invoices):
+        supervisor = Supervisor(
+            SupervisorOptions(
+                data_dir=suite,
+                port_base=_ANY_FREE_PORTS,
+                tenant=tenant,
+                database_url=database_url,
+                redis_url=redis_url,
+                report=output.say,
+            )
+        )
+        output.section("Five services, PostgreSQL and Redis, on this machine")
+        with supervisor as running:
+            result = asyncio.run(_play(output, running, invoices, calls, seed))
+        output.say(f"Everything is stopped again, after {time.monotonic() - began_s:.0f} s.")
+        if not result.is_clean:
+            raise CommandError(f"{len(result.differences):,} figures do not reconcile")
+
+
+@contextmanager
+def _home(data_dir: Path | None, tenant: str) -> Iterator[tuple[Path, Path]]:
+    """Give the folders of the servers and of the invoices.
+
+    Of a temporary folder the invoices stay; after a failure, everything stays.
+    """
+    if data_dir is not None:
+        yield data_dir, data_dir / "invoices" / tenant
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tollkeeper-demo-"))
+    # PostgreSQL, when it may not run as root, must be able to pass through.
+    folder.chmod(0o711)
+    suite = folder / "suite"
+    try:
+        yield suite, folder / "invoices"
+    except CommandError as error:
+        raise CommandError(f"{error}\nlogs and data stay in {suite}") from None
+    except BaseException:
+        remove(suite)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    remove(suite)
 
 
 async def _play(
@@ -120,13 +145,6 @@ async def _play(
         compare_invoices(result, traffic.used, month, invoices)
         story.tell_reconciliation(output, result)
     return result
-
-
-def _temporary_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="tollkeeper-demo-"))
-    # PostgreSQL, when it may not run as root, must be able to pass through.
-    folder.chmod(0o711)
-    return folder
 
 
 def _save(documents: list[tuple[str, bytes]], folder: Path) -> list[Path]:
