@@ -45,11 +45,11 @@ class Foundation:
             timeout_s=settings.redis_timeout_s,
             startup_timeout_s=settings.startup_timeout_s,
         )
-        self._revocations = Revocations(self.redis, clock)
+        self.revocations = Revocations(self.redis, clock)
         self.server = RpcServer(
             settings.service,
             settings.listen,
-            TokenVerifier(load_jwk(settings.keys_file), self._revocations, clock),
+            TokenVerifier(load_jwk(settings.keys_file), self.revocations, clock),
             default_deadline_s=settings.default_deadline_s,
             message_bytes_max=settings.message_bytes_max,
         )
@@ -85,7 +85,7 @@ class Foundation:
         resources: tuple[Resource, ...] = (
             self.database,
             self.redis,
-            self._revocations,
+            self.revocations,
             current,
             *own,
         )
