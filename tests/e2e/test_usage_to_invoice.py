@@ -180,7 +180,8 @@ async def put_limit(world: World) -> None:
 
 
 async def make_calls(world: World) -> None:
-    """Make three calls in March, through the gate."""
+    """Make three calls in the first days of March, through the gate."""
+    world.clock.set(MARCH + timedelta(days=5))
     async with world.client() as toll:
         for number in range(3):
             async with toll.reserve(CUSTOMER, total_tokens=1100) as hold:
@@ -209,7 +210,6 @@ async def close_march(world: World) -> list[invoicing_service_pb2.CloseBillingPe
 
 async def test_what_was_used_is_what_is_invoiced(world: World) -> None:
     """The invoice follows from the calls, figure by figure."""
-    world.clock.set(MARCH + timedelta(days=5))
     await make_calls(world)
     world.clock.set(APRIL + timedelta(hours=6))
 
@@ -226,7 +226,6 @@ async def test_what_was_used_is_what_is_invoiced(world: World) -> None:
 
 async def test_the_documents_say_what_the_invoice_says(world: World) -> None:
     """A person reads the PDF, a program the JSON; both are the same for ever."""
-    world.clock.set(MARCH + timedelta(days=5))
     await make_calls(world)
     world.clock.set(APRIL + timedelta(hours=6))
     [closed] = await close_march(world)
@@ -270,7 +269,6 @@ async def test_closing_again_changes_nothing(world: World) -> None:
 
 async def test_a_refused_call_is_neither_held_nor_billed(world: World) -> None:
     """A fourth call finds 500 of 3,500 tokens left; it says so, and nothing is charged."""
-    world.clock.set(MARCH + timedelta(days=5))
     await make_calls(world)
     async with world.client() as toll:
         with pytest.raises(QuotaDenied, match="500 of 3500 total_tokens left") as refused:
@@ -284,7 +282,6 @@ async def test_a_refused_call_is_neither_held_nor_billed(world: World) -> None:
 
 async def test_events_that_are_sent_again_are_billed_once(world: World) -> None:
     """The gateway crashed after its calls and reports them all again."""
-    world.clock.set(MARCH + timedelta(days=5))
     await make_calls(world)
     async with world.client() as toll:
         for number in range(3):
