@@ -1,0 +1,33 @@
+"""The composition root of the quota service: `python -m services.quota serve | migrate | check`."""
+
+import sys
+
+from kit.clock import Clock
+from kit.entrypoint import run
+from kit.hosting import Foundation
+from kit.rpc.server import Hosted
+from kit.settings import ServiceSettings
+from services.quota.batcher import Batcher
+from services.quota.catalogue import LimitCatalogue
+from services.quota.counters import Counters
+from services.quota.service import QuotaService
+from services.quota.usecases import Gate, LimitUseCases
+from tollkeeper.api.quota.v1 import quota_service_pb2
+
+
+async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
+    """Put the service together."""
+    foundation = Foundation(settings, clock)
+    catalogue = LimitCatalogue(foundation.database, foundation.redis)
+    counters = Counters(foundation.redis)
+    batcher = Batcher(counters, catalogue.cover, timeout_s=settings.quota_decision_timeout_s)
+    limits = LimitUseCases(foundation.database, catalogue, clock)
+    service = QuotaService(Gate(catalogue, batcher), limits, clock)
+    descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
+    foundation.server.add(service, descriptor)
+    foundation.server.before_stop(service.drain)
+    return foundation.host(catalogue, counters, batcher)
+
+
+if __name__ == "__main__":
+    sys.exit(run("quota", build))

@@ -1,0 +1,244 @@
+"""Gathers what arrives at the same time, so that Redis is asked once for each customer.
+
+There is no timer: operations wait only until the event loop has read what else has arrived, and
+while their customer's batch before is with Redis. So a lone call goes at once, and batches grow by
+themselves under load. Operations of one customer are decided in the order in which they came.
+Refuses to let more than `waiting_max` operations wait.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
+
+from kit.errors import DomainError
+from services.quota.counters import (
+    Answer,
+    Batch,
+    Counters,
+    Decided,
+    FoundHold,
+    Operation,
+    Root,
+    unavailable,
+)
+from services.quota.coverage import NOTHING, Coverage
+from services.quota.model import Amounts, Dimensions, Kind, Subject
+
+OPERATIONS_PER_BATCH_MAX = 256
+COUNTERS_PER_BATCH_MAX = 2048
+OPERATIONS_PER_ROUND_TRIP_MAX = 1024
+WAITING_MAX = 100_000
+
+Deliver = Callable[[Answer | Exception], None]
+Cover = Callable[[str, Subject, Dimensions], Coverage]
+"""Finds what covers a call of a tenant."""
+
+
+class CommitOfHold(NamedTuple):
+    """A commit of which only its hold says whose call it was."""
+
+    request_id: str
+    fingerprint: bytes
+    hold: str
+    amounts: Amounts
+
+
+class _Waiting(NamedTuple):
+    """What is to be decided, and who is to be told the answer."""
+
+    asked: Operation | CommitOfHold
+    deliver: Deliver
+
+
+class _Queue:
+    """What waits for one customer; it exists while anything waits or is with Redis."""
+
+    __slots__ = ("root", "taken", "waiting")
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.waiting: deque[_Waiting] = deque()
+        self.taken: list[_Waiting] = []
+
+    def take(self) -> int:
+        """Take what one script call decides without keeping Redis busy for long; count it."""
+        taken: list[_Waiting] = []
+        counters_count = 0
+        while self.waiting and len(taken) < OPERATIONS_PER_BATCH_MAX:
+            asked = self.waiting[0].asked
+            if isinstance(asked, Operation):
+                counters_count += len(asked.coverage.limits)
+            if taken and counters_count > COUNTERS_PER_BATCH_MAX:
+                break
+            taken.append(self.waiting.popleft())
+        self.taken = taken
+        return len(taken)
+
+    def batch(self) -> Batch:
+        """Answer what was taken; of every hold is known by now whose call it was."""
+        return Batch(self.root, [cast("Operation", waiting.asked) for waiting in self.taken])
+
+
+class Batcher:
+    """One for the service: unary calls and all sessions share it.
+
+    Args:
+        cover: Finds what covers the call of a hold, once the hold was found.
+        timeout_s: How long operations wait for Redis before they fail as COUNTERS_UNAVAILABLE.
+        round_trips_max: How many calls of Redis may be on their way at once.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        cover: Cover,
+        *,
+        timeout_s: float,
+        round_trips_max: int = 2,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
+        self._counters = counters
+        self._cover = cover
+        self._timeout_s = timeout_s
+        self._round_trips_max = round_trips_max
+        self._waiting_max = waiting_max
+        self._waiting_count = 0
+        self._queues: dict[Root, _Queue] = {}
+        self._ready: deque[_Queue] = deque()
+        self._round_trips: set[asyncio.Task[None]] = set()
+        self._is_scheduled = False
+
+    async def connect(self) -> None:
+        """Nothing to open; the first operation starts the work."""
+
+    async def close(self) -> None:
+        """Return once everything that waits has been answered."""
+        while self._queues:
+            await asyncio.sleep(0)
+            if self._round_trips:
+                await asyncio.wait(self._round_trips)
+
+    def submit(self, root: Root, asked: Operation | CommitOfHold, deliver: Deliver) -> None:
+        """Have an operation decided; `deliver` is told the answer, or why there is none."""
+        if self._waiting_count >= self._waiting_max:
+            deliver(unavailable())
+            return
+        self._waiting_count += 1
+        queue = self._queues.get(root)
+        if queue is None:
+            queue = self._queues[root] = _Queue(root)
+            self._ready.append(queue)
+            if not self._is_scheduled:
+                self._schedule()
+        queue.waiting.append(_Waiting(asked, deliver))
+
+    async def decide(self, root: Root, asked: Operation | CommitOfHold) -> Answer:
+        """Have an operation decided, and wait for the answer; raise why there is none."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def deliver(answer: Answer | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self.submit(root, asked, deliver)
+        return await future
+
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        if not self._ready or len(self._round_trips) >= self._round_trips_max:
+            return
+        queues, operations_count = [], 0
+        while self._ready and operations_count < OPERATIONS_PER_ROUND_TRIP_MAX:
+            queue = self._ready.popleft()
+            operations_count += queue.take()
+            queues.append(queue)
+        round_trip = asyncio.create_task(self._make_round_trip(queues))
+        self._round_trips.add(round_trip)
+        round_trip.add_done_callback(self._end_round_trip)
+
+    def _end_round_trip(self, round_trip: asyncio.Task[None]) -> None:
+        self._round_trips.discard(round_trip)
+        round_trip.result()
+        if self._ready and not self._is_scheduled:
+            self._schedule()
+
+    async def _make_round_trip(self, queues: Sequence[_Queue]) -> None:
+        results = await self._ask(queues)
+        for queue, result in zip(queues, results, strict=True):
+            taken = queue.taken
+            self._waiting_count -= len(taken)
+            answers: Sequence[Answer | Exception]
+            if isinstance(result, Decided):
+                answers, more_is_due = result
+            else:
+                answers, more_is_due = [result] * len(taken), False
+            if queue.waiting or more_is_due:
+                self._ready.append(queue)
+            else:
+                del self._queues[queue.root]
+            for waiting, answer in zip(taken, answers, strict=True):
+                waiting.deliver(answer)
+
+    async def _ask(self, queues: Sequence[_Queue]) -> Sequence[Decided | Exception]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._resolve(queues)
+                return await self._counters.decide([queue.batch() for queue in queues])
+        except TimeoutError:
+            return [unavailable()] * len(queues)
+        except Exception as error:  # noqa: BLE001 - told to every caller that waits for it.
+            return [error] * len(queues)
+
+    async def _resolve(self, queues: Sequence[_Queue]) -> None:
+        """Find the holds that commits name instead of a subject."""
+        wanted = [
+            (queue.root, waiting.asked.hold)
+            for queue in queues
+            for waiting in queue.taken
+            if isinstance(waiting.asked, CommitOfHold)
+        ]
+        if not wanted:
+            return
+        found = dict(zip(wanted, await self._counters.find_holds(wanted), strict=True))
+        for queue in queues:
+            queue.taken = [
+                resolved
+                for waiting in queue.taken
+                if (resolved := self._resolved(queue.root, waiting, found)) is not None
+            ]
+
+    def _resolved(
+        self,
+        root: Root,
+        waiting: _Waiting,
+        found: Mapping[tuple[Root, str], FoundHold | None],
+    ) -> _Waiting | None:
+        asked = waiting.asked
+        if not isinstance(asked, CommitOfHold):
+            return waiting
+        call = found[root, asked.hold]
+        try:
+            coverage = self._cover(root.tenant, *call) if call else NOTHING
+        except DomainError as error:
+            self._waiting_count -= 1
+            waiting.deliver(error)
+            return None
+        operation = Operation(
+            Kind.COMMIT,
+            coverage,
+            asked.request_id,
+            asked.fingerprint,
+            asked.hold,
+            int(call is not None),
+            coverage.sums(asked.amounts),
+        )
+        return _Waiting(operation, waiting.deliver)

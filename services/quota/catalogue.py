@@ -1,0 +1,145 @@
+"""The limits of every tenant in memory, kept as fresh as Redis says they must be.
+
+Each tenant has a version in Redis, a random token that every change of a limit replaces after it
+was committed. Every replica compares the versions of the tenants it knows several times a second
+and loads anew what differs, also when Redis lost them. Refuses to decide by limits it has never
+loaded, but goes on with those it has while Redis or PostgreSQL is away.
+"""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from kit.errors import DomainError
+from kit.postgres import Database
+from kit.redis_pool import RedisPool
+from kit.telemetry import get_logger
+from services.quota import store
+from services.quota.counters import unavailable
+from services.quota.coverage import Coverage, LimitIndex
+from services.quota.model import Dimensions, Subject
+
+REFRESH_S = 0.25
+
+_VERSIONS = "tollkeeper:quota:limit_versions"
+_VERSION_BYTES = 8
+_TENANTS_PER_LOOK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The limits of a tenant as of a version, and which look at them this was."""
+
+    number: int
+    version: bytes | None
+    index: LimitIndex
+
+
+class LimitCatalogue:
+    """All limits, by tenant; a tenant's are loaded when it is first asked for."""
+
+    def __init__(
+        self, database: Database, redis: RedisPool, *, refresh_s: float = REFRESH_S
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._refresh_s = refresh_s
+        self._loaded: dict[str, _Loaded] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._numbers = count(1)
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        """Begin to compare versions."""
+        self._refreshing = asyncio.create_task(self._refresh_forever())
+
+    async def close(self) -> None:
+        """Stop comparing versions."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._refreshing
+
+    def is_loaded(self, tenant: str) -> bool:
+        """Tell whether the limits of a tenant are in memory."""
+        return tenant in self._loaded
+
+    def cover(self, tenant: str, subject: Subject, dimensions: Dimensions) -> Coverage:
+        """Find what covers a call of a tenant whose limits are in memory.
+
+        Raises:
+            Precondition: TOO_MANY_LIMITS.
+        """
+        return self._loaded[tenant].index.coverage(subject, dimensions)
+
+    async def load(self, tenant: str) -> None:
+        """Load the limits of a tenant unless they are; who comes meanwhile waits for the same.
+
+        Raises:
+            Unavailable: PostgreSQL does not answer, or COUNTERS_UNAVAILABLE, Redis does not.
+        """
+        if tenant in self._loaded:
+            return
+        loading = self._loading.get(tenant)
+        if loading is None:
+            loading = self._loading[tenant] = asyncio.create_task(self._reload(tenant))
+            loading.add_done_callback(lambda _: self._loading.pop(tenant))
+        try:
+            await asyncio.shield(loading)
+        except (OSError, RedisError) as error:
+            raise unavailable() from error
+
+    async def announce(self, tenant: str) -> None:
+        """Tell every replica that the limits of a tenant have changed, and load them here.
+
+        Raises:
+            Unavailable: COUNTERS_UNAVAILABLE, Redis could not be told; to be repeated.
+        """
+        version = secrets.token_bytes(_VERSION_BYTES)
+        try:
+            await cast("Any", self._redis.client.hset(_VERSIONS, tenant, version))
+            await self._reload(tenant)
+        except (OSError, RedisError) as error:
+            raise unavailable() from error
+
+    async def refresh(self) -> None:
+        """Compare the versions of all known tenants once, and load what differs."""
+        tenants = list(self._loaded)
+        for start in range(0, len(tenants), _TENANTS_PER_LOOK):
+            some = tenants[start : start + _TENANTS_PER_LOOK]
+            versions = await cast("Any", self._redis.client.hmget(_VERSIONS, some))
+            for tenant, version in zip(some, versions, strict=True):
+                if version != self._loaded[tenant].version:
+                    await self._reload(tenant)
+
+    async def _reload(self, tenant: str) -> None:
+        number = next(self._numbers)
+        # The version is read first: a change in between makes it differ, and is loaded next time.
+        version = await self._version(tenant)
+        async with self._database.transaction(tenant) as transaction:
+            stored = await store.load_limits(transaction, tenant)
+        known = self._loaded.get(tenant)
+        if known is None or known.number < number:
+            index = LimitIndex(one.limit for one in stored)
+            self._loaded[tenant] = _Loaded(number, version, index)
+
+    async def _version(self, tenant: str) -> bytes | None:
+        version: bytes | None = await cast("Any", self._redis.client.hget(_VERSIONS, tenant))
+        return version
+
+    async def _refresh_forever(self) -> None:
+        is_failing = False
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            try:
+                await self.refresh()
+                is_failing = False
+            except (OSError, RedisError, DomainError) as error:
+                if not is_failing:
+                    get_logger().warning("limits.stale", cause=type(error).__name__)
+                is_failing = True

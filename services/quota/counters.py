@@ -1,0 +1,312 @@
+"""The counters and holds of customers in Redis, changed only by `decide.lua`.
+
+All that is kept of a customer shares one hash tag, so that one script call decides over all of it,
+in a cluster too. Everything here is a batch: operations of one customer, answered in their order.
+Refuses to interpret: what a figure means on the wire is the converter's.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import msgpack
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from kit.errors import Conflict, DomainError, NotFound, Precondition, Unavailable
+from kit.redis_pool import RedisPool, Script
+from services.quota.coverage import Coverage, described_call, remembered
+from services.quota.model import Dimensions, HoldState, Outcome, Subject
+
+SCRIPT = Path(__file__).with_name("decide.lua")
+SWEEP_MAX = 100
+RETRY_AFTER = timedelta(seconds=1)
+
+_ERROR_LENGTH_MAX = 15
+_HEAD = 4
+_FINGERPRINT = slice(0, 8)
+_COVERAGE_ID = slice(8, 16)
+_STALE_ATTEMPTS_MAX = 3
+_METHODS = {
+    Outcome.ALLOWED: "Reserve",
+    Outcome.DENIED: "Reserve",
+    Outcome.COMMITTED: "Commit",
+    Outcome.RELEASED: "Release",
+}
+
+
+class Root(NamedTuple):
+    """The customer of a tenant: what one script call decides over."""
+
+    tenant: str
+    customer: str
+
+
+class Operation(NamedTuple):
+    """What is asked of the counters that a coverage names.
+
+    Args:
+        kind: A `Kind`.
+        request_id: Under which the answer is remembered; empty for a check.
+        fingerprint: Eight bytes that tell contents of requests apart.
+        hold: The hold to make or to end.
+        detail: The ttl of a reserve in milliseconds; whether a commit's subject is known.
+        sums: What counts in each slot of the coverage.
+    """
+
+    kind: int
+    coverage: Coverage
+    request_id: str
+    fingerprint: bytes
+    hold: str
+    detail: int
+    sums: Sequence[int]
+
+
+class Answer(NamedTuple):
+    """What was decided for one operation.
+
+    Args:
+        outcome: An `Outcome`.
+        detail: When an allowed hold ends; whether a commit or release found its hold open.
+        hold: The hold that an allowed reserve made.
+        coverage: The limits that applied, which a repeated answer remembers.
+        figures: For each of them what is used, what is reserved, and in how many milliseconds it
+            is reset, 0 for never. After a denial also how long to wait: -1 when the limit did not
+            refuse, 0 when the amount never fits.
+    """
+
+    outcome: int
+    now_ms: int
+    detail: int
+    hold: str
+    coverage: Coverage
+    figures: Sequence[int]
+
+
+class Batch(NamedTuple):
+    """Operations of one customer that are decided by one script call."""
+
+    root: Root
+    operations: Sequence[Operation]
+
+
+class Decided(NamedTuple):
+    """The answers to a batch, in its order, and whether more holds are due than were ended."""
+
+    answers: Sequence[Answer | DomainError]
+    more_is_due: bool
+
+
+class FoundHold(NamedTuple):
+    """Whose call a hold was made for."""
+
+    subject: Subject
+    dimensions: Dimensions
+
+
+class Counters:
+    """The script and the keys; every method is one round trip unless something was lost.
+
+    Limits are sent with their windows around what Redis's clock last showed. When that is too long
+    ago the script decides nothing and says so, and is asked again.
+    """
+
+    def __init__(self, redis: RedisPool) -> None:
+        self._client = redis.client
+        self._script = Script(SCRIPT)
+        self._now_ms = 0
+
+    async def connect(self) -> None:
+        """Load the script and read Redis's clock."""
+        await self._script.load(self._client)
+        seconds, microseconds = await cast("Any", self._client.time())
+        self._now_ms = seconds * 1000 + microseconds // 1000
+
+    async def close(self) -> None:
+        """Nothing to close; the pool belongs to the service."""
+
+    async def decide(self, batches: Sequence[Batch]) -> list[Decided | Exception]:
+        """Decide batches of different customers, each as a whole or not at all.
+
+        A batch that Redis could not decide answers COUNTERS_UNAVAILABLE; whether it took effect is
+        not known then, so that its operations are to be repeated with the same request ids.
+        """
+        decided: dict[int, Decided | Exception] = {}
+        waiting = dict(enumerate(batches))
+        for _ in range(_STALE_ATTEMPTS_MAX):
+            replies = await self._run(list(waiting.values()))
+            for place, reply in zip(list(waiting), replies, strict=True):
+                found = self._read(waiting[place], reply)
+                if found is not None:
+                    decided[place] = found
+                    del waiting[place]
+            if not waiting:
+                break
+        return [decided.get(place) or unavailable() for place in range(len(batches))]
+
+    async def find_holds(self, wanted: Sequence[tuple[Root, str]]) -> Sequence[FoundHold | None]:
+        """Find whose calls holds were made for, be they open or expired not long ago."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for root, hold in wanted:
+                counters, _, *recents = keys_of(root)
+                pipeline.hget(counters, f"h{hold}")
+                for recent in recents:
+                    pipeline.hget(recent, f"e{hold}")
+            try:
+                found = await pipeline.execute()
+            except (OSError, RedisError) as error:
+                raise unavailable() from error
+        return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
+
+    async def _run(self, batches: Sequence[Batch]) -> list[Any]:
+        calls = [(keys_of(batch.root), encode(batch.operations, self._now_ms)) for batch in batches]
+        try:
+            replies = await self._send(calls)
+            lost = [place for place, reply in enumerate(replies) if _is_script_lost(reply)]
+            if lost:
+                await self._script.load(self._client)
+                again = await self._send([calls[place] for place in lost])
+                for place, reply in zip(lost, again, strict=True):
+                    replies[place] = reply
+        except (OSError, RedisError) as error:
+            return [error] * len(batches)
+        return replies
+
+    async def _send(self, calls: Sequence[tuple[Sequence[str], bytes]]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for keys, argument in calls:
+                pipeline.evalsha(self._script.sha, len(keys), *keys, argument)
+            return await pipeline.execute(raise_on_error=False)
+
+    def _read(self, batch: Batch, reply: list[bytes] | Exception) -> Decided | Exception | None:
+        """Read the answers out of a reply; nothing when its windows were stale."""
+        if isinstance(reply, Exception):
+            return reply if _is_mistake(reply) else unavailable()
+        self._now_ms, decided = decode(batch, reply)
+        return decided
+
+
+def _found_hold(is_open: bytes | None, *ended: bytes | None) -> FoundHold | None:
+    if is_open is not None:
+        _, description, *_ = _unpacked_all(is_open)
+        return FoundHold(*described_call(description))
+    expired = HoldState.EXPIRED.encode()
+    for state in ended:
+        if state is not None and state.startswith(expired):
+            return FoundHold(*described_call(state.removeprefix(expired)))
+    return None
+
+
+def unavailable() -> Unavailable:
+    """Make the error of counters that did not answer."""
+    return Unavailable(
+        "COUNTERS_UNAVAILABLE",
+        "the counters did not answer in time; repeat the call with the same request_id",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def decode(batch: Batch, reply: Sequence[bytes]) -> tuple[int, Decided | None]:
+    """Read what `decide.lua` answered: Redis's clock, and nothing else if windows were stale."""
+    is_stale, now_ms, *rest = _unpacked(reply[0])
+    if is_stale:
+        return now_ms, None
+    more_is_due, flat = rest
+    descriptions = dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+    answers = [
+        _answer(batch.root, operation, record, descriptions)
+        for operation, record in zip(batch.operations, reply[1:], strict=True)
+    ]
+    return now_ms, Decided(answers, more_is_due)
+
+
+def keys_of(root: Root) -> tuple[str, str, str, str]:
+    """Name all keys of a customer, as `decide.lua` expects them."""
+    tag = f"tollkeeper:quota:{{{root.tenant}/{root.customer}}}"
+    return f"{tag}:counters", f"{tag}:expiries", f"{tag}:recent0", f"{tag}:recent1"
+
+
+def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWEEP_MAX) -> bytes:
+    """Write operations of one customer as `decide.lua` reads them."""
+    places: dict[Coverage, int] = {}
+    indexes: dict[str, int] = {}
+    counters: list[str | int] = []
+    coverages: list[list[bytes | int]] = []
+    flat: list[object] = []
+    for kind, coverage, request_id, fingerprint, hold, detail, sums in operations:
+        place = places.get(coverage)
+        if place is None:
+            place = places[coverage] = len(places) + 1
+            entry: list[bytes | int] = [coverage.id, coverage.description, len(coverage.slots)]
+            coverages.append(entry)
+            for limit in coverage.limits:
+                index = indexes.get(limit.field)
+                if index is None:
+                    assert limit.clock is not None, "what is only remembered is never decided"
+                    index = indexes[limit.field] = len(indexes) + 1
+                    counters += (limit.field, *limit.clock.terms_at(now_ms))
+                entry += (index, limit.slot)
+        flat += (kind, place, "r" + request_id, fingerprint, hold, detail, *sums)
+    return b"".join(map(_packed, (counters, coverages, flat, sweep_max)))
+
+
+def _answer(
+    root: Root, operation: Operation, record: bytes, descriptions: dict[bytes, bytes]
+) -> Answer | DomainError:
+    if len(record) <= _ERROR_LENGTH_MAX:
+        return _error(root, operation, record.decode())
+    outcome, now_ms, detail, hold, *figures = _unpacked(record[_COVERAGE_ID.stop :])
+    coverage = operation.coverage
+    if record[_COVERAGE_ID] != coverage.id:
+        coverage = remembered(descriptions[record[_COVERAGE_ID]])
+    return Answer(outcome, now_ms, detail, hold.decode(), coverage, figures)
+
+
+def _error(root: Root, operation: Operation, code: str) -> DomainError:
+    reservation_id = f"{operation.hold}.{root.customer}"
+    match code[0]:
+        case "1":
+            method = _METHODS[Outcome(int(code[1]))]
+            return Conflict(
+                "REQUEST_ID_REUSED",
+                f"the request_id was used before by {method} with other content",
+                metadata={"request_id": operation.request_id, "method": method},
+            )
+        case "2":
+            return NotFound(
+                "RESERVATION_NOT_FOUND",
+                "no hold with this id is known",
+                metadata={"reservation_id": reservation_id},
+            )
+        case _:
+            state = HoldState(code[1]).name
+            return Precondition(
+                "RESERVATION_ENDED",
+                f"another request has {state.lower()} the hold",
+                metadata={"reservation_id": reservation_id, "state": state},
+            )
+
+
+def _is_script_lost(reply: object) -> bool:
+    return isinstance(reply, NoScriptError)
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Tell what only a mistake of ours can cause from what passes or an operator mends."""
+    return isinstance(error, ResponseError) and "script" in str(error) and "OOM" not in str(error)
+
+
+def _packed(value: object) -> bytes:
+    # The script's reader knows no binary strings, so bytes go as the older raw strings.
+    return cast("bytes", msgpack.packb(value, use_bin_type=False))
+
+
+def _unpacked(data: bytes) -> list[Any]:
+    return cast("list[Any]", msgpack.unpackb(data, raw=True))
+
+
+def _unpacked_all(data: bytes) -> list[Any]:
+    unpacker = msgpack.Unpacker(raw=True)
+    unpacker.feed(data)
+    return list(unpacker)

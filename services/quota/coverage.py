@@ -1,0 +1,254 @@
+"""Which limits cover a call, and whose counters they are.
+
+A `LimitIndex` holds all limits of a tenant and is never changed: a put limit makes a new index. A
+`Coverage` is what it found for one subject with its dimensions. Its `description` travels with a
+hold, so that the hold can be settled, and its answer be repeated, when the limits have changed.
+Refuses more limits on one call than the engine decides at once.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any, NamedTuple, cast
+
+import msgpack
+
+from kit.errors import Precondition
+from services.quota.model import (
+    LIMITS_PER_CALL_MAX,
+    Amounts,
+    CalendarWindow,
+    Dimensions,
+    Level,
+    Limit,
+    Subject,
+)
+from services.quota.windows import drain_rate, window_at
+
+_ID_BYTES = 8
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_COVERAGES_MAX = 50_000
+_LEVEL_NAMES = {level: level.name.lower() for level in Level}
+
+
+class Terms(NamedTuple):
+    """The rule of a limit around some instant, as `decide.lua` reads it.
+
+    Args:
+        room: How many parts can be taken.
+        drain: How many parts drain each millisecond; 0 in a calendar window.
+        scale: How many parts a quantum has.
+        start_ms: When the window starts; 0 without one, as the following.
+        end_ms: When it ends.
+        next_end_ms: When the window after it ends.
+    """
+
+    room: int
+    drain: int
+    scale: int
+    start_ms: int = 0
+    end_ms: int = 0
+    next_end_ms: int = 0
+
+
+class LimitClock:
+    """Tells the rule of one limit at any time; it remembers the last window it told."""
+
+    __slots__ = ("_terms", "limit")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        if isinstance(limit.window, CalendarWindow):
+            self._terms = Terms(limit.capacity, 0, 1)
+        else:
+            rate = drain_rate(limit.capacity, limit.window.period_ms)
+            self._terms = Terms(limit.admits_at_once * rate.scale, rate.drain, rate.scale)
+
+    def terms_at(self, now_ms: int) -> Terms:
+        """Answer the rule with the window that contains an instant, and the one after."""
+        terms = self._terms
+        window = self.limit.window
+        if isinstance(window, CalendarWindow) and not terms.start_ms <= now_ms < terms.end_ms:
+            current = window_at(window, _EPOCH + now_ms * _MILLISECOND)
+            following = window_at(window, current.end)
+            terms = self._terms = terms._replace(
+                start_ms=(current.start - _EPOCH) // _MILLISECOND,
+                end_ms=(current.end - _EPOCH) // _MILLISECOND,
+                next_end_ms=(following.end - _EPOCH) // _MILLISECOND,
+            )
+        return terms
+
+
+class CoveringLimit(NamedTuple):
+    """A limit that applies to a call, and whose counter it is.
+
+    Args:
+        field: The name of the counter among those of the customer.
+        slot: Which of the call's sums counts here, from 1.
+        clock: Tells the limit's rule; nothing when the limit is only remembered.
+    """
+
+    limit_id: str
+    scope: str
+    units: tuple[str, ...]
+    capacity: int
+    field: str
+    slot: int
+    clock: LimitClock | None
+
+
+class Coverage:
+    """The limits that apply to calls of one subject with some dimensions, ordered by id.
+
+    Args:
+        slots: The distinct sets of units that count somewhere; a limit counts the sum of one.
+
+    `id` tells descriptions apart. `prepared` is for whoever renders answers: what need not be
+    rendered anew each time.
+    """
+
+    __slots__ = ("description", "dimensions", "id", "limits", "prepared", "slots", "subject")
+
+    def __init__(
+        self,
+        subject: Subject,
+        dimensions: Dimensions,
+        limits: Sequence[CoveringLimit],
+        slots: Sequence[tuple[str, ...]],
+    ) -> None:
+        self.subject = subject
+        self.dimensions = dimensions
+        self.limits = limits
+        self.slots = slots
+        self.description = _describe(subject, dimensions, limits)
+        self.id = hashlib.blake2b(self.description, digest_size=_ID_BYTES).digest()
+        self.prepared: object = None
+
+    def sums(self, amounts: Amounts) -> tuple[int, ...]:
+        """Add up the amounts that count in each slot."""
+        return tuple([sum([amounts.get(unit, 0) for unit in units]) for units in self.slots])
+
+
+class LimitIndex:
+    """All limits of a tenant, found by the most specific id that each of them names."""
+
+    def __init__(self, limits: Iterable[Limit]) -> None:
+        self._clocks: dict[tuple[int, str], list[LimitClock]] = defaultdict(list)
+        for limit in limits:
+            self._clocks[_most_specific(limit.subject)].append(LimitClock(limit))
+        self._found: dict[tuple[Subject, Dimensions], Coverage] = {}
+
+    def coverage(self, subject: Subject, dimensions: Dimensions) -> Coverage:
+        """Find what covers a call.
+
+        Raises:
+            Precondition: TOO_MANY_LIMITS.
+        """
+        found = self._found.get((subject, dimensions))
+        if found is None:
+            found = cover(subject, dimensions, self._covering(subject, dimensions))
+            if len(self._found) >= _COVERAGES_MAX:
+                self._found.clear()
+            self._found[subject, dimensions] = found
+        return found
+
+    def _covering(self, subject: Subject, dimensions: Dimensions) -> Iterable[LimitClock]:
+        names = frozenset(dimensions)
+        places = chain([(-1, "")], enumerate(subject))
+        candidates = chain.from_iterable(self._clocks.get(place, ()) for place in places)
+        return (clock for clock in candidates if _covers(clock.limit, subject, names))
+
+
+def cover(subject: Subject, dimensions: Dimensions, clocks: Iterable[LimitClock]) -> Coverage:
+    """Bind limits to the counters of a subject.
+
+    Raises:
+        Precondition: TOO_MANY_LIMITS.
+    """
+    ordered = sorted(clocks, key=lambda clock: clock.limit.limit_id)
+    if len(ordered) > LIMITS_PER_CALL_MAX:
+        raise Precondition(
+            "TOO_MANY_LIMITS",
+            f"{len(ordered)} limits apply to one call; at most {LIMITS_PER_CALL_MAX} may",
+            metadata={"maximum": str(LIMITS_PER_CALL_MAX)},
+        )
+    slots = list(dict.fromkeys(clock.limit.units for clock in ordered))
+    limits = [
+        _covering_limit(clock, subject, slots.index(clock.limit.units) + 1) for clock in ordered
+    ]
+    return Coverage(subject, dimensions, limits, slots)
+
+
+def remembered(description: bytes) -> Coverage:
+    """Read back a coverage of which only the description is left; it can be shown, not decided."""
+    flat, shown = _read(description)
+    subject, dimensions, statics = cast("Any", msgpack.unpackb(shown))
+    limits = [
+        CoveringLimit(limit_id, scope, tuple(units), capacity, flat[2 * i], flat[2 * i + 1], None)
+        for i, (limit_id, scope, units, capacity) in enumerate(statics)
+    ]
+    return Coverage(Subject(*subject), tuple(map(tuple, dimensions)), limits, ())
+
+
+def described_call(description: bytes) -> tuple[Subject, Dimensions]:
+    """Read from a description whose call it was."""
+    coverage = remembered(description)
+    return coverage.subject, coverage.dimensions
+
+
+def _most_specific(subject: Subject) -> tuple[int, str]:
+    named = [(place, name) for place, name in enumerate(subject) if name]
+    return named[-1] if named else (-1, "")
+
+
+def _covers(limit: Limit, subject: Subject, dimensions: frozenset[tuple[str, str]]) -> bool:
+    return (
+        bool(subject.at(limit.level))
+        and all(wanted in ("", given) for wanted, given in zip(limit.subject, subject, strict=True))
+        and dimensions.issuperset(limit.dimensions)
+    )
+
+
+def _covering_limit(clock: LimitClock, subject: Subject, slot: int) -> CoveringLimit:
+    limit = clock.limit
+    name = subject.at(limit.level)
+    is_customer = limit.level is Level.CUSTOMER
+    level = _LEVEL_NAMES[limit.level]
+    return CoveringLimit(
+        limit_id=limit.limit_id,
+        scope=name if is_customer else f"{subject.customer}/{name}",
+        units=limit.units,
+        capacity=limit.admits_at_once,
+        field=f"{limit.limit_id}|{level}" if is_customer else f"{limit.limit_id}|{level}/{name}",
+        slot=slot,
+        clock=clock,
+    )
+
+
+def _describe(subject: Subject, dimensions: Dimensions, limits: Sequence[CoveringLimit]) -> bytes:
+    """Pack what the script reads, and behind it what only the service reads.
+
+    The script's reader knows no binary strings, so both parts are packed as the older raw strings.
+    """
+    flat = [part for limit in limits for part in (limit.field, limit.slot)]
+    statics = [(limit.limit_id, limit.scope, limit.units, limit.capacity) for limit in limits]
+    shown = _packed((subject, dimensions, statics))
+    return _packed(flat) + _packed(shown)
+
+
+def _packed(value: object) -> bytes:
+    return cast("bytes", msgpack.packb(value, use_bin_type=False))
+
+
+def _read(description: bytes) -> tuple[list[Any], bytes]:
+    unpacker = msgpack.Unpacker(raw=True)
+    unpacker.feed(description)
+    flat, shown = unpacker
+    return [part.decode() if isinstance(part, bytes) else part for part in flat], shown
+
+
+NOTHING = cover(Subject(""), (), ())
+"""The coverage of an operation that books nothing anywhere."""

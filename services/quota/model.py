@@ -1,0 +1,182 @@
+"""The values of the gate: who calls, what limits him, what is asked and what is answered.
+
+Quantities are integers in quanta, times that are compared with Redis's clock are Unix milliseconds.
+Nothing here decides. Values that pass through the gate by the ten thousand each second are named
+tuples, because a frozen dataclass takes four times as long to make; both are immutable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+QUANTITY_MAX = 10**15
+LIMITS_PER_CALL_MAX = 64
+
+
+class Level(IntEnum):
+    """The level of the subject path at which a limit counts."""
+
+    CUSTOMER = 1
+    PROJECT = 2
+    USER = 3
+    KEY = 4
+    RUN = 5
+
+
+class Subject(NamedTuple):
+    """The path of a call; an empty id names nobody at that level."""
+
+    customer: str
+    project: str = ""
+    user: str = ""
+    key: str = ""
+    run: str = ""
+
+    def at(self, level: Level) -> str:
+        """Answer the id at a level."""
+        return self[level - 1]
+
+
+Dimensions = tuple[tuple[str, str], ...]
+"""What tells calls apart, such as the model: names and values, ordered by name."""
+
+Amounts = Mapping[str, int]
+"""Quantities by unit."""
+
+
+class CalendarPeriod(StrEnum):
+    """A period of the calendar."""
+
+    HOUR = "HOUR"
+    DAY = "DAY"
+    WEEK = "WEEK"
+    MONTH = "MONTH"
+    YEAR = "YEAR"
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarWindow:
+    """The capacity is there anew in each period of the calendar of an IANA time zone."""
+
+    period: CalendarPeriod
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollingRate:
+    """The capacity refills continuously within each period; at most the burst is there at once.
+
+    A burst of 0 means the capacity.
+    """
+
+    period_ms: int
+    burst: int
+
+
+Window = CalendarWindow | RollingRate
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Whom and what it covers, how much, and in which window."""
+
+    limit_id: str
+    display_name: str
+    level: Level
+    subject: Subject
+    dimensions: Dimensions
+    units: tuple[str, ...]
+    capacity: int
+    window: Window
+
+    @property
+    def admits_at_once(self) -> int:
+        """How much can be taken at once: the capacity, or the burst of a rolling rate."""
+        if isinstance(self.window, RollingRate):
+            return self.window.burst or self.capacity
+        return self.capacity
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLimit:
+    """A limit with the times at which it was first and last put."""
+
+    limit: Limit
+    create_time: datetime
+    update_time: datetime
+
+
+class HoldId(NamedTuple):
+    """A hold: its name, which is unique among those of the customer, and the customer."""
+
+    name: str
+    customer: str
+
+
+class CheckCall(NamedTuple):
+    """Asks whether a call would pass."""
+
+    subject: Subject
+    dimensions: Dimensions
+    amounts: Amounts
+
+
+class ReserveCall(NamedTuple):
+    """Asks for a hold. The fingerprint tells contents of one request id apart."""
+
+    request_id: str
+    fingerprint: bytes
+    subject: Subject
+    dimensions: Dimensions
+    amounts: Amounts
+    ttl_ms: int
+
+
+class CommitCall(NamedTuple):
+    """Books what a call used. Without a subject, it is that of the hold; one of both is there."""
+
+    request_id: str
+    fingerprint: bytes
+    hold: HoldId | None
+    subject: Subject | None
+    dimensions: Dimensions
+    amounts: Amounts
+
+
+class ReleaseCall(NamedTuple):
+    """Gives a hold back."""
+
+    request_id: str
+    fingerprint: bytes
+    hold: HoldId
+
+
+Call = CheckCall | ReserveCall | CommitCall | ReleaseCall
+
+
+class Kind(IntEnum):
+    """What an operation asks for; the numbers are those of `decide.lua`."""
+
+    CHECK = 0
+    RESERVE = 1
+    COMMIT = 2
+    RELEASE = 3
+
+
+class Outcome(IntEnum):
+    """What was decided; the numbers are those of `decide.lua`."""
+
+    ALLOWED = 1
+    DENIED = 3
+    COMMITTED = 4
+    RELEASED = 5
+
+
+class HoldState(StrEnum):
+    """How a hold ended; the letters are those of `decide.lua`."""
+
+    COMMITTED = "C"
+    RELEASED = "R"
+    EXPIRED = "X"

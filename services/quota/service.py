@@ -1,0 +1,153 @@
+"""The quota service on the wire: each method parses, calls and renders."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import grpc.aio
+
+from kit.clock import Clock
+from kit.idempotency import Once, fingerprint
+from kit.ids import parse_id
+from kit.paging import page_size
+from kit.rpc.auth import caller
+from services.quota.convert.answers import (
+    write_balances,
+    write_check,
+    write_commit,
+    write_release,
+    write_reserve,
+)
+from services.quota.convert.calls import (
+    parse_check,
+    parse_commit,
+    parse_get_balances,
+    parse_release,
+    parse_reserve,
+)
+from services.quota.convert.limits import (
+    parse_customer,
+    parse_delete_limit,
+    parse_put_limit,
+    render_limit,
+    render_limits,
+    render_put_limit,
+)
+from services.quota.sessions import Session
+from services.quota.usecases import Gate, LimitUseCases
+from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class QuotaService:
+    """Serves `tollkeeper.api.quota.v1.QuotaService`."""
+
+    def __init__(self, gate: Gate, limits: LimitUseCases, clock: Clock) -> None:
+        self._gate = gate
+        self._limits = limits
+        self._clock = clock
+        self._sessions: set[Session] = set()
+
+    async def Check(self, request: wire.CheckRequest, context: Context) -> wire.CheckResponse:
+        answer = await self._gate.decide(caller(context).tenant, parse_check(request))
+        response = wire.CheckResponse()
+        write_check(answer, response)
+        return response
+
+    async def Reserve(self, request: wire.ReserveRequest, context: Context) -> wire.ReserveResponse:
+        answer = await self._gate.decide(caller(context).tenant, parse_reserve(request))
+        response = wire.ReserveResponse()
+        write_reserve(answer, request.amounts, response)
+        return response
+
+    async def Commit(self, request: wire.CommitRequest, context: Context) -> wire.CommitResponse:
+        answer = await self._gate.decide(caller(context).tenant, parse_commit(request))
+        response = wire.CommitResponse()
+        write_commit(answer, response)
+        return response
+
+    async def Release(self, request: wire.ReleaseRequest, context: Context) -> wire.ReleaseResponse:
+        answer = await self._gate.decide(caller(context).tenant, parse_release(request))
+        response = wire.ReleaseResponse()
+        write_release(answer, response)
+        return response
+
+    async def Session(
+        self, requests: AsyncIterator[wire.SessionRequest], context: Context
+    ) -> AsyncGenerator[wire.SessionResponse, None]:
+        tenant = caller(context).tenant
+        await self._gate.open(tenant)
+        session = Session(self._gate, tenant)
+        self._sessions.add(session)
+        try:
+            async for response in session.answers(requests):
+                yield response
+        finally:
+            self._sessions.discard(session)
+
+    async def GetBalances(
+        self, request: wire.GetBalancesRequest, context: Context
+    ) -> wire.GetBalancesResponse:
+        answer = await self._gate.decide(caller(context).tenant, parse_get_balances(request))
+        response = wire.GetBalancesResponse()
+        write_balances(answer, response)
+        return response
+
+    async def PutLimit(
+        self, request: wire.PutLimitRequest, context: Context
+    ) -> wire.PutLimitResponse:
+        limit = parse_put_limit(request)
+        once = Once(
+            request.request_id,
+            "PutLimit",
+            fingerprint(request),
+            wire.PutLimitResponse,
+            render_put_limit,
+            self._now(),
+        )
+        return await self._limits.put_limit(caller(context).tenant, limit, once)
+
+    async def GetLimit(
+        self, request: wire.GetLimitRequest, context: Context
+    ) -> wire.GetLimitResponse:
+        limit_id = parse_id(request.limit_id, "limit_id")
+        stored = await self._limits.get_limit(caller(context).tenant, limit_id)
+        return wire.GetLimitResponse(limit=render_limit(stored))
+
+    async def ListLimits(
+        self, request: wire.ListLimitsRequest, context: Context
+    ) -> wire.ListLimitsResponse:
+        page = await self._limits.list_limits(
+            caller(context).tenant,
+            parse_customer(request.customer_id),
+            request.page_token,
+            page_size(request.page_size),
+        )
+        return render_limits(page)
+
+    async def DeleteLimit(
+        self, request: wire.DeleteLimitRequest, context: Context
+    ) -> wire.DeleteLimitResponse:
+        limit_id = parse_delete_limit(request)
+        once = Once(
+            request.request_id,
+            "DeleteLimit",
+            fingerprint(request),
+            wire.DeleteLimitResponse,
+            _render_deleted,
+            self._now(),
+        )
+        return await self._limits.delete_limit(caller(context).tenant, limit_id, once)
+
+    def drain(self) -> None:
+        """Let every session end as soon as its calls are answered."""
+        for session in self._sessions:
+            session.drain()
+
+    def _now(self) -> datetime:
+        return self._clock.now()
+
+
+def _render_deleted(_: None) -> wire.DeleteLimitResponse:
+    return wire.DeleteLimitResponse()

@@ -1,0 +1,162 @@
+"""One session: a stream of calls, and the stream of their answers.
+
+Calls go to the batcher as they are read, several messages at a time; answers are written as they
+come, all that are there in one message. What waits is bounded: a session that has enough calls
+waiting, or that does not take its answers, is not read. A session whose caller has gone leaves its
+calls to be decided; nobody is told the answers then.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from functools import partial
+
+from google.rpc.status_pb2 import Status
+
+from kit import telemetry
+from kit.errors import DomainError, InvalidInput
+from kit.rpc.status import internal_status, render_status
+from services.quota.convert.answers import write_session_answer
+from services.quota.convert.calls import parse_session_call
+from services.quota.counters import Answer
+from services.quota.usecases import Gate
+from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
+
+CALLS_PER_MESSAGE_MAX = 1000
+CALLS_WAITING_MAX = 4096
+
+# The status of a limit has some hundred bytes, and clients take messages of up to 4 MiB.
+_STATUSES_PER_MESSAGE_MAX = 4096
+_DOMAIN = "tollkeeper.quota"
+
+
+class Session:
+    """The calls of one stream that wait, and the answers that are to be written."""
+
+    def __init__(self, gate: Gate, tenant: str) -> None:
+        self._gate = gate
+        self._tenant = tenant
+        self._waiting: set[int] = set()
+        self._outbox = _Outbox()
+        self._reading: asyncio.Task[None] | None = None
+        self._is_read = False
+        self._refusal: DomainError | None = None
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+
+    async def answers(
+        self, requests: AsyncIterator[wire.SessionRequest]
+    ) -> AsyncGenerator[wire.SessionResponse, None]:
+        """Read calls until there are no more, and answer all of them.
+
+        Raises:
+            InvalidInput: PAYLOAD_TOO_LARGE, once all calls before have been answered.
+        """
+        self._reading = asyncio.create_task(self._read(requests))
+        try:
+            while not self._is_read or self._waiting or self._outbox.count:
+                await self._changed.wait()
+                self._changed.clear()
+                while self._outbox.count:
+                    yield self._outbox.take()
+                self._has_room.set()
+        finally:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reading
+        if self._refusal is not None:
+            raise self._refusal
+
+    def drain(self) -> None:
+        """Read no more; what waits is answered, then the stream ends."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self, requests: AsyncIterator[wire.SessionRequest]) -> None:
+        try:
+            async for request in requests:
+                if len(request.calls) > CALLS_PER_MESSAGE_MAX:
+                    raise InvalidInput(
+                        "PAYLOAD_TOO_LARGE",
+                        f"a message holds {len(request.calls)} calls,"
+                        f" at most {CALLS_PER_MESSAGE_MAX} are accepted",
+                        metadata={"maximum": str(CALLS_PER_MESSAGE_MAX)},
+                    )
+                while len(self._waiting) + self._outbox.count >= CALLS_WAITING_MAX:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+                for call in request.calls:
+                    self._ask(call)
+        except DomainError as error:
+            self._refusal = error
+        finally:
+            self._is_read = True
+            self._changed.set()
+
+    def _ask(self, call: wire.SessionCall) -> None:
+        if call.call_id in self._waiting:
+            error = InvalidInput.of("call_id", "is that of another call that waits")
+            self._deliver(call, error)
+            return
+        self._waiting.add(call.call_id)
+        answered = partial(self._end, call)
+        try:
+            self._gate.submit(self._tenant, parse_session_call(call), answered)
+        except DomainError as error:
+            answered(error)
+
+    def _end(self, call: wire.SessionCall, answer: Answer | Exception) -> None:
+        self._waiting.discard(call.call_id)
+        self._deliver(call, answer)
+
+    def _deliver(self, call: wire.SessionCall, answer: Answer | Exception) -> None:
+        self._outbox.put(call, answer)
+        if not self._changed.is_set():
+            self._changed.set()
+
+
+class _Outbox:
+    """Answers that are not written yet, gathered into messages of bounded size."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._full: deque[wire.SessionResponse] = deque()
+        self._open = wire.SessionResponse()
+        self._statuses_count = 0
+
+    def put(self, call: wire.SessionCall, answer: Answer | Exception) -> None:
+        """Add the answer to a call."""
+        self.count += 1
+        if self._statuses_count >= _STATUSES_PER_MESSAGE_MAX:
+            self._close()
+        response = self._open.answers.add()
+        response.call_id = call.call_id
+        if isinstance(answer, Answer):
+            write_session_answer(answer, call, response)
+            self._statuses_count += len(answer.coverage.limits) + 1
+        else:
+            response.error.CopyFrom(_status(answer))
+            self._statuses_count += 1
+
+    def take(self) -> wire.SessionResponse:
+        """Take the oldest message; there must be one."""
+        if not self._full:
+            self._close()
+        response = self._full.popleft()
+        self.count -= len(response.answers)
+        return response
+
+    def _close(self) -> None:
+        self._full.append(self._open)
+        self._open = wire.SessionResponse()
+        self._statuses_count = 0
+
+
+def _status(error: Exception) -> Status:
+    if isinstance(error, DomainError):
+        return render_status(error, _DOMAIN)
+    trace_id = telemetry.trace_id() or secrets.token_hex(16)
+    telemetry.get_logger().error("call.failed", trace_id=trace_id, exc_info=error)
+    return internal_status(trace_id, _DOMAIN)

@@ -1,0 +1,113 @@
+"""Limits in PostgreSQL, as values of the domain.
+
+It refuses to decide anything: what a limit means is the core's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.quota.model import (
+    CalendarPeriod,
+    CalendarWindow,
+    Level,
+    Limit,
+    RollingRate,
+    StoredLimit,
+    Subject,
+    Window,
+)
+from services.quota.tables import limits
+
+_SUBJECT = ("customer_id", "project_id", "user_id", "key_id", "run_id")
+
+
+async def load_limits(
+    transaction: AsyncConnection,
+    tenant: str,
+    *,
+    customer: str = "",
+    after: str = "",
+    count: int | None = None,
+) -> tuple[StoredLimit, ...]:
+    """Load limits ordered by id: all, or those that name a customer; from after an id on."""
+    table = limits.c
+    query = select(limits).where(table.tenant_id == tenant, table.limit_id > after)
+    if customer:
+        query = query.where(table.customer_id == customer)
+    found = await transaction.execute(query.order_by(table.limit_id).limit(count))
+    return tuple(map(_stored_limit, found))
+
+
+async def load_limit(
+    transaction: AsyncConnection, tenant: str, limit_id: str
+) -> StoredLimit | None:
+    """Load one limit, or nothing."""
+    table = limits.c
+    found = await transaction.execute(
+        select(limits).where(table.tenant_id == tenant, table.limit_id == limit_id)
+    )
+    row = found.one_or_none()
+    return None if row is None else _stored_limit(row)
+
+
+async def save_limit(transaction: AsyncConnection, tenant: str, stored: StoredLimit) -> StoredLimit:
+    """Store a limit in place of the one with the same id, whose time of creation stays."""
+    key = {"tenant_id": tenant, "limit_id": stored.limit.limit_id}
+    values = _values(stored)
+    statement = insert(limits).values(**key, **values, create_time=stored.create_time)
+    saved = await transaction.execute(
+        statement.on_conflict_do_update(index_elements=list(key), set_=values).returning(limits)
+    )
+    return _stored_limit(saved.one())
+
+
+async def delete_limit(transaction: AsyncConnection, tenant: str, limit_id: str) -> bool:
+    """Delete a limit; answer whether there was one."""
+    table = limits.c
+    deleted = await transaction.execute(
+        delete(limits).where(table.tenant_id == tenant, table.limit_id == limit_id)
+    )
+    return deleted.rowcount > 0
+
+
+def _values(stored: StoredLimit) -> Mapping[str, object]:
+    limit, window = stored.limit, stored.limit.window
+    calendar = window if isinstance(window, CalendarWindow) else None
+    rolling = window if isinstance(window, RollingRate) else None
+    return {
+        "display_name": limit.display_name,
+        "level": int(limit.level),
+        **dict(zip(_SUBJECT, limit.subject, strict=True)),
+        "dimensions": dict(limit.dimensions),
+        "units": list(limit.units),
+        "capacity": limit.capacity,
+        "calendar_period": calendar and calendar.period.value,
+        "time_zone": calendar and calendar.time_zone,
+        "rolling_period_ms": rolling and rolling.period_ms,
+        "rolling_burst": rolling and rolling.burst,
+        "update_time": stored.update_time,
+    }
+
+
+def _stored_limit(row: Row[Any]) -> StoredLimit:
+    limit = Limit(
+        limit_id=row.limit_id,
+        display_name=row.display_name,
+        level=Level(row.level),
+        subject=Subject(*(getattr(row, column) for column in _SUBJECT)),
+        dimensions=tuple(sorted(row.dimensions.items())),
+        units=tuple(row.units),
+        capacity=row.capacity,
+        window=_window(row),
+    )
+    return StoredLimit(limit, row.create_time, row.update_time)
+
+
+def _window(row: Row[Any]) -> Window:
+    if row.calendar_period is not None:
+        return CalendarWindow(CalendarPeriod(row.calendar_period), row.time_zone)
+    return RollingRate(row.rolling_period_ms, row.rolling_burst)

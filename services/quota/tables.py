@@ -1,0 +1,30 @@
+"""The tables of the schema `quota`; `migrations/` makes them."""
+
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, SmallInteger, Table, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(schema="quota")
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("limit_id", Text(collation="C"), primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("customer_id", Text, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("dimensions", JSONB, nullable=False),
+    Column("units", ARRAY(Text), nullable=False),
+    Column("capacity", BigInteger, nullable=False),
+    # Either a calendar period with its time zone, or the period of a rolling rate with its burst.
+    Column("calendar_period", Text),
+    Column("time_zone", Text),
+    Column("rolling_period_ms", BigInteger),
+    Column("rolling_burst", BigInteger),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("update_time", DateTime(timezone=True), nullable=False),
+)

@@ -1,0 +1,212 @@
+"""What the gate can be asked: decisions over calls, and the limits they are decided by.
+
+A decision finds what covers the call, in memory, and leaves the rest to the batcher. A change of a
+limit is one transaction; every replica is told after its commit.
+"""
+
+import secrets
+from collections.abc import Callable
+from itertools import count
+
+from kit.clock import Clock
+from kit.errors import NotFound
+from kit.idempotency import Once
+from kit.paging import Page, decode_page_token, encode_page_token
+from kit.postgres import Database
+from kit.telemetry import traced
+from services.quota import store
+from services.quota.batcher import Batcher, CommitOfHold
+from services.quota.catalogue import LimitCatalogue
+from services.quota.counters import Answer, Operation, Root
+from services.quota.coverage import NOTHING
+from services.quota.model import (
+    Call,
+    CheckCall,
+    CommitCall,
+    Kind,
+    Limit,
+    ReleaseCall,
+    ReserveCall,
+    StoredLimit,
+)
+from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
+
+Deliver = Callable[[Answer | Exception], None]
+
+_NO_FINGERPRINT = bytes(8)
+
+
+class Gate:
+    """Decides over calls; sessions submit, unary calls wait.
+
+    Every operation may fail with COUNTERS_UNAVAILABLE and TOO_MANY_LIMITS.
+    """
+
+    def __init__(self, catalogue: LimitCatalogue, batcher: Batcher) -> None:
+        self._catalogue = catalogue
+        self._batcher = batcher
+        # Unique among all replicas and restarts, and short, as each hold's record carries it.
+        self._hold_prefix = secrets.token_hex(6)
+        self._hold_numbers = count(1)
+
+    async def open(self, tenant: str) -> None:
+        """Make sure that the limits of a tenant are in memory; to be awaited before `submit`."""
+        await self._catalogue.load(tenant)
+
+    def submit(self, tenant: str, call: Call, deliver: Deliver) -> None:
+        """Have a call decided; `deliver` is told the answer, or why there is none.
+
+        Calls of one customer are decided in the order of submission.
+
+        Raises:
+            Precondition: TOO_MANY_LIMITS.
+        """
+        self._batcher.submit(*self._asked(tenant, call), deliver)
+
+    @traced("quota.decide")
+    async def decide(self, tenant: str, call: Call) -> Answer:
+        """Decide over one call.
+
+        Raises:
+            Conflict: REQUEST_ID_REUSED.
+            NotFound: RESERVATION_NOT_FOUND.
+            Precondition: RESERVATION_ENDED, TOO_MANY_LIMITS.
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        if not self._catalogue.is_loaded(tenant):
+            await self._catalogue.load(tenant)
+        return await self._batcher.decide(*self._asked(tenant, call))
+
+    def _asked(self, tenant: str, call: Call) -> tuple[Root, Operation | CommitOfHold]:
+        match call:
+            case ReserveCall(request_id, fingerprint, subject, dimensions, amounts, ttl_ms):
+                coverage = self._catalogue.cover(tenant, subject, dimensions)
+                name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
+                sums = coverage.sums(amounts)
+                operation = Operation(
+                    Kind.RESERVE, coverage, request_id, fingerprint, name, ttl_ms, sums
+                )
+                return Root(tenant, subject.customer), operation
+            case CommitCall():
+                return self._asked_commit(tenant, call)
+            case CheckCall(subject, dimensions, amounts):
+                coverage = self._catalogue.cover(tenant, subject, dimensions)
+                sums = coverage.sums(amounts)
+                operation = Operation(Kind.CHECK, coverage, "", _NO_FINGERPRINT, "", 0, sums)
+                return Root(tenant, subject.customer), operation
+            case ReleaseCall(request_id, fingerprint, hold):
+                operation = Operation(
+                    Kind.RELEASE, NOTHING, request_id, fingerprint, hold.name, 0, ()
+                )
+                return Root(tenant, hold.customer), operation
+
+    def _asked_commit(self, tenant: str, call: CommitCall) -> tuple[Root, Operation | CommitOfHold]:
+        request_id, fingerprint, hold, subject, dimensions, amounts = call
+        if subject is None:
+            assert hold is not None, "the converter refuses a commit of neither"
+            of_hold = CommitOfHold(request_id, fingerprint, hold.name, amounts)
+            return Root(tenant, hold.customer), of_hold
+        coverage = self._catalogue.cover(tenant, subject, dimensions)
+        operation = Operation(
+            Kind.COMMIT,
+            coverage,
+            request_id,
+            fingerprint,
+            hold.name if hold else "",
+            1,
+            coverage.sums(amounts),
+        )
+        return Root(tenant, subject.customer), operation
+
+
+class LimitUseCases:
+    """Puts, shows and deletes limits."""
+
+    def __init__(self, database: Database, catalogue: LimitCatalogue, clock: Clock) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._clock = clock
+
+    @traced("quota.put_limit")
+    async def put_limit(
+        self, tenant: str, limit: Limit, once: Once[StoredLimit, wire.PutLimitResponse]
+    ) -> wire.PutLimitResponse:
+        """Create a limit, or replace the one of the same id.
+
+        Raises:
+            Conflict: REQUEST_ID_REUSED.
+            Unavailable: COUNTERS_UNAVAILABLE, the limit is stored but not every replica knows;
+                to be repeated with the same request id.
+        """
+        now = self._clock.now()
+        stored = StoredLimit(limit, now, now)
+        async with self._database.transaction(tenant) as transaction:
+            answer = await once.run(
+                transaction, tenant, lambda: store.save_limit(transaction, tenant, stored)
+            )
+        await self._catalogue.announce(tenant)
+        return answer
+
+    @traced("quota.get_limit")
+    async def get_limit(self, tenant: str, limit_id: str) -> StoredLimit:
+        """Show a limit.
+
+        Raises:
+            NotFound: LIMIT_NOT_FOUND.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            stored = await store.load_limit(transaction, tenant, limit_id)
+        if stored is None:
+            raise _limit_not_found(limit_id)
+        return stored
+
+    @traced("quota.list_limits")
+    async def list_limits(
+        self, tenant: str, customer: str, page_token: str, page_size: int
+    ) -> Page[StoredLimit]:
+        """List limits by id, all or those that name a customer.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        filtered = f"quota.limits {customer}"
+        last = decode_page_token(page_token, filtered)
+        async with self._database.transaction(tenant) as transaction:
+            found = await store.load_limits(
+                transaction,
+                tenant,
+                customer=customer,
+                after=last[0] if last else "",
+                count=page_size + 1,
+            )
+        items = found[:page_size]
+        is_last = len(found) <= page_size
+        token = "" if is_last else encode_page_token(filtered, (items[-1].limit.limit_id,))
+        return Page(items, token)
+
+    @traced("quota.delete_limit")
+    async def delete_limit(
+        self, tenant: str, limit_id: str, once: Once[None, wire.DeleteLimitResponse]
+    ) -> wire.DeleteLimitResponse:
+        """Delete a limit.
+
+        Raises:
+            NotFound: LIMIT_NOT_FOUND.
+            Conflict: REQUEST_ID_REUSED.
+            Unavailable: COUNTERS_UNAVAILABLE, as `put_limit`.
+        """
+
+        async def delete() -> None:
+            if not await store.delete_limit(transaction, tenant, limit_id):
+                raise _limit_not_found(limit_id)
+
+        async with self._database.transaction(tenant) as transaction:
+            answer = await once.run(transaction, tenant, delete)
+        await self._catalogue.announce(tenant)
+        return answer
+
+
+def _limit_not_found(limit_id: str) -> NotFound:
+    return NotFound(
+        "LIMIT_NOT_FOUND", f"there is no limit {limit_id}", metadata={"limit_id": limit_id}
+    )
