@@ -83,8 +83,7 @@ def a_meter(
         quantity=quantity,
         group_by=group_by,
         filters={
-            key: meter_pb2.DimensionValues(values=values)
-            for key, values in (filters or {}).items()
+            key: meter_pb2.DimensionValues(values=values) for key, values in (filters or {}).items()
         },
     )
 

@@ -93,7 +93,7 @@ def roll_up(events: Iterable[IncomingEvent], meters: MeterSet) -> list[Rollup]:
     totals: dict[tuple[Contribution, str, datetime], list[Amount]] = {}
     hour = next_hour = _LONG_AGO
     with exactly():
-        for event, _, amounts in events:
+        for event, _, _, amounts in events:
             if not hour <= event.time < next_hour:
                 hour = start_of_hour(event.time)
                 next_hour = hour + HOUR

@@ -56,11 +56,14 @@ class UsageEvent(NamedTuple):
 class IncomingEvent(NamedTuple):
     """A usage event on its way into the store.
 
-    `fingerprint` digests everything but the identity; `amounts` are the quantities as numbers.
+    `content` writes everything but the identity: microseconds since 1970, then the other fields,
+    separated by tabs, which no field contains. `fingerprint` digests it. `amounts` are the
+    quantities as numbers.
     """
 
     event: UsageEvent
-    fingerprint: bytes
+    content: str
+    fingerprint: str
     amounts: Mapping[str, Amount]
 
 

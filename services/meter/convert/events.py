@@ -134,32 +134,26 @@ def render_event(stored: StoredEvent) -> meter_pb2.StoredEvent:
 
 def _parse(message: meter_pb2.UsageEvent, latest: datetime) -> IncomingEvent:
     subject = message.subject
-    time = _time(message.time, latest)
-    dimensions = _dimensions(_entries(message.dimensions))
+    time = message.time
     quantities, amounts = _quantities(message.quantities)
     event = UsageEvent(
         _source(message.source),
         check_name(message.event_id),
-        time,
+        _time(time, latest),
         _type(message.type),
         _customer_id(subject.customer_id),
         _subject_id(subject.project_id),
         check_subject_id(subject.user_id),
         _subject_id(subject.key_id),
         check_subject_id(subject.run_id),
-        dimensions,
+        _dimensions(_entries(message.dimensions)),
         quantities,
     )
-    return IncomingEvent(event, _fingerprint(event, message.time), amounts)
-
-
-def _fingerprint(event: UsageEvent, time: Timestamp) -> bytes:
     _, _, _, *texts = event
-    # The number is the time of the event, and written faster. No text contains the separator, so
-    # different contents are different texts.
     microseconds = time.seconds * 10**6 + time.nanos // 1000
-    content = "\0".join((str(microseconds), *texts))
-    return blake2b(content.encode(), digest_size=_FINGERPRINT_BYTES).digest()
+    content = "\t".join((str(microseconds), *texts))
+    fingerprint = blake2b(content.encode(), digest_size=_FINGERPRINT_BYTES).hexdigest()
+    return IncomingEvent(event, content, fingerprint, amounts)
 
 
 def _violations(message: meter_pb2.UsageEvent, latest: datetime) -> Iterator[Violation]:

@@ -19,6 +19,7 @@ KEY_LENGTH_MAX = 63
 _is_name = re.compile(r"[^\x00-\x1f\x7f]{1,128}").fullmatch
 _is_key = re.compile(r"[^\x00-\x1f\x7f]{1,63}").fullmatch
 _is_value = re.compile(r"[^\x00-\x1f\x7f]{0,128}").fullmatch
+_find_control = re.compile(r"[\x00-\x1f\x7f]").search
 _is_type = re.compile(r"[a-z0-9_.-]{1,63}").fullmatch
 _is_subject_id = re.compile(r"[A-Za-z0-9_.:@-]{1,64}").fullmatch
 
@@ -44,7 +45,7 @@ def take(
 def check_name(text: str) -> str:
     """Check what names an event or its source."""
     if not _is_name(text):
-        raise Bad("must have 1 to 128 characters, all printable" if text else "is required")
+        raise Bad("must have 1 to 128 characters, no control ones" if text else "is required")
     return text
 
 
@@ -74,15 +75,20 @@ def check_customer_id(text: str) -> str:
 def check_key(text: str) -> str:
     """Check the name of a dimension or a quantity."""
     if not _is_key(text):
-        raise Bad("must have a name of 1 to 63 characters, all printable")
+        raise Bad("must have a name of 1 to 63 characters, no control ones")
     return text
 
 
 def check_value(text: str) -> str:
     """Check the value of a dimension."""
     if not _is_value(text):
-        raise Bad("must have at most 128 characters, all printable")
+        raise Bad("must have at most 128 characters, no control ones")
     return text
+
+
+def has_control_characters(text: str) -> bool:
+    """Tell whether a text holds what cannot be shown, and in part not be stored."""
+    return _find_control(text) is not None
 
 
 def entry_path(field: str, key: str) -> str:

@@ -12,6 +12,7 @@ from services.meter.convert.fields import (
     check_type,
     check_value,
     entry_path,
+    has_control_characters,
     take,
 )
 from services.meter.model import Aggregation, Meter
@@ -124,7 +125,7 @@ def _filters(
 
 def _check_length(violations: Violations, field: str, text: str, maximum: int) -> None:
     def check(written: str) -> None:
-        if len(written) > maximum or not written.isprintable():
-            raise Bad(f"must have at most {maximum} characters, all printable")
+        if len(written) > maximum or has_control_characters(written):
+            raise Bad(f"must have at most {maximum} characters, no control ones")
 
     take(violations, field, check, text)

@@ -4,7 +4,7 @@ Taking events in speaks to asyncpg directly, inside the transaction of SQLAlchem
 `docs/decisions/0011-meter-store.md` are lost otherwise.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -45,17 +45,20 @@ _TYPES: Final = {
     name: Text if isinstance(_event[name].type, JSON) else _event[name].type
     for name in UsageEvent._fields
 }
-_STAGED_COLUMNS: Final = (*UsageEvent._fields, "fingerprint")
 _CREATE_STAGED: Final = """
 CREATE TEMPORARY TABLE staged_events (
-    source text COLLATE "C", event_id text COLLATE "C", time timestamptz, type text,
-    customer_id text, project_id text, user_id text, key_id text, run_id text,
-    dimensions json, quantities json, fingerprint bytea
+    source text COLLATE "C", event_id text COLLATE "C", microseconds bigint, type text,
+    customer_id text COLLATE "C", project_id text, user_id text, key_id text, run_id text,
+    dimensions json, quantities json, fingerprint text
 ) ON COMMIT DROP
 """
 _STORE_STAGED_IDENTITIES: Final = """
 INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
-SELECT $1, event_id, source, time, fingerprint FROM pg_temp.staged_events
+SELECT
+    $1, event_id, source,
+    timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
+    decode(fingerprint, 'hex')
+FROM pg_temp.staged_events
 ORDER BY event_id, source
 """
 _STORE_STAGED_EVENTS: Final = """
@@ -64,31 +67,35 @@ INSERT INTO meter.events (
     dimensions, quantities, ingest_time
 )
 SELECT
-    $1, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
+    $1, timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
+    source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
     dimensions, quantities, $2
-FROM pg_temp.staged_events ORDER BY time
+FROM pg_temp.staged_events ORDER BY microseconds
 """
 _WITH_STAGED_FROM_TABLE: Final = """
 WITH staged AS (SELECT * FROM pg_temp.staged_events),
 """
-_WITH_STAGED_FROM_ARRAYS: Final = """
+_WITH_STAGED_FROM_TEXT: Final = """
 WITH staged AS (
-    SELECT * FROM unnest(
-        $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
-        $9::text[], $10::text[], $11::text[], $12::json[], $13::json[], $14::bytea[]
-    ) AS arrays (
-        source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-        dimensions, quantities, fingerprint
-    )
+    SELECT
+        field[1] AS source, field[2] AS event_id, field[3]::bigint AS microseconds,
+        field[4] AS type, field[5] AS customer_id, field[6] AS project_id, field[7] AS user_id,
+        field[8] AS key_id, field[9] AS run_id, field[10]::json AS dimensions,
+        field[11]::json AS quantities, field[12] AS fingerprint
+    FROM string_to_table($3, E'\n') AS line, string_to_array(line, E'\t') AS field
 ),
 """
 _STORE_WHAT_IS_NEW: Final = """
 created AS (
     INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
-    SELECT $1, event_id, source, time, fingerprint FROM staged
+    SELECT
+        $1, event_id, source,
+        timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
+        decode(fingerprint, 'hex')
+    FROM staged
     ORDER BY event_id COLLATE "C", source COLLATE "C"
     ON CONFLICT DO NOTHING
-    RETURNING event_id, source
+    RETURNING event_id, source, time
 ), stored AS (
     INSERT INTO meter.events (
         tenant_id, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
@@ -102,7 +109,7 @@ created AS (
 SELECT source, event_id FROM created
 """
 _FIND_IDENTITIES: Final = """
-SELECT source, event_id, time, fingerprint FROM meter.event_identities
+SELECT source, event_id, time, encode(fingerprint, 'hex') FROM meter.event_identities
 JOIN unnest($2::text[], $3::text[]) AS wanted (source, event_id) USING (source, event_id)
 WHERE tenant_id = $1
 """
@@ -121,7 +128,7 @@ class StoredIdentity(NamedTuple):
     """What is known of a stored event by its identity alone."""
 
     time: datetime
-    fingerprint: bytes
+    fingerprint: str
 
 
 async def save_events(
@@ -129,29 +136,38 @@ async def save_events(
     tenant: str,
     incoming: Sequence[IncomingEvent],
     ingest_time: datetime,
-) -> Collection[Identity]:
+) -> set[Identity]:
     """Store the events whose identity is new, and answer those identities.
 
     No two of the events have the same identity. Identities are locked in their order, so that
     transactions that share some wait for each other and never in a circle.
     """
     raw = await raw_connection(transaction)
-    rows = [(*event, fingerprint) for event, fingerprint, _ in incoming]
-    if len(rows) < _COPY_MIN:
-        columns = zip(*rows, strict=True)
+    text = "\n".join(
+        [
+            f"{event.source}\t{event.event_id}\t{content}\t{fingerprint}"
+            for event, content, fingerprint, _ in incoming
+        ]
+    )
+    if len(incoming) < _COPY_MIN:
         found = await raw.fetch(
-            _WITH_STAGED_FROM_ARRAYS + _STORE_WHAT_IS_NEW, tenant, ingest_time, *columns
+            _WITH_STAGED_FROM_TEXT + _STORE_WHAT_IS_NEW, tenant, ingest_time, text
         )
         return {tuple(row) for row in found}
     await raw.execute(_CREATE_STAGED)
-    await raw.copy_records_to_table(
-        "staged_events", schema_name="pg_temp", records=rows, columns=_STAGED_COLUMNS
-    )
+    # Within COPY a backslash is written as two.
+    escaped = text.replace("\\", "\\\\").encode()
+    await raw.copy_to_table("staged_events", schema_name="pg_temp", source=_one(escaped))
     if await _save_new_identities(raw, tenant):
         await raw.execute(_STORE_STAGED_EVENTS, tenant, ingest_time)
-        return [event.identity for event, _, _ in incoming]
+        return {event.identity for event, *_ in incoming}
     found = await raw.fetch(_WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time)
     return {tuple(row) for row in found}
+
+
+async def _one(part: bytes) -> AsyncIterator[bytes]:
+    # asyncpg would read from a file in another thread.
+    yield part
 
 
 async def _save_new_identities(raw: asyncpg.Connection, tenant: str) -> bool:

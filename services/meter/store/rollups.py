@@ -1,7 +1,9 @@
 """Rollups: kept in the transaction that stores the events, read in place of the events."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 from typing import Final
@@ -16,6 +18,9 @@ from services.meter.store.events import amount, counted_by, dimension
 from services.meter.tables import events
 
 _REMEMBERED_MAX: Final = 100_000
+_HOURS_REMEMBERED: Final = 1_024
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND: Final = timedelta(seconds=1)
 _ROLLUPS_PER_PAGE: Final = 10_000
 
 _CREATE_SERIES: Final = """
@@ -32,12 +37,17 @@ JOIN unnest($2::text[], $3::text[], $4::bytea[]) AS wanted (meter_id, customer_i
     USING (meter_id, customer_id, group_digest)
 WHERE tenant_id = $1
 """
+# Numbers as texts, since asyncpg takes 0.5 µs for each element of an array.
 _ADD: Final = """
 INSERT INTO meter.rollups AS stored (tenant_id, series_id, hour, quantity, event_count)
-SELECT $1, series_id, hour, quantity::numeric, event_count
-FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::bigint[])
-    AS added (series_id, hour, quantity, event_count)
-ORDER BY series_id, hour
+SELECT $1, series_id, to_timestamp(hour_s), quantity, event_count
+FROM unnest(
+    string_to_array($2, ' ')::bigint[],
+    string_to_array($3, ' ')::bigint[],
+    string_to_array($4, ' ')::numeric[],
+    string_to_array($5, ' ')::bigint[]
+) AS added (series_id, hour_s, quantity, event_count)
+ORDER BY series_id, hour_s
 ON CONFLICT (tenant_id, series_id, hour) DO UPDATE SET
     quantity = stored.quantity + excluded.quantity,
     event_count = stored.event_count + excluded.event_count
@@ -61,24 +71,27 @@ class Rollups:
     ) -> SeriesIds:
         """Add usage to what is stored; the answer is to be remembered once it is committed.
 
-        Rows are locked in their order, so that transactions wait for each other, never in a
-        circle.
+        No two of the rollups are of the same series and hour. Rows are locked in their order, so
+        that transactions wait for each other, never in a circle.
         """
         if not rollups:
             return {}
-        wanted = {rollup.series for rollup in rollups}
-        ids = {series: self._known.get((tenant, series)) for series in wanted}
-        unknown = [series for series in wanted if ids[series] is None]
-        resolved = await _resolve(transaction, tenant, unknown) if unknown else {}
+        ids = [self._known.get((tenant, rollup.series)) for rollup in rollups]
+        unknown = {
+            rollup.series for rollup, known in zip(rollups, ids, strict=True) if known is None
+        }
+        resolved = await _resolve(transaction, tenant, list(unknown)) if unknown else {}
         raw = await raw_connection(transaction)
-        columns = zip(
-            *(
-                (ids[series] or resolved[series], hour, _text(quantity), event_count)
-                for series, hour, quantity, event_count in rollups
+        await raw.execute(
+            _ADD,
+            tenant,
+            _joined(
+                known or resolved[each.series] for each, known in zip(rollups, ids, strict=True)
             ),
-            strict=True,
+            _joined(_seconds(each.hour) for each in rollups),
+            _joined(_text(each.quantity) for each in rollups),
+            _joined(each.event_count for each in rollups),
         )
-        await raw.execute(_ADD, tenant, *columns)
         return resolved
 
     def remember(self, tenant: str, committed: SeriesIds) -> None:
@@ -127,6 +140,15 @@ async def _resolve(
         Series(meter_id, customer_id, tuple(group)): series_id
         for series_id, meter_id, customer_id, group in found
     }
+
+
+@lru_cache(_HOURS_REMEMBERED)
+def _seconds(hour: datetime) -> int:
+    return (hour - _EPOCH) // _SECOND
+
+
+def _joined(values: Iterable[object]) -> str:
+    return " ".join(map(str, values))
 
 
 def _text(amount: Amount) -> str:

@@ -1,6 +1,7 @@
 """Takes events in: stores each identity once and counts it, in one transaction for many calls."""
 
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -68,7 +69,8 @@ class Ingestion:
             created = await save_events(
                 transaction, tenant, list(distinct.values()), self._clock.now()
             )
-            rollups = roll_up((distinct[identity] for identity in created), meters)
+            new = [each for identity, each in distinct.items() if identity in created]
+            rollups = roll_up(new, meters)
             series = await self._rollups.add(transaction, tenant, rollups)
             fates = await _fates(transaction, tenant, incoming, created)
         self._rollups.remember(tenant, series)
@@ -91,7 +93,7 @@ async def _fates(
     transaction: AsyncConnection,
     tenant: str,
     incoming: Sequence[IncomingEvent],
-    created: Collection[Identity],
+    created: AbstractSet[Identity],
 ) -> list[Fate]:
     """Tell what became of each event: the first of a created identity made it, others repeat it."""
     fates = [_CREATED] * len(incoming)
@@ -126,7 +128,7 @@ async def _compare(
         transaction, tenant, [(time, *identity) for identity, time in suspects.items()]
     )
     fates = []
-    for event, fingerprint, _ in repeats:
+    for event, _, fingerprint, _ in repeats:
         identity = event.identity
         same = fingerprint == known[identity].fingerprint
         violations = () if same else differences(event, stored[identity])

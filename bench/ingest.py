@@ -1,0 +1,228 @@
+"""Ingest: how many events in a second are durable, deduplicated and rolled up, through gRPC.
+
+The meter runs as its own process on a durable PostgreSQL of its own, with two meters by model.
+Events are of 1,000 customers and four models, some seconds apart. The raw limit beside it is COPY
+of the same events, by one connection in transactions of 1,000 rows, into one table with the same
+columns and indexes, without deduplication and rollups; the better of two runs counts.
+
+The figures at the top are of batches of 1,000 without duplicates by 8 callers. A duplicate repeats
+an event of the batch before.
+"""
+
+import argparse
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import grpc.aio
+import uvloop
+
+from bench.rig import Rig, running
+from kit.rpc.channel import open_channel
+from kit.rpc.wire import render_time
+from services.meter.convert.events import parse_event
+from services.meter.model import IncomingEvent, UsageEvent
+from tollkeeper.api.meter.v1 import meter_pb2
+from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
+
+_INGEST = "/tollkeeper.api.meter.v1.MeterService/IngestEvents"
+_TENANT = "bench"
+_SOURCE = "gateway-000"
+_MODELS = ("large", "medium", "small", "tiny")
+_CUSTOMERS = 1_000
+_EVENTS = 100_000
+_RAW_BATCH = 1_000
+_CASE_S = 2.0
+_AHEAD = timedelta(hours=1)
+_RAW_TABLE = """
+CREATE SCHEMA raw;
+CREATE TABLE raw.events (LIKE meter.events, fingerprint bytea);
+ALTER TABLE raw.events ADD PRIMARY KEY (tenant_id, event_id, source);
+CREATE INDEX ON raw.events (tenant_id, time, source, event_id);
+CREATE INDEX ON raw.events (tenant_id, customer_id, time, source, event_id);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way of sending."""
+
+    batch: int
+    callers: int
+    duplicate_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a case reached; `events_per_s` counts what was sent, duplicates included."""
+
+    batch: int
+    callers: int
+    duplicate_percent: int
+    events: int
+    events_per_s: int
+    p50_ms: float
+    p99_ms: float
+
+
+WARM_UP = Case(batch=1_000, callers=2, duplicate_percent=0)
+TOP = Case(batch=1_000, callers=8, duplicate_percent=0)
+CASES = [
+    Case(batch, callers, duplicate_percent)
+    for batch, many in ((1, 64), (100, 16), (1_000, 8), (5_000, 8))
+    for callers in (1, many)
+    for duplicate_percent in (0, 30)
+]
+
+
+def run(arguments: Sequence[str]) -> dict[str, Any]:
+    """Measure, and answer the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench ingest", description=__doc__)
+    parser.add_argument("--top", action="store_true", help="only the figures at the top")
+    cases = [TOP] if parser.parse_args(arguments).top else CASES
+    with running("meter") as rig, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_measure(rig, cases))
+
+
+async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
+    events = _make_events()
+    written = [_written(event) for event in events]
+    database = await asyncpg.connect(rig.database_url)
+    await database.execute(_RAW_TABLE)
+    copied = [await _copy(database, events, run=0)]
+    async with open_channel(rig.address) as channel:
+        sender = _Sender(channel, rig)
+        await sender.put_meters()
+        await sender.run(written, WARM_UP, number=0)
+        figures = [await sender.run(written, case, number) for number, case in enumerate(cases, 1)]
+    copied.append(await _copy(database, events, run=1))
+    await database.close()
+    top = figures[cases.index(TOP)]
+    return {
+        "events_per_s": top.events_per_s,
+        "p99_ms": top.p99_ms,
+        "ratio_to_copy": round(top.events_per_s / max(copied), 3),
+        "copy_rows_per_s": max(copied),
+        "service_peak_mb": rig.peak_memory_mb(),
+        "cases": [asdict(each) for each in figures],
+    }
+
+
+def _make_events() -> list[meter_pb2.UsageEvent]:
+    draw = random.Random(1)
+    start = datetime.now(UTC) - timedelta(minutes=1)
+    return [_make_event(draw, number, start) for number in range(_EVENTS)]
+
+
+def _make_event(draw: random.Random, number: int, start: datetime) -> meter_pb2.UsageEvent:
+    event = meter_pb2.UsageEvent(
+        event_id=f"{draw.getrandbits(96):024x}",
+        source=_SOURCE,
+        type="llm.call",
+        time=render_time(start + timedelta(microseconds=100 * number + draw.randrange(10**6))),
+        dimensions={"model": draw.choice(_MODELS), "provider": "acme", "region": "eu-west-1"},
+        quantities={
+            "input_tokens": str(draw.randrange(1, 9_000)),
+            "cached_input_tokens": str(draw.randrange(1, 2_000)),
+            "output_tokens": str(draw.randrange(1, 2_000)),
+        },
+    )
+    event.subject.customer_id = f"customer-{draw.randrange(_CUSTOMERS)}"
+    event.subject.project_id = f"project-{draw.randrange(10)}"
+    event.subject.key_id = f"key-{draw.randrange(3 * _CUSTOMERS)}"
+    return event
+
+
+async def _copy(
+    database: asyncpg.Connection, events: Sequence[meter_pb2.UsageEvent], run: int
+) -> int:
+    """Copy the events as raw rows, and answer how many went in a second."""
+    now = datetime.now(UTC)
+    incoming = [parse_event(event, now + _AHEAD) for event in events]
+    rows = [
+        (_TENANT, f"raw-{run}", *each.event[1:], now, bytes.fromhex(each.fingerprint))
+        for each in incoming
+        if isinstance(each, IncomingEvent)
+    ]
+    columns = ("tenant_id", *UsageEvent._fields, "ingest_time", "fingerprint")
+    started_s = time.perf_counter()
+    for first in range(0, len(rows), _RAW_BATCH):
+        await database.copy_records_to_table(
+            "events", schema_name="raw", records=rows[first : first + _RAW_BATCH], columns=columns
+        )
+    return round(len(rows) / (time.perf_counter() - started_s))
+
+
+class _Sender:
+    """Sends events of a case; what is measured is the call alone."""
+
+    def __init__(self, channel: grpc.aio.Channel, rig: Rig) -> None:
+        self._ingest: Any = channel.unary_unary(
+            _INGEST, response_deserializer=messages.IngestEventsResponse.FromString
+        )
+        self._metadata = rig.metadata(_TENANT, "meter.ingest", "meter.write")
+        self._stub = MeterServiceStub(channel)
+
+    async def put_meters(self) -> None:
+        """Put the two meters that count every event."""
+        for quantity in ("input_tokens", "output_tokens"):
+            meter = meter_pb2.Meter(
+                meter_id=quantity,
+                event_type="llm.call",
+                aggregation=meter_pb2.AGGREGATION_SUM,
+                quantity=quantity,
+                group_by=["model"],
+            )
+            request = messages.PutMeterRequest(request_id=quantity, meter=meter)
+            await self._stub.PutMeter(request, metadata=self._metadata)
+
+    async def run(self, events: Sequence[bytes], case: Case, number: int) -> Figures:
+        """Send until the time or the events are over."""
+        requests = _requests(events, case, source=f"gateway-{number:03}".encode())
+        latencies_s: list[float] = []
+        answered = 0
+        started_s = time.perf_counter()
+
+        async def call_in_turn() -> None:
+            nonlocal answered
+            for request in requests:
+                before_s = time.perf_counter()
+                answer = await self._ingest(request, metadata=self._metadata)
+                after_s = time.perf_counter()
+                latencies_s.append(after_s - before_s)
+                answered += len(answer.outcomes)
+                if after_s - started_s > _CASE_S:
+                    return
+
+        await asyncio.gather(*(call_in_turn() for _ in range(case.callers)))
+        elapsed_s = time.perf_counter() - started_s
+        latencies_s.sort()
+        return Figures(
+            **asdict(case),
+            events=answered,
+            events_per_s=round(answered / elapsed_s),
+            p50_ms=round(latencies_s[len(latencies_s) // 2] * 1000, 1),
+            p99_ms=round(latencies_s[len(latencies_s) * 99 // 100] * 1000, 1),
+        )
+
+
+def _requests(events: Sequence[bytes], case: Case, source: bytes) -> Iterator[bytes]:
+    """Make requests out of written events, as if they came from `source`."""
+    fresh = iter(events)
+    sent: list[bytes] = []
+    for position in range(len(events)):
+        is_repeat = position % 100 < case.duplicate_percent and position >= case.batch
+        sent.append(sent[position - case.batch] if is_repeat else next(fresh))
+    batches = (sent[first : first + case.batch] for first in range(0, len(sent), case.batch))
+    return iter([b"".join(batch).replace(_SOURCE.encode(), source) for batch in batches])
+
+
+def _written(event: meter_pb2.UsageEvent) -> bytes:
+    # Protobuf messages are joined by joining their bytes.
+    return messages.IngestEventsRequest(events=[event]).SerializeToString()

@@ -1,0 +1,60 @@
+"""Events and meters of the domain with defaults, so that a test shows only what matters to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from services.meter.convert.events import parse_event
+from services.meter.model import Aggregation, IncomingEvent, Meter
+from tests import meter_world
+
+LONG_AFTER = datetime(2999, 1, 1, tzinfo=UTC)
+LONG_BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def an_incoming_event(
+    event_id: str = "e1",
+    *,
+    time: datetime = meter_world.NOON,
+    customer_id: str = "acme",
+    type: str = "llm.call",  # noqa: A002 - the contract's word.
+    quantities: Mapping[str, str] = meter_world.DEFAULT_QUANTITIES,
+    **dimensions: str,
+) -> IncomingEvent:
+    """Make an event as it comes in; other keyword arguments are its dimensions."""
+    message = meter_world.an_event(
+        event_id,
+        time=time,
+        customer_id=customer_id,
+        type=type,
+        dimensions=dimensions,
+        quantities=quantities,
+    )
+    parsed = parse_event(message, LONG_AFTER)
+    assert isinstance(parsed, IncomingEvent)
+    return parsed
+
+
+def a_stored_meter(
+    meter_id: str = "tokens",
+    *,
+    quantity: str = "tokens",
+    event_type: str = "llm.call",
+    filters: Mapping[str, Sequence[str]] | None = None,
+    group_by: Sequence[str] = (),
+    display_name: str = "Tokens",
+    unit: str = "token",
+) -> Meter:
+    """Make a meter that adds up tokens; without a quantity, one that counts events."""
+    return Meter(
+        meter_id=meter_id,
+        display_name=display_name,
+        event_type=event_type,
+        aggregation=Aggregation.SUM if quantity else Aggregation.COUNT,
+        quantity=quantity,
+        filters=tuple((key, tuple(values)) for key, values in (filters or {}).items()),
+        group_by=tuple(group_by),
+        unit=unit,
+        create_time=LONG_BEFORE,
+    )
