@@ -1,6 +1,7 @@
 """Client for Tollkeeper: ask the gate, report usage."""
 
-from tollkeeper.client import Hold, Tollkeeper
+from tollkeeper.blocking import BlockingTollkeeper
+from tollkeeper.client import Hold, Reservation, Tollkeeper
 from tollkeeper.errors import (
     CallFailed,
     FieldProblem,
@@ -11,16 +12,24 @@ from tollkeeper.errors import (
     UsageNotReported,
 )
 from tollkeeper.events import UsageReport
+from tollkeeper.headers import denial_headers, rate_limit_headers
+from tollkeeper.spool import SpoolFull, SpoolUnusable
 
 __all__ = [
+    "BlockingTollkeeper",
     "CallFailed",
     "FieldProblem",
     "Hold",
     "LimitState",
     "QuotaDenied",
     "QuotaUnavailable",
+    "Reservation",
+    "SpoolFull",
+    "SpoolUnusable",
     "Tollkeeper",
     "TollkeeperError",
     "UsageNotReported",
     "UsageReport",
+    "denial_headers",
+    "rate_limit_headers",
 ]

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 QUOTA_ADDRESS_DEFAULT = "127.0.0.1:7301"
 METER_ADDRESS_DEFAULT = "127.0.0.1:7302"
 INGEST_TIMEOUT_S = 30.0
-CLOSE_TIMEOUT_S = 30.0
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 logger = logging.getLogger("tollkeeper")
@@ -102,7 +101,7 @@ class Hold:
         self.dimensions = dict(dimensions or {})
 
 
-class _Reservation:
+class Reservation:
     """What `reserve` returns: the hold is taken on entering the block and settled on leaving it."""
 
     def __init__(self, client: Tollkeeper, request: ReserveRequest) -> None:
@@ -150,6 +149,7 @@ class Tollkeeper:
         timeout_s: how long a decision may take before `QuotaUnavailable` is raised.
         spool: folder in which usage events wait for the meter, so that they survive this process;
             by default they wait in memory.
+        close_timeout_s: how long leaving the block waits for the meter to take the last events.
         credentials: TLS credentials of the channels; without them they are not encrypted.
     """
 
@@ -162,6 +162,7 @@ class Tollkeeper:
         source: str = "gateway",
         timeout_s: float = 1.0,
         spool: Path | None = None,
+        close_timeout_s: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -169,6 +170,7 @@ class Tollkeeper:
         self._source = source
         self._timeout_s = timeout_s
         self._spool = spool
+        self._close_timeout_s = close_timeout_s
         self._credentials = credentials
         self._request_prefix = secrets.token_hex(8)
         self._request_numbers = itertools.count(1)
@@ -215,7 +217,7 @@ class Tollkeeper:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self._reporter.close(CLOSE_TIMEOUT_S)
+            await self._reporter.close(self._close_timeout_s)
         finally:
             await self._session.close()
             await asyncio.gather(*(channel.close() for channel in self._channels))
@@ -239,7 +241,7 @@ class Tollkeeper:
         ttl: timedelta | None = None,
         request_id: str = "",
         **quantities: Number,
-    ) -> _Reservation:
+    ) -> Reservation:
         """Hold amounts for a call while the block runs.
 
         A block that commits is booked with what it used; any other gives its hold back.
@@ -261,7 +263,7 @@ class Tollkeeper:
             QuotaUnavailable: on entering the block; no answer came in time.
             CallFailed: on entering the block; the request is not valid.
         """
-        return _Reservation(
+        return Reservation(
             self,
             ReserveRequest(
                 request_id=request_id or self._new_request_id(),
