@@ -4,9 +4,12 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+from google.type.decimal_pb2 import Decimal as DecimalMessage
+
 from kit.decimals import exactly
 from kit.interval import Interval
 from kit.money import Money, Rounding, settle
+from kit.rpc.wire import render_decimal, render_interval, render_money
 from services.invoicing.assembly import assemble, finalize, settle_lines
 from services.invoicing.model import (
     BillingAnchor,
@@ -18,19 +21,18 @@ from services.invoicing.model import (
     FormulaStep,
     Invoice,
     Language,
-    LineKind,
     PostalAddress,
-    ProductCategory,
     RatedLine,
     Rating,
     Seller,
     Subscription,
     Tax,
     TaxId,
-    TaxTreatment,
-    UsageReference,
 )
 from services.invoicing.periods import BillingPeriod, periods_until
+from services.invoicing.snapshot import read_rated_line, read_tax
+from tollkeeper.api.rating.v1 import plan_pb2, rating_pb2
+from tollkeeper.api.tax.v1 import tax_pb2
 
 JANUARY = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
 CREATED = datetime(2025, 12, 1, 9, tzinfo=UTC)
@@ -109,38 +111,57 @@ def a_step(
     )
 
 
-def a_line(*steps: FormulaStep, currency: str = "EUR", **changes: Any) -> RatedLine:  # noqa: ANN401 - any field, by its name.
-    """Make a usage line whose amounts follow from its steps."""
+def a_line(*steps: FormulaStep, currency: str = "EUR", **changes: Any) -> RatedLine:  # noqa: ANN401 - any field of the message, by its name.
+    """Make a usage line, as rating gives it, whose amounts follow from its steps."""
     steps = steps or (a_step("each", "3", "1.25"),)
     with exactly():
         unrounded = sum((step.amount for step in steps), Decimal(0))
         quantity = sum((step.quantity for step in steps), Decimal(0))
     fields: dict[str, Any] = {
-        "kind": LineKind.USAGE,
+        "kind": rating_pb2.LINE_KIND_USAGE,
         "price_id": "tokens",
         "description": "Tokens",
-        "quantity": quantity,
+        "quantity": render_decimal(quantity),
         "unit": "token",
-        "unrounded_amount": unrounded,
-        "amount": settle(unrounded, currency, Rounding.HALF_UP),
-        "steps": steps,
-        "usage": UsageReference("tokens", "acme", JANUARY, ()),
-        "category": ProductCategory.ELECTRONIC_SERVICE,
-        "period": JANUARY,
+        "unrounded_amount": render_decimal(unrounded),
+        "amount": render_money(settle(unrounded, currency, Rounding.HALF_UP)),
+        "steps": [
+            rating_pb2.FormulaStep(
+                description=step.description,
+                quantity=render_decimal(step.quantity),
+                unit_amount=render_decimal(step.unit_amount),
+                amount=render_decimal(step.amount),
+            )
+            for step in steps
+        ],
+        "usage": rating_pb2.UsageReference(
+            meter_id="tokens",
+            customer_id="acme",
+            interval=render_interval(JANUARY),
+            dimensions={"model": "large", "region": "eu"},
+        ),
+        "category": plan_pb2.PRODUCT_CATEGORY_ELECTRONIC_SERVICE,
+        "period": render_interval(JANUARY),
     }
-    return RatedLine(**{**fields, **changes})
+    return read_rated_line(rating_pb2.RatedLine(**{**fields, **changes}))
 
 
-def a_base_fee(amount: str = "100", currency: str = "EUR", **changes: Any) -> RatedLine:  # noqa: ANN401 - any field, by its name.
-    """Make the base fee of a whole period."""
+def a_base_fee(
+    amount: str = "100",
+    currency: str = "EUR",
+    step: FormulaStep | None = None,
+    **changes: Any,  # noqa: ANN401 - any field of the message, by its name.
+) -> RatedLine:
+    """Make the base fee of a whole period, unless a step tells of a part."""
     fields: dict[str, Any] = {
-        "kind": LineKind.BASE_FEE,
+        "kind": rating_pb2.LINE_KIND_BASE_FEE,
         "price_id": "",
         "description": "Team: base fee",
         "unit": "period",
         "usage": None,
     }
-    return a_line(a_step("base fee", "1", amount), currency=currency, **{**fields, **changes})
+    step = step or a_step("base fee", "1", amount)
+    return a_line(step, currency=currency, **{**fields, **changes})
 
 
 def a_rating(*lines: RatedLine, currency: str = "EUR", **changes: Any) -> Rating:  # noqa: ANN401 - any field, by its name.
@@ -154,22 +175,21 @@ def a_rating(*lines: RatedLine, currency: str = "EUR", **changes: Any) -> Rating
     return Rating(**{**fields, **changes})
 
 
-def a_tax(taxable: Money, tax: Money, **changes: Any) -> Tax:  # noqa: ANN401 - any field, by its name.
-    """Make French VAT of 20 percent."""
+def a_tax(taxable: Money, tax: Money, **changes: Any) -> Tax:  # noqa: ANN401 - any field of the message, by its name.
+    """Make French VAT of 20 percent, as tax determines it."""
     fields: dict[str, Any] = {
         "jurisdiction": "FR",
         "name": "VAT",
-        "rate_percent": Decimal(20),
-        "taxable_amount": taxable,
-        "tax_amount": tax,
-        "treatment": TaxTreatment.TAXED,
+        "rate_percent": DecimalMessage(value="20"),
+        "taxable_amount": render_money(taxable),
+        "tax_amount": render_money(tax),
+        "treatment": tax_pb2.TAX_TREATMENT_TAXED,
         "rule_id": "eu.b2c.destination",
         "reason": "Electronic services to consumers are taxed where they live.",
         "source": "Directive 2006/112/EC, article 58",
-        "invoice_note": "",
         "seller_tax_id": "IE6388047V",
     }
-    return Tax(**{**fields, **changes})
+    return read_tax(tax_pb2.Tax(**{**fields, **changes}))
 
 
 def a_determination(
@@ -186,7 +206,7 @@ def a_determination(
         exact = subtotal.to_decimal() * Decimal(rate_percent) / 100
     total = settle(exact, currency, Rounding.HALF_UP)
     parts = total.allocate([amount.minor_units for amount in amounts])
-    changes = {"rate_percent": Decimal(rate_percent), **changes}
+    changes = {"rate_percent": DecimalMessage(value=rate_percent), **changes}
     return Determination(
         lines=tuple(
             (a_tax(amount, part, **changes),) for amount, part in zip(amounts, parts, strict=True)
@@ -206,7 +226,7 @@ def a_reverse_charge(
         rate_percent="0",
         buyer_tax_id="DE136695976",
         jurisdiction="DE",
-        treatment=TaxTreatment.REVERSE_CHARGE,
+        treatment=tax_pb2.TAX_TREATMENT_REVERSE_CHARGE,
         rule_id="eu.b2b.reverse_charge",
         invoice_note=note,
     )

@@ -10,6 +10,7 @@ from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
 from services.invoicing.clients import RatingClient, TaxClient
 from services.invoicing.closing import PeriodCloser
+from services.invoicing.drafting import Drafter
 from services.invoicing.service import InvoicingService
 from services.invoicing.typesetting import Typesetter
 from services.invoicing.usecases.invoices import InvoiceUseCases
@@ -23,10 +24,11 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     identity, database = foundation.identity(), foundation.database
     channels = [open_channel(settings.rating_address), open_channel(settings.tax_address)]
     rating, tax = RatingClient(channels[0], identity), TaxClient(channels[1], identity)
-    closer = PeriodCloser(database, rating, tax, clock)
+    drafter = Drafter(rating, tax, clock)
+    closer = PeriodCloser(database, drafter, clock)
     service = InvoicingService(
         PartyUseCases(database, rating),
-        InvoiceUseCases(database, closer, Typesetter(), clock),
+        InvoiceUseCases(database, drafter, closer, Typesetter(), clock),
         clock,
     )
     foundation.server.add(

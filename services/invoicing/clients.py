@@ -21,7 +21,6 @@ from services.invoicing.model import (
     Customer,
     Determination,
     ExchangeRate,
-    ProductCategory,
     Rating,
     Subscription,
     TaxableLine,
@@ -51,10 +50,6 @@ _TIMEOUT_S = 10
 _BATCH_TIMEOUT_S = 60
 _RETRY_AFTER = timedelta(seconds=1)
 _LINES_PER_CALL_MAX = 5_000
-_CATEGORIES: Mapping[ProductCategory, tax_pb2.ProductCategory.ValueType] = {
-    ProductCategory.ELECTRONIC_SERVICE: tax_pb2.PRODUCT_CATEGORY_ELECTRONIC_SERVICE,
-    ProductCategory.PROFESSIONAL_SERVICE: tax_pb2.PRODUCT_CATEGORY_PROFESSIONAL_SERVICE,
-}
 _EXCHANGE_RATE_REASONS = frozenset({"EXCHANGE_RATE_NOT_FOUND", "EXCHANGE_RATE_STALE"})
 
 
@@ -272,7 +267,7 @@ def _render_supply(supply: Supply) -> tax_service_pb2.DetermineTaxRequest:
             tax_service_pb2.TaxableLine(
                 line_id=line.line_id,
                 amount=render_money(line.amount),
-                category=_CATEGORIES[line.category],
+                category=tax_pb2.ProductCategory.ValueType(line.category),
             )
             for line in supply.lines
         ],

@@ -1,61 +1,31 @@
-"""Closing billing periods: what has ended is rated, converted, taxed and becomes an invoice.
+"""Closing billing periods: each that has ended gets an invoice, a draft or issued at once.
 
-Other services are asked before a transaction begins, in batches; each invoice is one transaction.
-A period that fails is reported, and the others go on. Running it twice, or two at once, makes one
-invoice for each period: a unique index decides, and whoever comes second reports what is there.
+Periods are taken in batches: their drafts are computed, and one transaction stores them; should it
+fail, each invoice gets a transaction of its own. A period that fails is reported, and the others go
+on. Running it twice, or two at once, makes one invoice for each period: a unique index decides, and
+whoever comes second reports what is there.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
-from kit.errors import DomainError, Unavailable
-from kit.ids import new_id
-from kit.money import Money
+from kit.errors import Unavailable
 from kit.postgres import Database
-from services.invoicing.assembly import (
-    assemble,
-    check_currency,
-    finalize,
-    series_of,
-    settle_lines,
-)
-from services.invoicing.clients import RatingClient, Supply, TaxClient
-from services.invoicing.model import (
-    Customer,
-    Determination,
-    ExchangeRate,
-    Invoice,
-    InvoiceState,
-    InvoiceSummary,
-    Rating,
-    Seller,
-    Subscription,
-    TaxableLine,
-    summarize,
-)
-from services.invoicing.periods import BillingPeriod, day_of, periods_until
+from services.invoicing.assembly import finalize, series_of
+from services.invoicing.drafting import Drafter, DuePeriod
+from services.invoicing.model import Invoice, InvoiceState, InvoiceSummary, Seller, summarize
+from services.invoicing.periods import day_of, periods_until
 from services.invoicing.store import invoices, parties
 
 _SUBSCRIPTIONS_PER_PAGE = 500
-_PERIODS_PER_BATCH = 100
-_SAVES_AT_ONCE_MAX = 8
-_RatePair = tuple[str, str, date]
-
-
-@dataclass(frozen=True, slots=True)
-class DuePeriod:
-    """A period to be invoiced."""
-
-    subscription: Subscription
-    customer: Customer
-    period: BillingPeriod
+_PERIODS_PER_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +49,12 @@ class Outcome:
     result: InvoiceSummary | Exception
 
 
-@dataclass(frozen=True, slots=True)
-class _Priced:
-    """A period that is rated and settled in the invoice's currency, but not taxed yet."""
-
-    due: DuePeriod
-    rating: Rating
-    exchange_rate: ExchangeRate | None
-    lines: tuple[TaxableLine, ...]
-
-
-class _Overtaken(Exception):
-    """Another closing stored the invoice of the period first."""
-
-
 class PeriodCloser:
     """Makes the invoices of periods."""
 
-    def __init__(
-        self, database: Database, rating: RatingClient, tax: TaxClient, clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, drafter: Drafter, clock: Clock) -> None:
         self._database = database
-        self._rating = rating
-        self._tax = tax
+        self._drafter = drafter
         self._clock = clock
 
     async def plan(
@@ -149,80 +102,55 @@ class PeriodCloser:
         async with self._database.transaction(tenant) as transaction:
             summaries = await invoices.load_summaries_of(transaction, tenant, made)
         due.sort(key=lambda each: (each.period.interval.end, each.subscription.subscription_id))
-        return Agenda(tuple(due), tuple(summaries[invoice_id] for invoice_id in sorted(summaries)))
+        in_order = sorted(
+            summaries.values(), key=lambda each: (each.period.end, each.subscription_id)
+        )
+        return Agenda(tuple(due), tuple(in_order))
 
     async def close(
         self, tenant: str, seller: Seller, agenda: Agenda, *, request_id: str, issue: bool
     ) -> AsyncGenerator[Outcome, None]:
-        """Make the invoices of an agenda, and report each, in order, as it is stored."""
+        """Make the invoices of an agenda, and report each, in order, when it is stored."""
         for summary in agenda.made:
             yield Outcome(summary.subscription_id, summary)
-        saving: deque[asyncio.Task[Outcome]] = deque()
-        try:
-            async with aclosing(self._computed(tenant, seller, agenda.due)) as computed:
-                async for due, draft in computed:
-                    saved = self._outcome(tenant, due, draft, request_id=request_id, issue=issue)
-                    saving.append(asyncio.create_task(saved))
-                    if len(saving) == _SAVES_AT_ONCE_MAX:
-                        yield await saving.popleft()
-            while saving:
-                yield await saving.popleft()
-        finally:
-            for task in saving:
-                task.cancel()
-            await asyncio.gather(*saving, return_exceptions=True)
+        async with aclosing(self._computed(tenant, seller, agenda.due)) as computed:
+            async for due, drafts in computed:
+                complete = [
+                    (each, draft)
+                    for each, draft in zip(due, drafts, strict=True)
+                    if isinstance(draft, Invoice)
+                ]
+                stored = iter(
+                    await self._store_each(tenant, complete, request_id=request_id, issue=issue)
+                )
+                for each, draft in zip(due, drafts, strict=True):
+                    result = next(stored) if isinstance(draft, Invoice) else draft
+                    yield Outcome(each.subscription.subscription_id, result)
 
-    async def compute_each(
-        self, tenant: str, seller: Seller, due: Sequence[DuePeriod]
-    ) -> list[Invoice | Exception]:
-        """Compute the drafts of many periods; each fails by itself, in order. Stores nothing.
-
-        The errors are PLAN_NOT_FOUND, RATING_FAILED, CURRENCY_MISMATCH, EXCHANGE_RATE_NOT_FOUND,
-        TAX_UNDETERMINED, SERVICE_UNAVAILABLE, and whatever is a mistake of ours.
-        """
-        ratings = await self._rating.rate_each(
-            tenant, [(each.subscription, each.period) for each in due]
-        )
-        now = self._clock.now()
-        rates = await self._load_rates(tenant, due, ratings, now)
-        priced = [
-            rating if isinstance(rating, DomainError) else _price(each, rating, rates, now)
-            for each, rating in zip(due, ratings, strict=True)
-        ]
-        taxable = [each for each in priced if isinstance(each, _Priced) and each.lines]
-        determinations = iter(
-            await self._tax.determine_each(
-                tenant,
-                [
-                    Supply(each.due.customer, each.due.period.last_day, each.lines)
-                    for each in taxable
-                ],
-            )
-        )
-        drafts: list[Invoice | Exception] = []
-        for each in priced:
-            if isinstance(each, Exception):
-                drafts.append(each)
-                continue
-            determined = next(determinations) if each.lines else _nothing_to_tax(each)
-            drafts.append(_draft(each, seller, determined, now))
-        return drafts
-
-    async def issue(self, transaction: AsyncConnection, tenant: str, draft: Invoice) -> Invoice:
-        """Give a draft the next number of its series, and the day in the customer's time zone.
+    async def issue_each(
+        self, transaction: AsyncConnection, tenant: str, drafts: Sequence[Invoice]
+    ) -> list[Invoice]:
+        """Give drafts the next numbers of their series, and the day in the customer's time zone.
 
         Raises:
-            Precondition: INVOICE_STATE, it is no draft.
+            Precondition: INVOICE_STATE, one is no draft.
         """
         now = self._clock.now()
-        issue_date = day_of(now, draft.customer.time_zone)
-        series = series_of(draft.seller, issue_date)
-        sequence = await invoices.take_next_number(transaction, tenant, series)
-        return finalize(draft, sequence=sequence, issue_date=issue_date, finalize_time=now)
+        days = [day_of(now, draft.customer.time_zone) for draft in drafts]
+        series = [series_of(draft.seller, day) for draft, day in zip(drafts, days, strict=True)]
+        # Sorted, so that two transactions never wait for each other's series.
+        numbers = {
+            name: iter(await invoices.take_numbers(transaction, tenant, name, count))
+            for name, count in sorted(Counter(series).items())
+        }
+        return [
+            finalize(draft, sequence=next(numbers[name]), issue_date=day, finalize_time=now)
+            for draft, day, name in zip(drafts, days, series, strict=True)
+        ]
 
     async def _computed(
         self, tenant: str, seller: Seller, due: Sequence[DuePeriod]
-    ) -> AsyncGenerator[tuple[DuePeriod, Invoice | Exception], None]:
+    ) -> AsyncGenerator[tuple[Sequence[DuePeriod], list[Invoice | Exception]], None]:
         """Compute in batches; the next one is under way while the caller stores this one."""
         batches = [
             due[start : start + _PERIODS_PER_BATCH]
@@ -235,8 +163,7 @@ class PeriodCloser:
                     computing.append(
                         asyncio.create_task(self._compute_batch(tenant, seller, ahead))
                     )
-                for pair in zip(batch, await computing.popleft(), strict=True):
-                    yield pair
+                yield batch, await computing.popleft()
         finally:
             for task in computing:
                 task.cancel()
@@ -246,129 +173,90 @@ class PeriodCloser:
         self, tenant: str, seller: Seller, due: Sequence[DuePeriod]
     ) -> list[Invoice | Exception]:
         try:
-            return await self.compute_each(tenant, seller, due)
+            return await self._drafter.compute_each(tenant, seller, due)
         except Exception as error:  # noqa: BLE001 - reported for each period; the others go on.
             return [error] * len(due)
 
-    async def _outcome(
+    async def _store_each(
         self,
         tenant: str,
-        due: DuePeriod,
-        draft: Invoice | Exception,
+        computed: Sequence[tuple[DuePeriod, Invoice]],
         *,
         request_id: str,
         issue: bool,
-    ) -> Outcome:
-        subscription_id = due.subscription.subscription_id
-        if isinstance(draft, Exception):
-            return Outcome(subscription_id, draft)
+    ) -> list[InvoiceSummary | Exception]:
+        """Store drafts in one transaction, or, when that fails, each in its own."""
         try:
-            while True:
-                try:
-                    summary = await self._save(tenant, due, draft, request_id, issue=issue)
-                except _Overtaken:
-                    continue
-                return Outcome(subscription_id, summary)
+            return await self._store_together(tenant, computed, request_id=request_id, issue=issue)
         except Exception as error:  # noqa: BLE001 - reported for the period; the others go on.
-            return Outcome(subscription_id, error)
+            if len(computed) == 1:
+                return [error]
+        return [
+            result
+            for each in computed
+            for result in await self._store_each(tenant, [each], request_id=request_id, issue=issue)
+        ]
 
-    async def _save(
-        self, tenant: str, due: DuePeriod, draft: Invoice, request_id: str, *, issue: bool
-    ) -> InvoiceSummary:
-        async with self._database.transaction(tenant) as transaction:
-            if not await parties.is_unchanged(transaction, tenant, due.subscription, due.customer):
-                raise Unavailable(
-                    "UNAVAILABLE",
-                    "the subscription or its customer changed meanwhile; close the period again",
-                    retry_after=timedelta(0),
-                )
-            present = await invoices.load_invoice_of_period(
-                transaction, tenant, draft.subscription_id, draft.period.start
-            )
-            if present is not None:
-                if present.state is not InvoiceState.DRAFT:
-                    return summarize(present)
-                draft = replace(
-                    draft, invoice_id=present.invoice_id, create_time=present.create_time
-                )
-            invoice = await self.issue(transaction, tenant, draft) if issue else draft
-            if present is not None:
-                await invoices.replace_draft(transaction, tenant, invoice, request_id)
-            elif not await invoices.add_invoice(transaction, tenant, invoice, request_id):
-                # Raised, and not returned, since the number must go back.
-                raise _Overtaken
-            return summarize(invoice)
-
-    async def _load_rates(
+    async def _store_together(
         self,
         tenant: str,
-        due: Sequence[DuePeriod],
-        ratings: Sequence[Rating | DomainError],
-        now: datetime,
-    ) -> dict[_RatePair, ExchangeRate | DomainError]:
-        wanted = sorted(
-            {
-                _rate_pair(each, rating, now)
-                for each, rating in zip(due, ratings, strict=True)
-                if isinstance(rating, Rating) and rating.currency != each.customer.currency
-            }
+        computed: Sequence[tuple[DuePeriod, Invoice]],
+        *,
+        request_id: str,
+        issue: bool,
+    ) -> list[InvoiceSummary | Exception]:
+        while True:
+            try:
+                async with self._database.transaction(tenant) as transaction:
+                    return await self._store(
+                        transaction, tenant, computed, request_id=request_id, issue=issue
+                    )
+            except invoices.PeriodTaken:
+                # Its transaction has ended: beginning anew finds the invoice it stored.
+                continue
+
+    async def _store(
+        self,
+        transaction: AsyncConnection,
+        tenant: str,
+        computed: Sequence[tuple[DuePeriod, Invoice]],
+        *,
+        request_id: str,
+        issue: bool,
+    ) -> list[InvoiceSummary | Exception]:
+        subscription_ids = {draft.subscription_id for _, draft in computed}
+        terms = await parties.load_terms(transaction, tenant, subscription_ids)
+        present = await invoices.load_present(
+            transaction, tenant, {invoices.period_key(draft) for _, draft in computed}
         )
-        found = await asyncio.gather(*(self._load_rate(tenant, *pair) for pair in wanted))
-        return dict(zip(wanted, found, strict=True))
-
-    async def _load_rate(
-        self, tenant: str, base: str, quote: str, day: date
-    ) -> ExchangeRate | DomainError:
-        try:
-            return await self._tax.get_exchange_rate(tenant, base, quote, day)
-        except DomainError as error:
-            return error
-
-
-def _rate_pair(due: DuePeriod, rating: Rating, now: datetime) -> _RatePair:
-    """Name the rate of the period's last day, or of today while the period is open."""
-    day = min(due.period.last_day, day_of(now, due.subscription.time_zone))
-    return rating.currency, due.customer.currency, day
-
-
-def _price(
-    due: DuePeriod,
-    rating: Rating,
-    rates: dict[_RatePair, ExchangeRate | DomainError],
-    now: datetime,
-) -> _Priced | Exception:
-    try:
-        check_currency(rating.currency, due.customer, due.subscription.conversion)
-        rate = rates.get(_rate_pair(due, rating, now))
-        if isinstance(rate, DomainError):
-            return rate
-        lines = settle_lines(rating, due.customer.currency, rate)
-    except Exception as error:  # noqa: BLE001 - reported for the period; the others go on.
-        return error
-    return _Priced(due, rating, rate, lines)
-
-
-def _draft(
-    priced: _Priced, seller: Seller, determined: Determination | DomainError, now: datetime
-) -> Invoice | Exception:
-    if isinstance(determined, DomainError):
-        return determined
-    try:
-        return assemble(
-            invoice_id=new_id("inv", now),
-            seller=seller,
-            customer=priced.due.customer,
-            subscription=priced.due.subscription,
-            period=priced.due.period,
-            rating=priced.rating,
-            exchange_rate=priced.exchange_rate,
-            determination=determined,
-            create_time=now,
+        results: dict[invoices.PeriodKey, InvoiceSummary | Exception] = {}
+        drafts: list[Invoice] = []
+        for due, draft in computed:
+            key = invoices.period_key(draft)
+            there = present.get(key)
+            if terms[draft.subscription_id] != due.terms:
+                results[key] = _changed_meanwhile()
+            elif there is None:
+                drafts.append(draft)
+            elif there.state is InvoiceState.DRAFT:
+                drafts.append(replace(draft, invoice_id=there.invoice_id))
+            else:
+                results[key] = there
+        made = await self.issue_each(transaction, tenant, drafts) if issue else drafts
+        await invoices.save_invoices(
+            transaction,
+            tenant,
+            made,
+            close_request_id=request_id,
+            drafts={there.invoice_id for there in present.values()},
         )
-    except Exception as error:  # noqa: BLE001 - as above.
-        return error
+        results |= {invoices.period_key(invoice): summarize(invoice) for invoice in made}
+        return [results[invoices.period_key(draft)] for _, draft in computed]
 
 
-def _nothing_to_tax(priced: _Priced) -> Determination:
-    """Answer for a plan without base fee and prices, whose invoice has no lines."""
-    return Determination((), (), Money.zero(priced.due.customer.currency), "")
+def _changed_meanwhile() -> Unavailable:
+    return Unavailable(
+        "UNAVAILABLE",
+        "the subscription or its customer changed meanwhile; close the period again",
+        retry_after=timedelta(0),
+    )

@@ -18,7 +18,6 @@ from services.invoicing.model import (
     Invoice,
     InvoiceLine,
     Language,
-    LineKind,
     PostalAddress,
     Tax,
     TaxTreatment,
@@ -180,7 +179,7 @@ def _describe_line(
     }
     if len(steps) == 1 and rated.steps[0].quantity == rated.quantity:
         described |= {"unit_amount": steps[0]["unit_amount"], "steps": []}
-    if rated.kind is LineKind.BASE_FEE:
+    if rated.is_base_fee:
         name = rated.description.removesuffix(_BASE_FEE_SUFFIX)
         share = " + ".join(step["description"] for step in steps if step["quantity"] != "1")
         described |= {"description": labels.base_fee.format(name), "quantity": share or "1"}

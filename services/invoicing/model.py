@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import NewType
 
 from kit.interval import Interval
 from kit.money import Money
+
+ProductCategory = NewType("ProductCategory", int)
+"""How a line is taxed: a number that the contracts of rating and tax share."""
 
 DEFAULT_NUMBER_PREFIX = "INV"
 DEFAULT_TIME_ZONE = "UTC"
@@ -59,20 +63,6 @@ class DocumentFormat(StrEnum):
 
     PDF = "pdf"
     JSON = "json"
-
-
-class LineKind(StrEnum):
-    """What a line is for."""
-
-    BASE_FEE = "BASE_FEE"
-    USAGE = "USAGE"
-
-
-class ProductCategory(StrEnum):
-    """What is sold, as far as tax cares."""
-
-    ELECTRONIC_SERVICE = "ELECTRONIC_SERVICE"
-    PROFESSIONAL_SERVICE = "PROFESSIONAL_SERVICE"
 
 
 class TaxTreatment(StrEnum):
@@ -162,30 +152,22 @@ class FormulaStep:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageReference:
-    """The usage query that reproduces the quantity of a line."""
-
-    meter_id: str
-    customer_id: str
-    interval: Interval
-    dimensions: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class RatedLine:
-    """A priced line as the rating service gave it, in the plan's currency."""
+    """A priced line as the rating service gave it, in the plan's currency.
 
-    kind: LineKind
-    price_id: str
+    The fields are what invoicing looks at. `as_given` is the whole message, serialised: it is what
+    is stored and sent, so that nothing that rating says is lost.
+    """
+
+    is_base_fee: bool
     description: str
     quantity: Decimal
     unit: str
     unrounded_amount: Decimal
     amount: Money
     steps: tuple[FormulaStep, ...]
-    usage: UsageReference | None
     category: ProductCategory
-    period: Interval
+    as_given: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +182,10 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Tax:
-    """One tax on one line, or its sum over lines, as the tax service determined it."""
+    """One tax on one line, or its sum over lines, as the tax service determined it.
+
+    `as_given` is the whole message, serialised, as that of a rated line is.
+    """
 
     jurisdiction: str
     name: str
@@ -208,11 +193,9 @@ class Tax:
     taxable_amount: Money
     tax_amount: Money
     treatment: TaxTreatment
-    rule_id: str
-    reason: str
-    source: str
     invoice_note: str
     seller_tax_id: str
+    as_given: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """An invoice and its parts as messages: what is stored, what is sent, and what other services say.
 
-One form for all three, so that a stored invoice can be read as long as the contract can. Reading
+One form for all three, so that a stored invoice can be read as long as the contract can. Rated
+lines and taxes are kept as they were given, with fields that this version does not know. Reading
 trusts its source, which is our own store or one of our own services: callers' requests are parsed
 in `convert`. Refuses to lose a digit.
 """
@@ -32,7 +33,6 @@ from services.invoicing.model import (
     InvoiceLine,
     InvoiceState,
     Language,
-    LineKind,
     PostalAddress,
     ProductCategory,
     RatedLine,
@@ -40,10 +40,9 @@ from services.invoicing.model import (
     Tax,
     TaxId,
     TaxTreatment,
-    UsageReference,
 )
 from tollkeeper.api.invoicing.v1 import customer_pb2, invoice_pb2
-from tollkeeper.api.rating.v1 import plan_pb2, rating_pb2
+from tollkeeper.api.rating.v1 import rating_pb2
 from tollkeeper.api.tax.v1 import tax_pb2
 
 BUYER_KINDS: Mapping[BuyerKind, tax_pb2.BuyerKind.ValueType] = {
@@ -55,29 +54,15 @@ INVOICE_STATES: Mapping[InvoiceState, invoice_pb2.InvoiceState.ValueType] = {
     InvoiceState.FINALIZED: invoice_pb2.INVOICE_STATE_FINALIZED,
     InvoiceState.VOIDED: invoice_pb2.INVOICE_STATE_VOIDED,
 }
-_LINE_KINDS: Mapping[LineKind, rating_pb2.LineKind.ValueType] = {
-    LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
-    LineKind.USAGE: rating_pb2.LINE_KIND_USAGE,
-}
-_CATEGORIES: Mapping[ProductCategory, plan_pb2.ProductCategory.ValueType] = {
-    ProductCategory.ELECTRONIC_SERVICE: plan_pb2.PRODUCT_CATEGORY_ELECTRONIC_SERVICE,
-    ProductCategory.PROFESSIONAL_SERVICE: plan_pb2.PRODUCT_CATEGORY_PROFESSIONAL_SERVICE,
-}
-_TREATMENTS: Mapping[TaxTreatment, tax_pb2.TaxTreatment.ValueType] = {
-    TaxTreatment.TAXED: tax_pb2.TAX_TREATMENT_TAXED,
-    TaxTreatment.REVERSE_CHARGE: tax_pb2.TAX_TREATMENT_REVERSE_CHARGE,
-    TaxTreatment.NOT_TAXABLE: tax_pb2.TAX_TREATMENT_NOT_TAXABLE,
-    TaxTreatment.NOT_REGISTERED: tax_pb2.TAX_TREATMENT_NOT_REGISTERED,
-    TaxTreatment.OUT_OF_SCOPE: tax_pb2.TAX_TREATMENT_OUT_OF_SCOPE,
+_TREATMENTS: Mapping[int, TaxTreatment] = {
+    tax_pb2.TAX_TREATMENT_TAXED: TaxTreatment.TAXED,
+    tax_pb2.TAX_TREATMENT_REVERSE_CHARGE: TaxTreatment.REVERSE_CHARGE,
+    tax_pb2.TAX_TREATMENT_NOT_TAXABLE: TaxTreatment.NOT_TAXABLE,
+    tax_pb2.TAX_TREATMENT_NOT_REGISTERED: TaxTreatment.NOT_REGISTERED,
+    tax_pb2.TAX_TREATMENT_OUT_OF_SCOPE: TaxTreatment.OUT_OF_SCOPE,
 }
 _BUYER_KINDS_BY_NUMBER = {number: kind for kind, number in BUYER_KINDS.items()}
 _INVOICE_STATES_BY_NUMBER = {number: state for state, number in INVOICE_STATES.items()}
-_LINE_KINDS_BY_NUMBER = {number: kind for kind, number in _LINE_KINDS.items()}
-_TREATMENTS_BY_NUMBER = {number: treatment for treatment, number in _TREATMENTS.items()}
-_CATEGORIES_BY_NUMBER = {
-    plan_pb2.PRODUCT_CATEGORY_UNSPECIFIED: ProductCategory.ELECTRONIC_SERVICE,
-    **{number: category for category, number in _CATEGORIES.items()},
-}
 
 
 def write_snapshot(invoice: Invoice) -> bytes:
@@ -112,7 +97,7 @@ def render_invoice(invoice: Invoice) -> invoice_pb2.Invoice:
         currency=invoice.currency,
         lines=map(_render_line, invoice.lines),
         subtotal=render_money(invoice.subtotal),
-        taxes=map(_render_tax, invoice.taxes),
+        taxes=[tax_pb2.Tax.FromString(tax.as_given) for tax in invoice.taxes],
         tax_total=render_money(invoice.tax_total),
         total=render_money(invoice.total),
         exchange_rate=None if rate is None else render_exchange_rate(rate),
@@ -221,17 +206,15 @@ def read_exchange_rate(message: tax_pb2.ExchangeRate) -> ExchangeRate:
 def read_rated_line(message: rating_pb2.RatedLine) -> RatedLine:
     """Read a rated line."""
     return RatedLine(
-        kind=_LINE_KINDS_BY_NUMBER[message.kind],
-        price_id=message.price_id,
+        is_base_fee=message.kind == rating_pb2.LINE_KIND_BASE_FEE,
         description=message.description,
         quantity=_read_decimal(message.quantity),
         unit=message.unit,
         unrounded_amount=_read_decimal(message.unrounded_amount),
         amount=parse_money(message.amount, "amount"),
         steps=tuple(map(_read_step, message.steps)),
-        usage=_read_usage(message.usage) if message.HasField("usage") else None,
-        category=_CATEGORIES_BY_NUMBER[message.category],
-        period=parse_interval(message.period, "period"),
+        category=ProductCategory(message.category),
+        as_given=message.SerializeToString(deterministic=True),
     )
 
 
@@ -243,12 +226,10 @@ def read_tax(message: tax_pb2.Tax) -> Tax:
         rate_percent=_read_decimal(message.rate_percent),
         taxable_amount=parse_money(message.taxable_amount, "taxable_amount"),
         tax_amount=parse_money(message.tax_amount, "tax_amount"),
-        treatment=_TREATMENTS_BY_NUMBER[message.treatment],
-        rule_id=message.rule_id,
-        reason=message.reason,
-        source=message.source,
+        treatment=_TREATMENTS[message.treatment],
         invoice_note=message.invoice_note,
         seller_tax_id=message.seller_tax_id,
+        as_given=message.SerializeToString(deterministic=True),
     )
 
 
@@ -265,57 +246,9 @@ def _render_address(address: PostalAddress) -> customer_pb2.PostalAddress:
 def _render_line(line: InvoiceLine) -> invoice_pb2.InvoiceLine:
     return invoice_pb2.InvoiceLine(
         position=line.position,
-        rated=_render_rated_line(line.rated),
+        rated=rating_pb2.RatedLine.FromString(line.rated.as_given),
         amount=render_money(line.amount),
-        taxes=map(_render_tax, line.taxes),
-    )
-
-
-def _render_rated_line(line: RatedLine) -> rating_pb2.RatedLine:
-    usage = line.usage
-    return rating_pb2.RatedLine(
-        kind=_LINE_KINDS[line.kind],
-        price_id=line.price_id,
-        description=line.description,
-        quantity=render_decimal(line.quantity),
-        unit=line.unit,
-        unrounded_amount=render_decimal(line.unrounded_amount),
-        amount=render_money(line.amount),
-        steps=[
-            rating_pb2.FormulaStep(
-                description=step.description,
-                quantity=render_decimal(step.quantity),
-                unit_amount=render_decimal(step.unit_amount),
-                amount=render_decimal(step.amount),
-            )
-            for step in line.steps
-        ],
-        usage=None
-        if usage is None
-        else rating_pb2.UsageReference(
-            meter_id=usage.meter_id,
-            customer_id=usage.customer_id,
-            interval=render_interval(usage.interval),
-            dimensions=dict(usage.dimensions),
-        ),
-        category=_CATEGORIES[line.category],
-        period=render_interval(line.period),
-    )
-
-
-def _render_tax(tax: Tax) -> tax_pb2.Tax:
-    return tax_pb2.Tax(
-        jurisdiction=tax.jurisdiction,
-        name=tax.name,
-        rate_percent=render_decimal(tax.rate_percent),
-        taxable_amount=render_money(tax.taxable_amount),
-        tax_amount=render_money(tax.tax_amount),
-        treatment=_TREATMENTS[tax.treatment],
-        rule_id=tax.rule_id,
-        reason=tax.reason,
-        source=tax.source,
-        invoice_note=tax.invoice_note,
-        seller_tax_id=tax.seller_tax_id,
+        taxes=[tax_pb2.Tax.FromString(tax.as_given) for tax in line.taxes],
     )
 
 
@@ -334,15 +267,6 @@ def _read_step(message: rating_pb2.FormulaStep) -> FormulaStep:
         quantity=_read_decimal(message.quantity),
         unit_amount=_read_decimal(message.unit_amount),
         amount=_read_decimal(message.amount),
-    )
-
-
-def _read_usage(message: rating_pb2.UsageReference) -> UsageReference:
-    return UsageReference(
-        meter_id=message.meter_id,
-        customer_id=message.customer_id,
-        interval=parse_interval(message.interval, "interval"),
-        dimensions=tuple(sorted(message.dimensions.items())),
     )
 
 

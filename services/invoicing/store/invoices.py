@@ -3,13 +3,14 @@
 The snapshot holds the invoice whole; the columns beside it are for lists, locks and constraints.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, func, or_, select, text, update
+from sqlalchemy import Row, Select, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.interval import Interval
@@ -39,6 +40,22 @@ _SUMMARY = (
 )
 
 
+PeriodKey = tuple[str, datetime]
+"""A subscription and the start of a period."""
+
+ONE_PER_PERIOD = "invoices_one_per_period"
+"""The unique index over the invoices that are not void."""
+
+
+def period_key(invoice: Invoice) -> PeriodKey:
+    """Answer which subscription and period an invoice bills."""
+    return invoice.subscription_id, invoice.period.start
+
+
+class PeriodTaken(Exception):
+    """A period got its invoice from another transaction; this one must begin anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class BilledPeriod:
     """That a period has an invoice, and which closing made it."""
@@ -50,51 +67,62 @@ class BilledPeriod:
     close_request_id: str
 
 
-async def take_next_number(transaction: AsyncConnection, tenant: str, series: str) -> int:
-    """Take the next number of a series; others wait until this transaction ends.
+async def take_numbers(transaction: AsyncConnection, tenant: str, series: str, count: int) -> range:
+    """Take the next numbers of a series; others wait until this transaction ends.
 
-    What is rolled back gives its number back, so that the series has no gap.
+    What is rolled back gives its numbers back, so that the series has no gap.
     """
-    statement = insert(number_series).values(tenant_id=tenant, series=series, last_number=1)
+    statement = insert(number_series).values(tenant_id=tenant, series=series, last_number=count)
     taken = await transaction.execute(
         statement.on_conflict_do_update(
             index_elements=["tenant_id", "series"],
-            set_={"last_number": number_series.c.last_number + 1},
+            set_={"last_number": number_series.c.last_number + count},
         ).returning(number_series.c.last_number)
     )
-    return int(taken.scalar_one())
+    last = int(taken.scalar_one())
+    return range(last - count + 1, last + 1)
 
 
-async def add_invoice(
-    transaction: AsyncConnection, tenant: str, invoice: Invoice, close_request_id: str
-) -> bool:
-    """Store a new invoice; answer false when the period has one that is not void."""
-    statement = insert(invoices).values(
-        tenant_id=tenant,
-        invoice_id=invoice.invoice_id,
-        **_columns(invoice, close_request_id),
-    )
-    added = await transaction.execute(
-        statement.on_conflict_do_nothing(
-            index_elements=["tenant_id", "subscription_id", "period_start"],
-            index_where=text("state <> 'VOIDED'"),
-        )
-    )
-    return bool(added.rowcount)
-
-
-async def replace_draft(
-    transaction: AsyncConnection, tenant: str, invoice: Invoice, close_request_id: str
+async def save_invoices(
+    transaction: AsyncConnection,
+    tenant: str,
+    made: Sequence[Invoice],
+    *,
+    close_request_id: str,
+    drafts: Collection[str] = (),
 ) -> None:
-    """Store a draft that was computed anew, or issued, in place of the draft of the same id."""
-    await _update(transaction, tenant, invoice, _columns(invoice, close_request_id))
+    """Store invoices that a closing made, in place of the drafts of the same ids, or as new ones.
+
+    Raises:
+        PeriodTaken: another transaction stored the invoice of a period first.
+    """
+    new = [
+        {
+            "tenant_id": tenant,
+            "invoice_id": invoice.invoice_id,
+            "close_request_id": close_request_id,
+            **_columns(invoice),
+        }
+        for invoice in made
+        if invoice.invoice_id not in drafts
+    ]
+    for invoice in made:
+        if invoice.invoice_id in drafts:
+            columns = {"close_request_id": close_request_id, **_columns(invoice)}
+            await _update(transaction, tenant, invoice, columns)
+    if not new:
+        return
+    try:
+        await transaction.execute(insert(invoices), new)
+    except IntegrityError as error:
+        if ONE_PER_PERIOD in str(error.orig):
+            raise PeriodTaken from error
+        raise
 
 
 async def save_issued(transaction: AsyncConnection, tenant: str, invoice: Invoice) -> None:
     """Store an invoice in place of the draft it was; the closing that made it stays known."""
-    columns = _columns(invoice, "")
-    del columns["close_request_id"]
-    await _update(transaction, tenant, invoice, columns)
+    await _update(transaction, tenant, invoice, _columns(invoice))
 
 
 async def save_void(transaction: AsyncConnection, tenant: str, invoice: Invoice) -> None:
@@ -134,18 +162,25 @@ async def load_invoice(
     return await _load_one(transaction, statement.with_for_update() if lock else statement)
 
 
-async def load_invoice_of_period(
-    transaction: AsyncConnection, tenant: str, subscription_id: str, period_start: datetime
-) -> Invoice | None:
-    """Load the invoice of a period, unless it is void, and keep others from changing it."""
+async def load_present(
+    transaction: AsyncConnection, tenant: str, periods: Collection[PeriodKey]
+) -> dict[PeriodKey, InvoiceSummary]:
+    """Load the invoices of these periods that are not void, and keep them as they are."""
     table = invoices.c
-    statement = select(*_CONTENT).where(
-        table.tenant_id == tenant,
-        table.subscription_id == subscription_id,
-        table.period_start == period_start,
-        table.state != InvoiceState.VOIDED.value,
+    found = await transaction.execute(
+        select(*_SUMMARY)
+        .where(
+            table.tenant_id == tenant,
+            table.subscription_id.in_({subscription_id for subscription_id, _ in periods}),
+            table.period_start.in_({start for _, start in periods}),
+            table.state != InvoiceState.VOIDED.value,
+        )
+        .order_by(table.invoice_id)
+        .with_for_update()
     )
-    return await _load_one(transaction, statement.with_for_update())
+    return {
+        (summary.subscription_id, summary.period.start): summary for summary in map(_summary, found)
+    }
 
 
 async def load_summaries(
@@ -288,7 +323,7 @@ async def _load_one(
     )
 
 
-def _columns(invoice: Invoice, close_request_id: str) -> dict[str, Any]:
+def _columns(invoice: Invoice) -> dict[str, Any]:
     return {
         "number": invoice.number or None,
         "state": invoice.state.value,
@@ -301,7 +336,6 @@ def _columns(invoice: Invoice, close_request_id: str) -> dict[str, Any]:
         "tax_total_minor": invoice.tax_total.minor_units,
         "total_minor": invoice.total.minor_units,
         "snapshot": write_snapshot(invoice),
-        "close_request_id": close_request_id,
         "void_time": invoice.void_time,
         "void_reason": invoice.void_reason,
     }

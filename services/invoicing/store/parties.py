@@ -1,5 +1,7 @@
 """The seller, customers and subscriptions."""
 
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, and_, select, update
@@ -159,12 +161,12 @@ async def load_customers_of(
     return {customer.customer_id: customer for customer in map(_customer, found)}
 
 
-async def is_unchanged(
-    transaction: AsyncConnection, tenant: str, subscription: Subscription, customer: Customer
-) -> bool:
-    """Tell whether term and currency are still what they were, and keep them until the end."""
+async def load_terms(
+    transaction: AsyncConnection, tenant: str, subscription_ids: Collection[str]
+) -> dict[str, tuple[datetime | None, str]]:
+    """Load when subscriptions end and their customers' currencies, and keep them as they are."""
     found = await transaction.execute(
-        select(subscriptions.c.end_time, customers.c.currency)
+        select(subscriptions.c.subscription_id, subscriptions.c.end_time, customers.c.currency)
         .join(
             customers,
             and_(
@@ -174,12 +176,12 @@ async def is_unchanged(
         )
         .where(
             subscriptions.c.tenant_id == tenant,
-            subscriptions.c.subscription_id == subscription.subscription_id,
+            subscriptions.c.subscription_id.in_(subscription_ids),
         )
+        .order_by(subscriptions.c.subscription_id)
         .with_for_update(read=True)
     )
-    end_time, currency = found.one()
-    return (end_time, currency) == (subscription.end_time, customer.currency)
+    return {row.subscription_id: (row.end_time, row.currency) for row in found}
 
 
 def _address_document(address: PostalAddress) -> dict[str, Any]:

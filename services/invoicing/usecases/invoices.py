@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,8 +16,9 @@ from kit.postgres import Database
 from kit.rpc.wire import parse_time
 from kit.telemetry import traced
 from services.invoicing.assembly import as_issued, void
-from services.invoicing.closing import DuePeriod, Outcome, PeriodCloser
+from services.invoicing.closing import Outcome, PeriodCloser
 from services.invoicing.document import describe_page
+from services.invoicing.drafting import Drafter, DuePeriod
 from services.invoicing.model import (
     DocumentFormat,
     Invoice,
@@ -55,12 +56,18 @@ class Progress:
 
 
 class InvoiceUseCases:
-    """The use cases over one database, one closer and one typesetter."""
+    """The use cases over one database, a drafter, a closer and a typesetter."""
 
     def __init__(
-        self, database: Database, closer: PeriodCloser, typesetter: Typesetter, clock: Clock
+        self,
+        database: Database,
+        drafter: Drafter,
+        closer: PeriodCloser,
+        typesetter: Typesetter,
+        clock: Clock,
     ) -> None:
         self._database = database
+        self._drafter = drafter
         self._closer = closer
         self._typesetter = typesetter
         self._clock = clock
@@ -87,10 +94,10 @@ class InvoiceUseCases:
         if period is None:
             raise _outside(subscription, instant)
         due = DuePeriod(subscription, customer, period)
-        (draft,) = await self._closer.compute_each(tenant, seller, [due])
+        (draft,) = await self._drafter.compute_each(tenant, seller, [due])
         if isinstance(draft, Exception):
             raise draft
-        return draft
+        return replace(draft, invoice_id="")
 
     async def close_billing_period(
         self,
@@ -190,7 +197,7 @@ class InvoiceUseCases:
 
             async def issue() -> Invoice:
                 draft = await _require_invoice(transaction, tenant, invoice_id, lock=True)
-                issued = await self._closer.issue(transaction, tenant, draft)
+                (issued,) = await self._closer.issue_each(transaction, tenant, [draft])
                 await invoices.save_issued(transaction, tenant, issued)
                 return issued
 

@@ -39,8 +39,9 @@ from tests.invoicing_builders import (
     a_step,
     an_issued_invoice,
 )
+from tollkeeper.api.rating.v1 import plan_pb2
 
-ELECTRONIC = ProductCategory.ELECTRONIC_SERVICE
+ELECTRONIC = ProductCategory(plan_pb2.PRODUCT_CATEGORY_ELECTRONIC_SERVICE)
 
 
 def euro(minor_units: int) -> Money:

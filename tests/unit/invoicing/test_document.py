@@ -10,7 +10,7 @@ from services.invoicing.assembly import settle_lines
 from services.invoicing.document import describe_address, describe_page, describe_unit_amount
 from services.invoicing.figures import figures_of
 from services.invoicing.labels import translate_step
-from services.invoicing.model import Invoice, Language, PostalAddress, TaxTreatment
+from services.invoicing.model import Invoice, Language, PostalAddress
 from tests.invoicing_builders import (
     a_base_fee,
     a_customer,
@@ -25,6 +25,7 @@ from tests.invoicing_builders import (
     an_address,
     an_issued_invoice,
 )
+from tollkeeper.api.tax.v1 import tax_pb2
 
 ENGLISH = figures_of(Language.ENGLISH, "IE")
 
@@ -181,7 +182,7 @@ def test_a_part_of_a_month_shows_its_days() -> None:
         "100",
         "54.838709677419354838709677",
     )
-    fee = a_base_fee(steps=(step,), quantity=step.quantity, unrounded_amount=step.amount)
+    fee = a_base_fee(step=step)
     (line,) = page_of(an_issued_invoice(a_draft(a_rating(fee))))["lines"]
 
     assert line == {
@@ -199,7 +200,7 @@ def test_taxes_nobody_owes_take_no_room() -> None:
     determination = a_determination(
         (Money("EUR", 10000),),
         rate_percent="0",
-        treatment=TaxTreatment.NOT_REGISTERED,
+        treatment=tax_pb2.TAX_TREATMENT_NOT_REGISTERED,
         seller_tax_id="",
     )
     page = page_of(
