@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,15 @@ def living(processes: dict[str, int]) -> set[str]:
     return {name for name, pid in processes.items() if start_mark(pid) is not None}
 
 
+def facts_of(running: subprocess.Popen[str]) -> dict[str, Any]:
+    """Read the JSON object that a start prints; a failed one is explained by what it said."""
+    assert running.stdout
+    assert running.stderr
+    line = running.stdout.readline()
+    assert line, running.stderr.read()
+    return dict(json.loads(line))
+
+
 def lines_until(running: subprocess.Popen[str], last: str) -> str:
     """Read what a command prints, up to the line that contains `last`."""
     assert running.stdout
@@ -79,8 +89,7 @@ def lines_until(running: subprocess.Popen[str], last: str) -> str:
 def test_all_services_serve_until_the_signal_to_end(data_dir: Path) -> None:
     """One JSON object tells programs where everything is; SIGTERM ends it all, in order."""
     with a_run_of(*up(data_dir, "--json", "--tenant", "acme")) as running:
-        assert running.stdout
-        facts = json.loads(running.stdout.readline())
+        facts = facts_of(running)
         serving = {service: is_serving(address) for service, address in facts["addresses"].items()}
         processes = pids(data_dir)
         running.send_signal(signal.SIGTERM)
@@ -114,12 +123,10 @@ def test_ctrl_c_on_a_terminal_ends_everything(data_dir: Path) -> None:
 def test_after_a_kill_the_next_start_serves(data_dir: Path) -> None:
     """Nobody has to clean up after kill -9."""
     with a_run_of(*up(data_dir, "--json")) as killed:
-        assert killed.stdout
-        before = json.loads(killed.stdout.readline())
+        before = facts_of(killed)
         processes = pids(data_dir)
     with a_run_of(*up(data_dir, "--json")) as running:
-        assert running.stdout
-        after = json.loads(running.stdout.readline())
+        after = facts_of(running)
         left = living(processes)
         serving = {service: is_serving(address) for service, address in after["addresses"].items()}
         running.send_signal(signal.SIGINT)
