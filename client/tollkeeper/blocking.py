@@ -13,8 +13,9 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from tollkeeper.client import Hold, Reservation, Tollkeeper
+from tollkeeper.client import Reservation, Tollkeeper
 from tollkeeper.events import UsageReport
+from tollkeeper.hold import Hold
 
 Value = TypeVar("Value")
 Arguments = ParamSpec("Arguments")

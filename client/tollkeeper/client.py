@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tollkeeper.amounts import Number, decimal_text, parse_amounts, render_amounts
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
@@ -42,6 +40,8 @@ from tollkeeper.errors import (
     parse_rpc_error,
 )
 from tollkeeper.events import EventReporter, UsageReport
+from tollkeeper.hold import Hold, leased_hold, render_time
+from tollkeeper.lease import Lease, Leases, quanta_of
 from tollkeeper.session import Session
 from tollkeeper.spool import Spool
 
@@ -58,58 +58,21 @@ MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 logger = logging.getLogger("tollkeeper")
 
 
-@dataclass(slots=True)
-class Hold:
-    """Amounts that are held for a call; say what it used with `commit`, inside the block."""
-
-    reservation_id: str
-    granted: dict[str, Number]
-    expire_time: datetime
-    limits: tuple[LimitState, ...]
-    request_id: str
-    used: dict[str, Number] | None = None
-    event_id: str = ""
-    event_type: str = "llm.call"
-    time: datetime | None = None
-    dimensions: dict[str, str] = field(default_factory=dict)
-
-    def commit(
-        self,
-        amounts: Mapping[str, Number] | None = None,
-        /,
-        *,
-        event_id: str = "",
-        event_type: str = "llm.call",
-        time: datetime | None = None,
-        dimensions: Mapping[str, str] | None = None,
-        **quantities: Number,
-    ) -> None:
-        """Say what the call really used; it is booked and metered at the end of the block.
-
-        Args:
-            amounts: amounts by unit, joined with the keyword ones, which read better.
-            event_id: the identity of the usage event; by default that of the reservation.
-            event_type: the type of the usage event.
-            time: when the usage happened; by default now.
-            dimensions: dimensions that were not known before the call.
-            quantities: amounts by unit, as in `commit(input_tokens=1187, output_tokens=1012)`.
-        """
-        self.used = {**(amounts or {}), **quantities}
-        self.event_id = event_id or self.request_id
-        self.event_type = event_type
-        self.time = time
-        self.dimensions = dict(dimensions or {})
-
-
 class Reservation:
     """What `reserve` returns: the hold is taken on entering the block and settled on leaving it."""
 
-    def __init__(self, client: Tollkeeper, request: ReserveRequest) -> None:
+    def __init__(
+        self, client: Tollkeeper, request: ReserveRequest, lease: Lease | None = None
+    ) -> None:
         self._client = client
         self._request = request
+        self._lease = lease
         self._hold: Hold | None = None
 
     async def __aenter__(self) -> Hold:
+        if self._lease is not None and self._lease.take(quanta_of(self._request)):
+            self._hold = leased_hold(self._request, self._lease)
+            return self._hold
         answer = (await self._client.ask(SessionCall(reserve=self._request))).reserve
         limits = tuple(map(parse_limit, answer.limits))
         if answer.decision != DECISION_ALLOW:
@@ -175,6 +138,7 @@ class Tollkeeper:
         self._request_prefix = secrets.token_hex(8)
         self._request_numbers = itertools.count(1)
         self._channels: list[grpc.aio.Channel] = []
+        self._leases = Leases(self.ask, self._new_request_id)
 
     @classmethod
     def from_environment(cls, *, source: str = "gateway") -> Self:
@@ -217,6 +181,7 @@ class Tollkeeper:
         trace: TracebackType | None,
     ) -> None:
         try:
+            await self._leases.close()
             await self._reporter.close(self._close_timeout_s)
         finally:
             await self._session.close()
@@ -240,6 +205,7 @@ class Tollkeeper:
         dimensions: Mapping[str, str] | None = None,
         ttl: timedelta | None = None,
         request_id: str = "",
+        lease: bool = False,
         **quantities: Number,
     ) -> Reservation:
         """Hold amounts for a call while the block runs.
@@ -256,6 +222,9 @@ class Tollkeeper:
             dimensions: `model`, `provider` and the like.
             ttl: how long the hold lives if it is never settled; by default 60 seconds.
             request_id: the idempotency key; by default a new one.
+            lease: take the amounts out of a larger hold that this client shares among the calls of
+                the same subject, dimensions and units, so that most of them wait for nobody. Their
+                decisions carry no limits. Up to one larger hold stays unused, for 10 s at most.
             quantities: amounts by unit, as in `reserve("acme", input_tokens=1200)`.
 
         Raises:
@@ -263,16 +232,14 @@ class Tollkeeper:
             QuotaUnavailable: on entering the block; no answer came in time.
             CallFailed: on entering the block; the request is not valid.
         """
-        return Reservation(
-            self,
-            ReserveRequest(
-                request_id=request_id or self._new_request_id(),
-                subject=_subject(customer, project, user, key, run),
-                dimensions=dimensions,
-                amounts=render_amounts({**(amounts or {}), **quantities}),
-                ttl=_duration(ttl),
-            ),
+        request = ReserveRequest(
+            request_id=request_id or self._new_request_id(),
+            subject=_subject(customer, project, user, key, run),
+            dimensions=dimensions,
+            amounts=render_amounts({**(amounts or {}), **quantities}),
+            ttl=_duration(ttl),
         )
+        return Reservation(self, request, self._leases.of(request) if lease else None)
 
     async def check(
         self,
@@ -349,7 +316,7 @@ class Tollkeeper:
                 source=self._source,
                 subject=_subject(customer, project, user, key, run),
                 type=event_type,
-                time=_timestamp(time),
+                time=render_time(time),
                 dimensions=dimensions,
                 quantities=_quantities({**(amounts or {}), **quantities}),
             )
@@ -375,33 +342,47 @@ class Tollkeeper:
         """
         try:
             if hold.used is None:
-                release = ReleaseRequest(
-                    request_id=f"{request.request_id}:release", reservation_id=hold.reservation_id
-                )
-                await self.ask(SessionCall(release=release))
-                return
-            dimensions = {**request.dimensions, **hold.dimensions}
-            await self._reporter.submit(
-                UsageEvent(
-                    event_id=hold.event_id,
-                    source=self._source,
-                    subject=request.subject,
-                    type=hold.event_type,
-                    time=_timestamp(hold.time),
-                    dimensions=dimensions,
-                    quantities=_quantities(hold.used),
-                )
-            )
-            commit = CommitRequest(
-                request_id=f"{request.request_id}:commit",
-                reservation_id=hold.reservation_id,
-                amounts=render_amounts(hold.used),
-                subject=request.subject,
-                dimensions=request.dimensions,
-            )
-            await self.ask(SessionCall(commit=commit))
+                await self._give_back(request, hold)
+            else:
+                await self._report_usage(request, hold)
+                await self._book(request, hold)
         except QuotaUnavailable as error:
             logger.warning("hold %s ends by its expiry: %s", hold.reservation_id, error)
+
+    async def _give_back(self, request: ReserveRequest, hold: Hold) -> None:
+        if hold.lease is not None:
+            hold.lease.settle(quanta_of(request), {})
+            return
+        release = ReleaseRequest(
+            request_id=f"{request.request_id}:release", reservation_id=hold.reservation_id
+        )
+        await self.ask(SessionCall(release=release))
+
+    async def _report_usage(self, request: ReserveRequest, hold: Hold) -> None:
+        event = UsageEvent(
+            event_id=hold.event_id,
+            source=self._source,
+            subject=request.subject,
+            type=hold.event_type,
+            time=hold.time,
+            dimensions={**request.dimensions, **hold.dimensions},
+            quantities=_quantities(hold.used or {}),
+        )
+        await self._reporter.submit(event)
+
+    async def _book(self, request: ReserveRequest, hold: Hold) -> None:
+        if hold.lease is not None:
+            used = {amount.unit: amount.quantity for amount in hold.booked}
+            hold.lease.settle(quanta_of(request), used)
+            return
+        commit = CommitRequest(
+            request_id=f"{request.request_id}:commit",
+            reservation_id=hold.reservation_id,
+            amounts=hold.booked,
+            subject=request.subject,
+            dimensions=request.dimensions,
+        )
+        await self.ask(SessionCall(commit=commit))
 
     def _open_channel(self, address: str) -> grpc.aio.Channel:
         options = (
@@ -428,14 +409,6 @@ def _duration(ttl: timedelta | None) -> Duration | None:
         return None
     message = Duration()
     message.FromTimedelta(ttl)
-    return message
-
-
-def _timestamp(time: datetime | None) -> Timestamp:
-    if time is not None and time.tzinfo is None:
-        raise ValueError(f"time {time.isoformat()} names no time zone")
-    message = Timestamp()
-    message.FromDatetime(time or datetime.now(UTC))
     return message
 
 
