@@ -249,17 +249,20 @@ class EmbeddedPostgres:
 
 
 def _free_of_strangers(lock: Path) -> None:
-    """Keep a reused process id in the server's own lock from barring its start.
+    """Keep what a crash left in the server's own lock from barring its start.
 
-    PostgreSQL takes any living process of the same user for the previous server. It takes its own
-    parent for a leftover, though, and still checks that no old backend holds the shared memory.
+    PostgreSQL takes any living process of the same user for the previous server, and an empty lock
+    for a server that is just starting. It takes its own parent for a leftover, though, and still
+    checks that no old backend holds the shared memory.
     """
     try:
-        first, *rest = lock.read_text().splitlines(keepends=True)
+        lines = lock.read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return
-    if program_name(int(first)) != "postgres":
-        lock.write_text("".join([f"{os.getpid()}\n", *rest]))
+    if not lines:
+        lock.unlink()
+    elif program_name(int(lines[0])) != "postgres":
+        lock.write_text("".join([f"{os.getpid()}\n", *lines[1:]]))
 
 
 def _is_ready(cluster: Path, pid: int) -> bool:

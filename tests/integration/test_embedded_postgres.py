@@ -182,6 +182,15 @@ def test_a_reused_process_id_in_its_own_lock_does_not_bar_the_start(
         stranger.kill()
 
 
+def test_an_empty_lock_of_its_own_does_not_bar_the_start(postgres: EmbeddedPostgres) -> None:
+    """A power failure may leave the file without its content."""
+    postgres.start()
+    postgres.stop()
+    (postgres.home / "cluster" / "postmaster.pid").touch()
+
+    assert answer(postgres.start(), "SELECT 1") == 1
+
+
 def test_a_failed_start_quotes_the_log(postgres: EmbeddedPostgres) -> None:
     """A cluster that cannot be opened is explained by the server's own words."""
     postgres.start()
