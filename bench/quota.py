@@ -23,18 +23,18 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-import grpc.aio
 import hiredis
 import uvloop
+from google.protobuf.duration_pb2 import Duration
 
 from bench.rig import Rig, running
 from kit.rpc.channel import open_channel
+from services.quota.convert.limits import parse_limit
 from services.quota.counters import SCRIPT, Operation, Root, encode, keys_of
 from services.quota.coverage import LimitIndex
-from services.quota.convert.limits import parse_limit
 from services.quota.model import Kind, Subject
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as messages
@@ -56,6 +56,7 @@ _ECHO = "/bench.Echo/Echo"
 _TIMEOUT_S = 30.0
 _AMPLE = 10**12
 _TOKENS = ("input_tokens", "output_tokens")
+_MINUTE = Duration(seconds=60)
 
 LIMITS = [
     quota_pb2.Limit(
@@ -79,14 +80,14 @@ LIMITS = [
         level=quota_pb2.LEVEL_KEY,
         units=_TOKENS,
         capacity=_AMPLE,
-        rolling=quota_pb2.RollingRate(period={"seconds": 60}),
+        rolling=quota_pb2.RollingRate(period=_MINUTE),
     ),
     quota_pb2.Limit(
         limit_id="key-requests",
         level=quota_pb2.LEVEL_KEY,
         units=["requests"],
         capacity=_AMPLE,
-        rolling=quota_pb2.RollingRate(period={"seconds": 60}),
+        rolling=quota_pb2.RollingRate(period=_MINUTE),
     ),
 ]
 
@@ -233,8 +234,8 @@ def _evalsha_per_s(rig: Rig) -> int:
         answered = 0
         while answered < _RAW_RESERVES:
             for key, _ in selector.select():
-                connection: Any = key.fileobj
-                key.data.feed(connection.recv(65_536))
+                asked: Any = key.fileobj
+                key.data.feed(asked.recv(65_536))
                 reply = key.data.gets()
                 if reply is False:
                     continue
@@ -243,7 +244,7 @@ def _evalsha_per_s(rig: Rig) -> int:
                 answered += 1
                 command = next(commands, None)
                 if command is not None:
-                    connection.sendall(command)
+                    asked.sendall(command)
     took_s = time.perf_counter() - started_s
     for connection in connections:
         connection.close()
@@ -266,8 +267,13 @@ def _commands() -> Iterator[bytes]:
         )
         keys = keys_of(Root(f"{_TENANT}-raw", subject.customer_id))
         argument = encode([operation], now_ms)
-        made.append(hiredis.pack_command(("EVALSHA", sha, len(keys), *keys, argument)))
+        made.append(_packed("EVALSHA", sha, len(keys), *keys, argument))
     return iter(made)
+
+
+def _packed(*parts: str | bytes | int) -> bytes:
+    # hiredis types the arguments as a tuple of one.
+    return hiredis.pack_command(cast("Any", parts))
 
 
 def _sha() -> str:
@@ -278,6 +284,6 @@ def _connected(url: str) -> socket.socket:
     parts = urlsplit(url)
     connection = socket.create_connection((parts.hostname, parts.port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(hiredis.pack_command(("AUTH", parts.password)))
+    connection.sendall(_packed("AUTH", parts.password or ""))
     assert connection.recv(64) == b"+OK\r\n", "the rig's Redis takes its own password"
     return connection

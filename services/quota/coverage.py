@@ -127,9 +127,15 @@ class Coverage:
         self.id = hashlib.blake2b(self.description, digest_size=_ID_BYTES).digest()
         self.prepared: object = None
 
-    def sums(self, amounts: Amounts) -> tuple[int, ...]:
+    def sums(self, amounts: Amounts) -> list[int]:
         """Add up the amounts that count in each slot."""
-        return tuple([sum([amounts.get(unit, 0) for unit in units]) for units in self.slots])
+        sums = []
+        for units in self.slots:
+            total = 0
+            for unit in units:
+                total += amounts.get(unit, 0)
+            sums.append(total)
+        return sums
 
 
 class LimitIndex:

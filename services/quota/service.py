@@ -12,11 +12,12 @@ from kit.ids import parse_id
 from kit.paging import page_size
 from kit.rpc.auth import caller
 from services.quota.convert.answers import (
-    write_balances,
-    write_check,
-    write_commit,
-    write_release,
-    write_reserve,
+    WrittenMessage,
+    render_balances,
+    render_check,
+    render_commit,
+    render_release,
+    render_reserve,
 )
 from services.quota.convert.calls import (
     parse_check,
@@ -49,33 +50,26 @@ class QuotaService:
         self._clock = clock
         self._sessions: set[Session] = set()
 
-    async def Check(self, request: wire.CheckRequest, context: Context) -> wire.CheckResponse:
+    async def Check(self, request: wire.CheckRequest, context: Context) -> WrittenMessage:
         answer = await self._gate.decide(caller(context).tenant, parse_check(request))
-        response = wire.CheckResponse()
-        write_check(answer, response)
-        return response
+        return WrittenMessage(render_check(answer))
 
-    async def Reserve(self, request: wire.ReserveRequest, context: Context) -> wire.ReserveResponse:
-        answer = await self._gate.decide(caller(context).tenant, parse_reserve(request))
-        response = wire.ReserveResponse()
-        write_reserve(answer, request.amounts, response)
-        return response
+    async def Reserve(self, request: wire.ReserveRequest, context: Context) -> WrittenMessage:
+        call = parse_reserve(request)
+        answer = await self._gate.decide(caller(context).tenant, call)
+        return WrittenMessage(render_reserve(answer, call.amounts))
 
-    async def Commit(self, request: wire.CommitRequest, context: Context) -> wire.CommitResponse:
+    async def Commit(self, request: wire.CommitRequest, context: Context) -> WrittenMessage:
         answer = await self._gate.decide(caller(context).tenant, parse_commit(request))
-        response = wire.CommitResponse()
-        write_commit(answer, response)
-        return response
+        return WrittenMessage(render_commit(answer))
 
-    async def Release(self, request: wire.ReleaseRequest, context: Context) -> wire.ReleaseResponse:
+    async def Release(self, request: wire.ReleaseRequest, context: Context) -> WrittenMessage:
         answer = await self._gate.decide(caller(context).tenant, parse_release(request))
-        response = wire.ReleaseResponse()
-        write_release(answer, response)
-        return response
+        return WrittenMessage(render_release(answer))
 
     async def Session(
         self, requests: AsyncIterator[wire.SessionRequest], context: Context
-    ) -> AsyncGenerator[wire.SessionResponse, None]:
+    ) -> AsyncGenerator[WrittenMessage, None]:
         tenant = caller(context).tenant
         await self._gate.open(tenant)
         session = Session(self._gate, tenant)
@@ -88,11 +82,9 @@ class QuotaService:
 
     async def GetBalances(
         self, request: wire.GetBalancesRequest, context: Context
-    ) -> wire.GetBalancesResponse:
+    ) -> WrittenMessage:
         answer = await self._gate.decide(caller(context).tenant, parse_get_balances(request))
-        response = wire.GetBalancesResponse()
-        write_balances(answer, response)
-        return response
+        return WrittenMessage(render_balances(answer))
 
     async def PutLimit(
         self, request: wire.PutLimitRequest, context: Context

@@ -18,9 +18,14 @@ from google.rpc.status_pb2 import Status
 from kit import telemetry
 from kit.errors import DomainError, InvalidInput
 from kit.rpc.status import internal_status, render_status
-from services.quota.convert.answers import write_session_answer
+from services.quota.convert.answers import (
+    WrittenMessage,
+    render_session_answer,
+    render_session_error,
+)
 from services.quota.convert.calls import parse_session_call
 from services.quota.counters import Answer
+from services.quota.model import Call
 from services.quota.usecases import Gate
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
@@ -48,7 +53,7 @@ class Session:
 
     async def answers(
         self, requests: AsyncIterator[wire.SessionRequest]
-    ) -> AsyncGenerator[wire.SessionResponse, None]:
+    ) -> AsyncGenerator[WrittenMessage, None]:
         """Read calls until there are no more, and answer all of them.
 
         Raises:
@@ -95,24 +100,32 @@ class Session:
             self._is_read = True
             self._changed.set()
 
-    def _ask(self, call: wire.SessionCall) -> None:
-        if call.call_id in self._waiting:
-            error = InvalidInput.of("call_id", "is that of another call that waits")
-            self._deliver(call, error)
+    def _ask(self, message: wire.SessionCall) -> None:
+        call_id = message.call_id
+        if call_id in self._waiting:
+            self._refuse(call_id, InvalidInput.of("call_id", "is that of another call that waits"))
             return
-        self._waiting.add(call.call_id)
-        answered = partial(self._end, call)
         try:
-            self._gate.submit(self._tenant, parse_session_call(call), answered)
+            call = parse_session_call(message)
+            self._waiting.add(call_id)
+            self._gate.submit(self._tenant, call, partial(self._end, call_id, call))
         except DomainError as error:
-            answered(error)
+            self._waiting.discard(call_id)
+            self._refuse(call_id, error)
 
-    def _end(self, call: wire.SessionCall, answer: Answer | Exception) -> None:
-        self._waiting.discard(call.call_id)
-        self._deliver(call, answer)
+    def _end(self, call_id: int, call: Call, answer: Answer | Exception) -> None:
+        self._waiting.discard(call_id)
+        if isinstance(answer, Answer):
+            size = len(answer.coverage.limits) + 1
+            self._put(render_session_answer(call_id, call, answer), size)
+        else:
+            self._refuse(call_id, answer)
 
-    def _deliver(self, call: wire.SessionCall, answer: Answer | Exception) -> None:
-        self._outbox.put(call, answer)
+    def _refuse(self, call_id: int, error: Exception) -> None:
+        self._put(render_session_error(call_id, _status(error)), 1)
+
+    def _put(self, answer: bytes, statuses_count: int) -> None:
+        self._outbox.put(answer, statuses_count)
         if not self._changed.is_set():
             self._changed.set()
 
@@ -122,35 +135,29 @@ class _Outbox:
 
     def __init__(self) -> None:
         self.count = 0
-        self._full: deque[wire.SessionResponse] = deque()
-        self._open = wire.SessionResponse()
+        self._full: deque[list[bytes]] = deque()
+        self._open: list[bytes] = []
         self._statuses_count = 0
 
-    def put(self, call: wire.SessionCall, answer: Answer | Exception) -> None:
-        """Add the answer to a call."""
+    def put(self, answer: bytes, statuses_count: int) -> None:
+        """Add an answer that holds some statuses."""
         self.count += 1
+        self._open.append(answer)
+        self._statuses_count += statuses_count
         if self._statuses_count >= _STATUSES_PER_MESSAGE_MAX:
             self._close()
-        response = self._open.answers.add()
-        response.call_id = call.call_id
-        if isinstance(answer, Answer):
-            write_session_answer(answer, call, response)
-            self._statuses_count += len(answer.coverage.limits) + 1
-        else:
-            response.error.CopyFrom(_status(answer))
-            self._statuses_count += 1
 
-    def take(self) -> wire.SessionResponse:
+    def take(self) -> WrittenMessage:
         """Take the oldest message; there must be one."""
         if not self._full:
             self._close()
-        response = self._full.popleft()
-        self.count -= len(response.answers)
-        return response
+        answers = self._full.popleft()
+        self.count -= len(answers)
+        return WrittenMessage(b"".join(answers))
 
     def _close(self) -> None:
         self._full.append(self._open)
-        self._open = wire.SessionResponse()
+        self._open = []
         self._statuses_count = 0
 
 

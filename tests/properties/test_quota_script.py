@@ -103,7 +103,7 @@ class Asked:
             kind=self.kind,
             parts=tuple((limit.field, limit.slot - 1) for limit in self.coverage.limits),
             rules=tuple(rule_at(clock, now_ms) for clock in clocks),
-            amounts=self.coverage.sums(self.amounts),
+            amounts=tuple(self.coverage.sums(self.amounts)),
             request=self.request_id,
             fingerprint=self.fingerprint,
             hold=self.hold,
