@@ -204,6 +204,9 @@ def _upgrade(connection: Connection, service: str, script: ScriptDirectory) -> N
     context = _context(connection, service, fn=revisions)
     with Operations.context(context):
         context.run_migrations()
+    # Whoever serves, by a login that is a member only, has to see whether the schema is current.
+    table = f'"{service}".{_VERSION_TABLE}'
+    connection.execute(text(f"GRANT SELECT ON {table} TO {role_of(service)}"))
 
 
 def _current(connection: Connection, service: str, script: ScriptDirectory) -> set[str]:

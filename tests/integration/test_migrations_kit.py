@@ -10,11 +10,14 @@ import pytest
 
 from kit.errors import CannotStart
 from kit.migrations import is_current, migrate
+from kit.postgres import Database
 from tests.notes_schema import (
     BROKEN_REVISION,
     FIRST_REVISION,
     SECOND_REVISION,
     SERVICE,
+    insert_note,
+    list_notes,
     write_revisions,
 )
 from tests.servers import beside_the_loop, database_at, database_name
@@ -171,6 +174,26 @@ async def test_a_login_that_is_no_superuser_can_migrate_and_serve(
         await drop(url, login, f"tollkeeper_{login}")
 
     assert roles == [(f"tollkeeper_{login}", f"tollkeeper_{login}")]
+
+
+async def test_a_login_that_owns_nothing_can_serve(url: str, login: str, tmp_path: Path) -> None:
+    """Migrations may be run by another login than the service's, which is a mere member."""
+    folder = write_revisions(tmp_path, FIRST_REVISION)
+    await in_thread(partial(migrate, url, SERVICE, directory=folder))
+    await query(url, f"ALTER DATABASE {database_name(url)} OWNER TO CURRENT_USER")
+    await query(url, f"GRANT tollkeeper_notes TO {login}")
+    database = Database(as_login(url, login), SERVICE)
+
+    try:
+        current = await is_current(as_login(url, login), SERVICE, directory=folder)
+        async with database.transaction("acme") as transaction:
+            await insert_note(transaction, "acme", "n1")
+            notes = await list_notes(transaction)
+    finally:
+        await database.close()
+        await drop(url, login)
+
+    assert (current, notes) == (True, [("acme", "n1")])
 
 
 async def test_a_login_that_may_not_create_roles_is_told_what_to_ask_for(

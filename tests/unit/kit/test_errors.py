@@ -70,22 +70,28 @@ def test_a_nested_field_gets_its_whole_path(named: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "reason"),
+    ("second", "reason", "metadata"),
     [
-        pytest.param("UNKNOWN_METER", "UNKNOWN_METER", id="the same reason"),
-        pytest.param("INVALID_FIELD", "INVALID_FIELD", id="different reasons"),
+        pytest.param("UNKNOWN_METER", "UNKNOWN_METER", {"meter_id": "m"}, id="the same reason"),
+        pytest.param("INVALID_FIELD", "INVALID_FIELD", {}, id="different reasons"),
     ],
 )
-def test_the_reason_is_the_one_all_share(second: str, reason: str) -> None:
-    """A special reason survives only when every violation has it."""
+def test_reason_and_metadata_are_those_all_share(
+    second: str, reason: str, metadata: dict[str, str]
+) -> None:
+    """A special reason, and what belongs to it, survive only when every violation has it."""
     violations = Violations()
-    violations.take("a", lambda: refuse("a", "is bad", "UNKNOWN_METER"))
+
+    def unknown() -> NoReturn:
+        raise InvalidInput("UNKNOWN_METER", "is unknown", metadata={"meter_id": "m"})
+
+    violations.take("a", unknown)
     violations.take("b", lambda: refuse("b", "is bad", second))
 
     with pytest.raises(InvalidInput) as raised:
         violations.raise_if_any()
 
-    assert raised.value.reason == reason
+    assert (raised.value.reason, raised.value.metadata) == (reason, metadata)
 
 
 def test_an_error_without_violations_is_blamed_on_the_field() -> None:
