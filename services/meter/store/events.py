@@ -116,7 +116,7 @@ WHERE tenant_id = $1
 _FIND_EVENTS: Final = """
 SELECT
     source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions, quantities
+    dimensions::text, quantities::text
 FROM meter.events
 JOIN unnest($2::timestamptz[], $3::text[], $4::text[]) AS wanted (time, source, event_id)
     USING (time, source, event_id)

@@ -8,7 +8,9 @@ from sqlalchemy import (
     DateTime,
     FromClause,
     Select,
+    TableValuedAlias,
     and_,
+    column,
     func,
     literal,
     select,
@@ -25,7 +27,8 @@ from services.meter.windows import HOUR, Cut
 UsageKey = tuple[str, int, tuple[str, ...]]
 """The order of usage: customer, number of the window from 1, group."""
 
-_TIMES: Final = ARRAY(DateTime(timezone=True))
+_TIME: Final = DateTime(timezone=True)
+_TIMES: Final = ARRAY(_TIME)
 
 
 async def add_up_usage(
@@ -40,7 +43,11 @@ async def add_up_usage(
 ) -> list[tuple[UsageKey, UsageRow]]:
     """Add up usage by customer, window and group, in that order, beginning after a key."""
     usage = _usage(tenant, query, meter, cut).c
-    keys = (usage.customer_id, usage.window, *(usage[_label(key)] for key in query.group_by))
+    keys = (
+        usage.customer_id,
+        usage.window,
+        *(usage[_label(at)] for at in range(len(query.group_by))),
+    )
     statement = select(func.sum(usage.quantity), func.sum(usage.event_count), *keys)
     if after:
         customer_id, window, group = after
@@ -64,8 +71,9 @@ def _usage(tenant: str, query: UsageQuery, meter: Meter, cut: Cut) -> FromClause
     whole = _in_whole_hours(tenant, query, meter, starts)
     if not cut.split_hours:
         return whole.subquery("usage")
-    split = func.unnest(literal(cut.split_hours, _TIMES)).column_valued("split_hour")
-    is_split = select(split).where(split == rollups.c.hour).exists()
+    hours = func.unnest(literal(cut.split_hours, _TIMES))
+    split = hours.table_valued(column("hour", _TIME), name="split").render_derived()
+    is_split = select(split).where(split.c.hour == rollups.c.hour).exists()
     parts = _in_split_hours(tenant, query, meter, starts, split)
     return union_all(whole.where(~is_split), parts).subquery("usage")
 
@@ -79,7 +87,7 @@ def _in_whole_hours(
         select(
             series.c.customer_id,
             func.width_bucket(rollups.c.hour, starts).label("window"),
-            *(value[key].label(_label(key)) for key in query.group_by),
+            *(value[key].label(_label(at)) for at, key in enumerate(query.group_by)),
             rollups.c.quantity,
             rollups.c.event_count,
         )
@@ -102,17 +110,18 @@ def _in_split_hours(
     query: UsageQuery,
     meter: Meter,
     starts: ColumnElement[Any],
-    split: ColumnElement[Any],
+    split: TableValuedAlias,
 ) -> Select[Any]:
+    inside = and_(events.c.time >= split.c.hour, events.c.time < split.c.hour + HOUR)
     statement = (
         select(
             events.c.customer_id,
             func.width_bucket(events.c.time, starts).label("window"),
-            *(dimension(key).label(_label(key)) for key in query.group_by),
+            *(dimension(key).label(_label(at)) for at, key in enumerate(query.group_by)),
             amount(meter).label("quantity"),
             literal(1).label("event_count"),
         )
-        .join_from(events, split, and_(events.c.time >= split, events.c.time < split + HOUR))
+        .join_from(events, split, inside)
         .where(
             events.c.tenant_id == tenant,
             events.c.time >= query.interval.start,
@@ -126,6 +135,6 @@ def _in_split_hours(
     return statement
 
 
-def _label(key: str) -> str:
-    # A dimension may have the name of a column.
-    return f"group.{key}"
+def _label(at: int) -> str:
+    # Not by its name, which may be longer than PostgreSQL's names, or that of a column.
+    return f"group_{at}"
