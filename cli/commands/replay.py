@@ -18,7 +18,7 @@ from cli.replay.replaying import (
     report_facts,
     send_and_compare,
 )
-from cli.replay.sending import PATIENCE_S, Pace
+from cli.replay.sending import CONFLICT, PATIENCE_S, Pace
 from cli.services import Addresses, Services, run
 from cli.times import parse_time_option
 
@@ -102,7 +102,16 @@ def replay(
     report = run(data_dir, address, work)
     _show(output, report)
     if not report.is_complete:
-        raise CommandError("; ".join(report.tally.problems) or "the meter disagrees; see above")
+        raise CommandError(_what_is_wrong(report))
+
+
+def _what_is_wrong(report: ReplayReport) -> str:
+    tally = report.tally
+    if not tally.problems:
+        return "the meter does not have what was sent; see above"
+    is_conflict = CONFLICT in tally.problems[0]
+    hint = "; --source NAME makes it usage of its own" if is_conflict else ""
+    return f"{tally.untaken:,} events were not taken{hint}; the first: {tally.problems[0]}"
 
 
 def _show(output: Output, report: ReplayReport) -> None:

@@ -5,6 +5,7 @@ nothing twice, because events have an identity and calls a request id. The patie
 """
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ from tollkeeper.api.meter.v1.meter_service_pb2 import (
 from tollkeeper.errors import parse_rpc_error
 
 PATIENCE_S = 60.0
+CONFLICT = "CONFLICT"
 CALLERS = 64
 EVENTS_PER_BATCH_MAX = 1000
 _PROBLEMS_SHOWN_MAX = 5
@@ -203,7 +205,8 @@ async def send_through_gate(
     except UsageNotReported as error:
         if isinstance(error.__context__, CommandError):
             raise error.__context__ from None
-        tally.complain(str(error))
+        # It names every event; the first stands for all.
+        tally.complain(str(error).partition("; event ")[0])
     usage = client.usage
     tally.created, tally.duplicate, tally.untaken = usage.created, usage.duplicate, usage.refused
 
@@ -243,7 +246,8 @@ async def _call(client: Tollkeeper, event: UsageEvent, settled: Settled, tally: 
             project=subject.project_id,
             key=subject.key_id,
             dimensions=dimensions,
-            request_id=f"{event.source}-{event.event_id}",
+            # The same call again is the same request; with another customer it is another.
+            request_id=hashlib.sha256(event.SerializeToString(deterministic=True)).hexdigest(),
         ) as hold:
             hold.commit(
                 amounts,

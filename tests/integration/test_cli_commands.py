@@ -1,0 +1,299 @@
+"""Commands against five real services: what they show, and how they say what went wrong."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cli.demo.world import MANON, REGISTRATIONS, SELLER
+from cli.signing_keys import SigningKeys
+from kit.settings import ServiceSettings
+from tests.command_line import Outcome
+from tests.e2e.world import World, running_world
+from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
+    CreateSubscriptionRequest,
+    PutCustomerRequest,
+    PutSellerRequest,
+)
+from tollkeeper.api.tax.v1.tax_service_pb2 import PutRegistrationRequest
+
+COMMAND = Path(sys.executable).with_name("tollkeeper")
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
+APRIL_NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
+
+
+@dataclass
+class Shell:
+    """Runs commands that call the services of a world."""
+
+    world: World
+    folder: Path
+
+    async def run(self, *arguments: object, **environment: str) -> Outcome:
+        """Run a command to its end."""
+        addresses = {
+            f"TOLLKEEPER_{service.upper()}_ADDRESS": address
+            for service, address in self.world.addresses.items()
+        }
+        token = {"TOLLKEEPER_TOKEN": self.world.token()}
+        process = await asyncio.create_subprocess_exec(
+            COMMAND,
+            *map(str, arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.folder,
+            env={**os.environ, **addresses, **token, **environment},
+        )
+        output, errors = await process.communicate()
+        assert process.returncode is not None
+        return Outcome(process.returncode, output.decode(), errors.decode())
+
+    async def json(self, *arguments: object) -> Any:  # noqa: ANN401 - whatever the command says.
+        """Run a command that succeeds, and return the JSON object that it prints."""
+        outcome = await self.run(*arguments, "--json")
+        assert (outcome.status, outcome.errors) == (0, "")
+        return json.loads(outcome.output)
+
+    async def lines(self, *arguments: object) -> list[str]:
+        """Run a command that succeeds, and return the lines that it prints."""
+        outcome = await self.run(*arguments)
+        assert (outcome.status, outcome.errors) == (0, "")
+        return outcome.output.splitlines()
+
+
+@pytest.fixture
+async def shell(
+    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str, tmp_path: Path
+) -> AsyncIterator[Shell]:
+    """Five servers on 1 March 2026, and a shell."""
+    async with running_world(settings_for, keys, tenant, MARCH) as world:
+        yield Shell(world, tmp_path)
+
+
+async def sell_to_manon(world: World) -> None:
+    """Put the demo's seller and its French customer, on the starter plan since 1 March."""
+    new_id = world.request_id
+    await world.call("invoicing.PutSeller", PutSellerRequest(request_id=new_id(), seller=SELLER))
+    for registration in REGISTRATIONS:
+        await world.call(
+            "tax.PutRegistration",
+            PutRegistrationRequest(request_id=new_id(), registration=registration),
+        )
+    await world.call(
+        "invoicing.PutCustomer", PutCustomerRequest(request_id=new_id(), customer=MANON.customer)
+    )
+    start = Timestamp()
+    start.FromDatetime(MARCH)
+    await world.call(
+        "invoicing.CreateSubscription",
+        CreateSubscriptionRequest(request_id=new_id(), subscription=MANON.subscription(start)),
+    )
+
+
+async def test_plans_are_applied_once_and_shown(shell: Shell) -> None:
+    """The same file again is the same version; every price is shown as the file has it."""
+    file = EXAMPLES / "plans" / "starter.yaml"
+
+    first = await shell.lines("plans", "apply", file)
+    second = await shell.lines("plans", "apply", file)
+
+    assert first == second == ["plan starter is at version 1"]
+    assert await shell.lines("plans", "list") == [
+        "plan     version  name     base fee  prices",
+        "starter        1  Starter    50 USD       2",
+    ]
+    assert await shell.lines("plans", "show", "starter") == [
+        "",
+        "== Starter (starter, version 1)",
+        "base fee 50 USD for each billing period",
+        "price      on the invoice         meter       included  price in USD",
+        "tokens     Tokens                 llm_tokens   500,000  0.01 per 1,000",
+        "gpu_packs  Packs of 10 GPU hours  gpu_hours          0  25 per begun 10",
+    ]
+    shown = await shell.json("plans", "show", "starter", "--version", 1)
+    assert (shown["plan_id"], shown["base_fee"]) == ("starter", {"value": "50"})
+
+
+async def test_what_a_service_refuses_of_a_plan_file_is_told_with_its_line(shell: Shell) -> None:
+    """Only the service knows that a meter exists already and counts otherwise."""
+    await shell.lines("plans", "apply", EXAMPLES / "plans" / "pro.yaml")
+    file = shell.folder / "other.yaml"
+    text = (EXAMPLES / "plans" / "pro.yaml").read_text()
+    file.write_text(text.replace("quantity: total_tokens", "quantity: output_tokens"))
+
+    outcome = await shell.run("plans", "apply", file)
+
+    assert outcome.status == 1
+    assert outcome.errors.startswith("tollkeeper: the meter service refused: ")
+    assert "llm_tokens" in outcome.errors
+
+
+async def test_limits_are_put_from_options_and_files_and_listed(shell: Shell) -> None:
+    """Amounts are in units on the command line; the list shows them so."""
+    put = await shell.lines(
+        *("limits", "put", "spend", "--customer", "acme", "--unit", "USD"),
+        *("--capacity", "12.50", "--per", "month", "--time-zone", "Asia/Tokyo"),
+    )
+    await shell.lines("limits", "put", "--file", EXAMPLES / "limits.yaml")
+
+    assert put == ["limit spend: 12.5 USD each month, Asia/Tokyo"]
+    listed = await shell.lines("limits", "list", "--customer", "acme")
+    assert [re.split(" {2,}", line) for line in listed] == [
+        ["limit", "counts for each", "covers", "capacity", "window"],
+        [
+            *("acme-month", "customer", "customer acme"),
+            *("10,000,000 input_tokens+output_tokens", "each month, Europe/Berlin"),
+        ],
+        ["spend", "customer", "customer acme", "12.5 USD", "each month, Asia/Tokyo"],
+    ]
+    limits = (await shell.json("limits", "list"))["limits"]
+    assert [limit["limit_id"] for limit in limits] == [
+        "acme-month",
+        "key-large-rate",
+        "project-day",
+        "spend",
+    ]
+
+
+async def test_what_the_gate_refuses_of_a_limit_file_is_told_with_its_line(shell: Shell) -> None:
+    """The field of the request is found in the file."""
+    file = shell.folder / "limits.yaml"
+    text = (EXAMPLES / "limits.yaml").read_text()
+    file.write_text(text.replace("Europe/Berlin", "Europe/Bonn"))
+
+    outcome = await shell.run("limits", "put", "--file", file)
+
+    assert (outcome.status, outcome.output) == (1, "")
+    assert outcome.errors.startswith(f"tollkeeper: {file}:11:42: limits[0].calendar.time_zone: ")
+
+
+async def test_usage_is_shown_by_meter_customer_group_and_window(shell: Shell) -> None:
+    """Of the example events; figures are exact, windows half-open."""
+    await shell.lines("plans", "apply", EXAMPLES / "plans" / "starter.yaml")
+    await shell.lines("replay", EXAMPLES / "usage-events.jsonl")
+    in_january = ("--from", "2026-01-01", "--to", "2026-02-01")
+
+    assert await shell.lines(
+        "usage", *in_january, "--meter", "llm_tokens", "--by", "model", "--window", "day"
+    ) == [
+        "usage from 2026-01-01 00:00 to 2026-02-01 00:00 UTC",
+        "meter       customer  from              to                model        usage  events",
+        "llm_tokens  acme      2026-01-31 00:00  2026-02-01 00:00  atlas-large  2,199       1",
+        "llm_tokens  acme      2026-01-31 00:00  2026-02-01 00:00  atlas-small    101       1",
+    ]
+    rows = (await shell.json("usage", *in_january, "--customer", "acme"))["rows"]
+    assert {row["meter_id"]: row["quantity"] for row in rows} == {
+        "calls": "2",
+        "gpu_hours": "0.375",
+        "input_tokens": "1277",
+        "llm_tokens": "2300",
+        "output_tokens": "1023",
+    }
+    assert await shell.lines("usage", *in_january, "--customer", "nobody") == [
+        "usage from 2026-01-01 00:00 to 2026-02-01 00:00 UTC",
+        "nothing was used",
+    ]
+
+
+async def test_a_period_is_closed_once_and_its_invoice_shown_and_saved(shell: Shell) -> None:
+    """Manon's March: the base fee and French VAT; closing again finds nothing to do."""
+    # given
+    await shell.lines("plans", "apply", EXAMPLES / "plans" / "starter.yaml")
+    await sell_to_manon(shell.world)
+    shell.world.clock.set(APRIL_NOON)
+    until = ("--until", "2026-04-01T12:00Z")
+
+    # when
+    closed = (await shell.json("invoices", "close", *until))["invoices"]
+    again = await shell.lines("invoices", "close", *until)
+
+    # then
+    assert [(each["number"], each["customer_id"], each["total"]["units"]) for each in closed] == [
+        ("NWI-2026-000001", "manon", "60")
+    ]
+    assert again == ["no billing period was left to close"]
+    listed = (await shell.json("invoices", "list", "--customer", "manon"))["invoices"]
+    assert [each["number"] for each in listed] == ["NWI-2026-000001"]
+    assert await shell.lines("invoices", "list", "--state", "draft") == ["there are no invoices"]
+    shown = await shell.lines("invoices", "show", "NWI-2026-000001")
+    assert shown[1] == "== Invoice NWI-2026-000001, finalized"
+    assert "to be paid   60.00 USD" in shown
+    saved = await shell.lines("invoices", "pdf", "NWI-2026-000001")
+    assert saved == ["NWI-2026-000001.pdf"]
+    assert (shell.folder / saved[0]).read_bytes().startswith(b"%PDF-")
+
+
+async def test_a_draft_stays_a_draft(shell: Shell) -> None:
+    """It has no number, and so no document."""
+    await shell.lines("plans", "apply", EXAMPLES / "plans" / "starter.yaml")
+    await sell_to_manon(shell.world)
+    shell.world.clock.set(APRIL_NOON)
+
+    closed = await shell.json("invoices", "close", "--draft", "--until", "2026-04-01T12:00Z")
+    (draft,) = closed["invoices"]
+    refused = await shell.run("invoices", "pdf", draft["invoice_id"])
+
+    assert draft["state"] == "INVOICE_STATE_DRAFT"
+    assert refused.status == 1
+    assert refused.errors.startswith("tollkeeper: the invoicing service refused: ")
+    assert list(shell.folder.glob("*.pdf")) == []
+
+
+async def test_what_does_not_exist_is_one_sentence(shell: Shell) -> None:
+    """Named as it was asked for."""
+    outcomes = [
+        await shell.run("plans", "show", "nope"),
+        await shell.run("invoices", "show", "nope"),
+        await shell.run("usage", "--meter", "nope"),
+    ]
+
+    assert [outcome.status for outcome in outcomes] == [1, 1, 1]
+    assert all(outcome.errors.count("\n") == 1 for outcome in outcomes)
+    assert all("nope" in outcome.errors for outcome in outcomes)
+
+
+async def test_a_wrong_scope_is_named(shell: Shell) -> None:
+    """And nothing changes."""
+    token = shell.world.token("quota.read")
+
+    outcome = await shell.run(
+        *("limits", "put", "a", "--capacity", 1, "--per", "day"), TOLLKEEPER_TOKEN=token
+    )
+
+    assert (outcome.status, outcome.output) == (1, "")
+    assert outcome.errors.startswith("tollkeeper: the quota service refused: ")
+    assert "quota.write" in outcome.errors
+    assert await shell.lines("limits", "list") == [
+        "there are no limits; put one by `tollkeeper limits put`"
+    ]
+
+
+async def test_a_malformed_token_is_one_sentence(shell: Shell) -> None:
+    """The service says why, never what the token was."""
+    outcome = await shell.run("plans", "list", TOLLKEEPER_TOKEN="not.a.token")
+
+    assert (outcome.status, outcome.output) == (1, "")
+    assert outcome.errors.startswith("tollkeeper: the rating service does not accept the token: ")
+    assert "not.a.token" not in outcome.errors
+
+
+async def test_another_tenant_sees_nothing(shell: Shell) -> None:
+    """Same services, same ids, another key."""
+    await shell.lines("plans", "apply", EXAMPLES / "plans" / "pro.yaml")
+    stranger = shell.world.token(tenant="somebody-else")
+
+    listed = await shell.run("plans", "list", TOLLKEEPER_TOKEN=stranger)
+    shown = await shell.run("plans", "show", "pro", TOLLKEEPER_TOKEN=stranger)
+
+    assert listed.output == "there are no plans; put one by `tollkeeper plans apply FILE`\n"
+    assert (shown.status, shown.errors.count("\n")) == (1, 1)
