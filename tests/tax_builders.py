@@ -12,6 +12,7 @@ from services.tax.model import (
     BuyerKind,
     DateRange,
     Determination,
+    PriceKind,
     ProductCategory,
     Registration,
     RegistrationScheme,
@@ -95,9 +96,10 @@ def determined(
     day: date = TODAY,
     rounding: TaxRounding = TaxRounding.PER_RATE,
     language: str = "en",
+    prices: PriceKind = PriceKind.TAX_EXCLUSIVE,
 ) -> Determination:
     """Determine the taxes of lines, by default of one over 100.00 euro, by the real tables."""
-    return determine(seller, Supply(buyer, tuple(lines), day, rounding, language), BOOK)
+    return determine(seller, Supply(buyer, tuple(lines), day, rounding, language, prices), BOOK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from datetime import date
 
 from kit.decimals import exactly
 from kit.errors import InvalidInput, Precondition
+from kit.money import Money
 from services.tax.assessment import assess
 from services.tax.model import (
     Address,
@@ -16,6 +17,7 @@ from services.tax.model import (
     BuyerKind,
     CheckedTaxId,
     Determination,
+    EvidenceStatus,
     ProductCategory,
     Registration,
     Ruling,
@@ -25,8 +27,10 @@ from services.tax.model import (
 )
 from services.tax.places import locate
 from services.tax.rulebook import Regime, Rulebook
-from services.tax.rules import canada, european_union, india, national, united_states
-from services.tax.rules.case import Case, outside
+from services.tax.rules import canada, european_union, goods, india, national, united_states
+from services.tax.rules.case import Case, exempt, outside
+from services.tax.rules.certificates import apply_certificate
+from services.tax.rules.evidence import weigh_evidence
 
 _RULES = {
     Regime.EU_VAT: european_union.rule,
@@ -61,23 +65,44 @@ def determine(seller: Seller, supply: Supply, book: Rulebook) -> Determination:
         day=supply.day,
         language=supply.language,
     )
-    rulings = {
-        category: _rule(replace(case, category=category))
-        for category in {line.category for line in supply.lines}
-    }
+    categories = {line.category for line in supply.lines}
+    needs_evidence = ProductCategory.ELECTRONIC_SERVICE in categories
+    evidence_status = weigh_evidence(case) if needs_evidence else EvidenceStatus.NOT_REQUIRED
+    rulings = {category: _rulings(replace(case, category=category)) for category in categories}
     with exactly():
-        lines, totals, tax_total = assess(supply.lines, rulings, supply.rounding)
+        lines, totals = assess(supply.lines, rulings, supply.rounding, supply.prices)
+    zero = Money.zero(supply.lines[0].amount.currency)
     return Determination(
         lines=lines,
         totals=totals,
-        tax_total=tax_total,
+        tax_total=sum((tax.tax_amount for tax in totals), zero),
+        net_total=sum((line.net_amount for line in lines), zero),
         buyer_tax_id=proof,
         buyer_tax_id_status=_status(supply.buyer, proof),
+        evidence=supply.buyer.evidence,
+        evidence_status=evidence_status,
+    )
+
+
+def _rulings(case: Case) -> tuple[Ruling, ...]:
+    rulings = (apply_certificate(case, ruling) for ruling in _rule(case))
+    return tuple(
+        replace(
+            ruling,
+            explanation=case.book.explain(
+                ruling.rule_id, ruling.treatment, case.language, ruling.name
+            ),
+        )
+        for ruling in rulings
     )
 
 
 def _rule(case: Case) -> tuple[Ruling, ...]:
     regime = case.buyer_place.country.regime
+    if case.category is ProductCategory.EXEMPT:
+        return (exempt(case),)
+    if case.category is ProductCategory.GOODS and goods.crosses_a_border(case):
+        return goods.rule(case)
     if case.buyer_place.outside is not None:
         return outside(case)
     is_work_for_consumer = (

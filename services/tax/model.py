@@ -28,6 +28,8 @@ class ProductCategory(StrEnum):
 
     ELECTRONIC_SERVICE = "ELECTRONIC_SERVICE"
     PROFESSIONAL_SERVICE = "PROFESSIONAL_SERVICE"
+    GOODS = "GOODS"
+    EXEMPT = "EXEMPT"
 
 
 class RegistrationScheme(StrEnum):
@@ -64,6 +66,32 @@ class TaxRounding(StrEnum):
 
     PER_RATE = "PER_RATE"
     PER_LINE = "PER_LINE"
+
+
+class PriceKind(StrEnum):
+    """Whether the amounts of lines include tax."""
+
+    TAX_EXCLUSIVE = "TAX_EXCLUSIVE"
+    TAX_INCLUSIVE = "TAX_INCLUSIVE"
+
+
+class EvidenceKind(StrEnum):
+    """What kind of thing shows where a buyer is; the contract describes each."""
+
+    BILLING_ADDRESS = "BILLING_ADDRESS"
+    IP_ADDRESS = "IP_ADDRESS"
+    BANK = "BANK"
+    SIM_CARD = "SIM_CARD"
+    LANDLINE = "LANDLINE"
+    OTHER = "OTHER"
+
+
+class EvidenceStatus(StrEnum):
+    """Whether what is known of a buyer's place meets what the law asks."""
+
+    NOT_REQUIRED = "NOT_REQUIRED"
+    SUFFICIENT = "SUFFICIENT"
+    INSUFFICIENT = "INSUFFICIENT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +170,37 @@ class Seller:
 
 
 @dataclass(frozen=True, slots=True)
+class ExemptionCertificate:
+    """A certificate by which a buyer pays no tax in a state or province, on the days of `valid`."""
+
+    country: str
+    region: str
+    number: str
+    valid: DateRange
+
+
+@dataclass(frozen=True, slots=True)
+class LocationEvidence:
+    """One thing that shows in which country a buyer is."""
+
+    kind: EvidenceKind
+    country: str
+
+
+@dataclass(frozen=True, slots=True)
 class Buyer:
     """Who buys, with the tax ids already checked."""
 
     kind: BuyerKind
     address: Address
     tax_ids: tuple[CheckedTaxId, ...] = ()
+    certificates: tuple[ExemptionCertificate, ...] = ()
+    evidence: tuple[LocationEvidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaxableLine:
-    """A line whose tax is asked for; the amount is without tax and negative for a credit."""
+    """A line whose tax is asked for; the amount is negative for a credit."""
 
     line_id: str
     amount: Money
@@ -163,7 +211,8 @@ class TaxableLine:
 class Supply:
     """What is sold to one buyer on one day, and how its tax is to be rounded and worded.
 
-    There is at least one line; `language` is a code of ISO 639-1.
+    There is at least one line; `language` is a code of ISO 639-1. `prices` says whether the
+    amounts of the lines include tax.
     """
 
     buyer: Buyer
@@ -171,14 +220,17 @@ class Supply:
     day: date
     rounding: TaxRounding = TaxRounding.PER_RATE
     language: str = "en"
+    prices: PriceKind = PriceKind.TAX_EXCLUSIVE
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
     """What one tax says about a supply, before any amount.
 
-    `taxable_percent` of the price is taxed at `rate_percent`; where nothing is charged, the
-    rate is 0 and the treatment says why.
+    `taxable_percent` of the price is taxed at `rate_percent`, which holds on the days of
+    `rate_valid`; where nothing is charged, the rate is 0 and the treatment says why. `reason` is
+    for the seller, `explanation` for the buyer, in its language. `declared_in` is the country of
+    the registration under which the tax is declared.
     """
 
     jurisdiction: str
@@ -191,6 +243,9 @@ class Ruling:
     taxable_percent: Decimal = HUNDRED
     invoice_note: str = ""
     seller_tax_id: str = ""
+    explanation: str = ""
+    rate_valid: DateRange | None = None
+    declared_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +259,11 @@ class Tax:
 
 @dataclass(frozen=True, slots=True)
 class LineTax:
-    """The taxes of one line, at least one."""
+    """The taxes of one line, at least one, and its amount without them."""
 
     line_id: str
     taxes: tuple[Tax, ...]
+    net_amount: Money
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,5 +277,8 @@ class Determination:
     lines: tuple[LineTax, ...]
     totals: tuple[Tax, ...]
     tax_total: Money
+    net_total: Money
     buyer_tax_id: CheckedTaxId | None = None
     buyer_tax_id_status: TaxIdStatus | None = None
+    evidence: tuple[LocationEvidence, ...] = ()
+    evidence_status: EvidenceStatus = EvidenceStatus.NOT_REQUIRED

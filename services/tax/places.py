@@ -64,7 +64,8 @@ class Place:
     """Where somebody is for tax.
 
     `jurisdiction` names whose rate holds, such as `FR` or `PT-20`; `outside` is the territory
-    where the country's tax is not levied at all.
+    where the country's tax is not levied at all, and `apart` one where it is levied, but outside
+    the EU's area.
     """
 
     country: Country
@@ -72,6 +73,7 @@ class Place:
     name: str
     region: str = ""
     outside: Territory | None = None
+    apart: Territory | None = None
 
     @property
     def in_eu(self) -> bool:
@@ -125,6 +127,9 @@ def locate(address: Address, day: date, book: Rulebook) -> Place:
         case Effect.OWN_RATE:
             country = book.country_on(address.country, day)
             return Place(country, territory.applies, territory.name, address.region)
+        case Effect.DECLARED_APART:
+            country = book.country_on(territory.code[:2], day)
+            return Place(country, territory.applies, territory.name, apart=territory)
         case Effect.OUTSIDE:
             country = book.country_on(territory.code[:2], day)
             return Place(country, territory.code, territory.name, outside=territory)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from kit.errors import Precondition
-from services.tax.model import BuyerKind, DateRange, ProductCategory
+from services.tax.model import BuyerKind, DateRange, ProductCategory, Treatment
 
 DEFAULT_LANGUAGE = "en"
 
@@ -51,9 +51,14 @@ class MatchOn(StrEnum):
 
 
 class Effect(StrEnum):
-    """What a territory changes: its rate, its country, its being inside; or nobody knows."""
+    """What a territory changes: its rate, its country, its being inside; or nobody knows.
+
+    DECLARED_APART is a territory where the country's tax is levied, at the rates that `applies`
+    names, but outside the EU's area, so that no One Stop Shop declares it.
+    """
 
     OWN_RATE = "OWN_RATE"
+    DECLARED_APART = "DECLARED_APART"
     SAME_AS = "SAME_AS"
     OUTSIDE = "OUTSIDE"
     NOT_COVERED = "NOT_COVERED"
@@ -148,6 +153,26 @@ class Taxability:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """The law by which goods that leave a country are free of its tax."""
+
+    country: str
+    tax_name: str
+    valid: DateRange
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportingCurrency:
+    """The currency in which a country wants its tax on an invoice, whatever the invoice's."""
+
+    country: str
+    currency: str
+    valid: DateRange
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rulebook:
     """Every table, by the key that it is asked with."""
 
@@ -156,6 +181,8 @@ class Rulebook:
     territories: Mapping[str, tuple[Territory, ...]]
     taxability: Mapping[tuple[str, ProductCategory], tuple[Taxability, ...]]
     wording: Mapping[tuple[str, str], str]
+    exports: Mapping[str, tuple[Export, ...]]
+    reporting_currencies: Mapping[str, tuple[ReportingCurrency, ...]]
 
     def country_on(self, code: str, day: date) -> Country:
         """Answer how a country taxes on a day.
@@ -206,10 +233,30 @@ class Rulebook:
                 return row
         return None
 
+    def export_on(self, country: str, day: date) -> Export:
+        """Answer by which law exports of goods are free of tax.
+
+        Raises:
+            Precondition: TAX_UNDETERMINED, no row covers the country or the day.
+        """
+        for row in _on(self.exports.get(country, ()), day):
+            return row
+        raise undetermined(country, f"rules for exports from {country} on {day}")
+
+    def reporting_currency_on(self, country: str, day: date) -> ReportingCurrency | None:
+        """Answer in which currency a country wants its tax, where it wants one."""
+        return next(iter(_on(self.reporting_currencies.get(country, ()), day)), None)
+
+    def explain(self, rule_id: str, treatment: Treatment, language: str, tax_name: str) -> str:
+        """Say to the buyer why a tax is charged or not: by the rule, its kind, or the treatment."""
+        keys = (f"why.{rule_id}", f"why.{rule_id.rpartition('.')[2]}")
+        found = (key for key in keys if (key, DEFAULT_LANGUAGE) in self.wording)
+        return self.note(next(found, f"why.{treatment.lower()}"), language, tax_name)
+
     def note(self, key: str, language: str, tax_name: str) -> str:
         """Answer the wording for an invoice, in English where it is not translated."""
         text = self.wording.get((key, language)) or self.wording[key, DEFAULT_LANGUAGE]
-        return text.replace("{tax}", tax_name)
+        return text.replace("{tax}", self.wording.get((f"tax.{tax_name}", language), tax_name))
 
 
 def undetermined(country: str, missing: str) -> Precondition:

@@ -22,10 +22,12 @@ from services.tax.rulebook import (
     Country,
     Dated,
     Effect,
+    Export,
     MatchOn,
     Outcome,
     Rate,
     Regime,
+    ReportingCurrency,
     Rulebook,
     Taxability,
     Territory,
@@ -34,7 +36,9 @@ from services.tax.rulebook import (
 DIRECTORY = Path(__file__).parent / "rates"
 ECB_SAMPLE = DIRECTORY / "ecb_reference_rates.csv"
 _RATE_FILES = ("eu_vat.csv", "other_countries.csv", "canada.csv", "us_states.csv")
-_ALL_SERVICES = frozenset(ProductCategory)
+_ALL_SERVICES = frozenset(
+    {ProductCategory.ELECTRONIC_SERVICE, ProductCategory.PROFESSIONAL_SERVICE}
+)
 
 _Cells = Mapping[str, str]
 Row = TypeVar("Row", bound=Dated)
@@ -52,8 +56,12 @@ def load_rulebook(directory: Path = DIRECTORY) -> Rulebook:
     countries = _read(directory / "countries.csv", _country)
     taxability = _read(directory / "taxability.csv", _taxability)
     territories = _read(directory / "territories.csv", _territory)
+    exports = _read(directory / "exports.csv", _export)
+    reporting_currencies = _read(directory / "reporting_currencies.csv", _reporting_currency)
     _check_dates(rates, lambda row: (row.jurisdiction, row.name))
     _check_dates(countries, lambda row: row.code)
+    _check_dates(exports, lambda row: row.country)
+    _check_dates(reporting_currencies, lambda row: row.country)
     for kind in BuyerKind:
         concerned = (row for row in taxability if row.buyer in (None, kind))
         _check_dates(concerned, lambda row: (row.jurisdiction, row.category))
@@ -63,6 +71,8 @@ def load_rulebook(directory: Path = DIRECTORY) -> Rulebook:
         territories=_grouped(territories, lambda row: row.match_country),
         taxability=_grouped(taxability, lambda row: (row.jurisdiction, row.category)),
         wording=dict(_read(directory / "wording.csv", _wording)),
+        exports=_grouped(exports, lambda row: row.country),
+        reporting_currencies=_grouped(reporting_currencies, lambda row: row.country),
     )
 
 
@@ -149,6 +159,24 @@ def _taxability(cells: _Cells) -> Taxability:
         outcome=Outcome(cells["outcome"]),
         taxable_percent=_percent(cells["taxable_percent"]),
         rate_percent=_percent(cells["rate_percent"]) if cells["rate_percent"] else None,
+        valid=_valid(cells),
+        source=cells["source"],
+    )
+
+
+def _export(cells: _Cells) -> Export:
+    return Export(
+        country=cells["country"],
+        tax_name=_required(cells, "tax_name"),
+        valid=_valid(cells),
+        source=cells["source"],
+    )
+
+
+def _reporting_currency(cells: _Cells) -> ReportingCurrency:
+    return ReportingCurrency(
+        country=cells["country"],
+        currency=_required(cells, "currency"),
         valid=_valid(cells),
         source=cells["source"],
     )

@@ -5,7 +5,7 @@ from kit.idempotency import Once, fingerprint
 from kit.paging import page_size
 from kit.rpc.auth import caller
 from kit.rpc.methods import Context
-from services.tax import convert
+from services.tax.convert import exchange, fields, registrations, supplies
 from services.tax.model import Supply
 from services.tax.tax_ids import check_tax_id
 from services.tax.usecases import PutRegistration, TaxUseCases
@@ -24,30 +24,36 @@ class TaxService:
     async def DetermineTax(
         self, request: pb.DetermineTaxRequest, context: Context
     ) -> pb.DetermineTaxResponse:
-        supply = convert.parse_supply(request)
-        determination = await self._use_cases.determine(caller(context).tenant, supply)
-        return pb.DetermineTaxResponse(determination=convert.render_determination(determination))
+        supply = supplies.parse_supply(request)
+        determined = await self._use_cases.determine(
+            caller(context).tenant, supply, self._clock.now().date()
+        )
+        return pb.DetermineTaxResponse(determination=supplies.render_determination(determined))
 
     async def BatchDetermineTax(
         self, request: pb.BatchDetermineTaxRequest, context: Context
     ) -> pb.BatchDetermineTaxResponse:
-        parsed = convert.parse_batch(request)
-        supplies = [each for each in parsed if isinstance(each, Supply)]
-        determined = iter(await self._use_cases.determine_each(caller(context).tenant, supplies))
-        return convert.render_batch(
+        parsed = supplies.parse_batch(request)
+        readable = [each for each in parsed if isinstance(each, Supply)]
+        determined = iter(
+            await self._use_cases.determine_each(
+                caller(context).tenant, readable, self._clock.now().date()
+            )
+        )
+        return supplies.render_batch(
             [next(determined) if isinstance(each, Supply) else each for each in parsed]
         )
 
     async def ValidateTaxId(
         self, request: pb.ValidateTaxIdRequest, _context: Context
     ) -> pb.ValidateTaxIdResponse:
-        tax_id = convert.parse_tax_id(request.tax_id, "tax_id")
-        return convert.render_checked_tax_id(check_tax_id(tax_id))
+        tax_id = fields.parse_tax_id(request.tax_id, "tax_id")
+        return registrations.render_checked_tax_id(check_tax_id(tax_id))
 
     async def PutRegistration(
         self, request: pb.PutRegistrationRequest, context: Context
     ) -> pb.PutRegistrationResponse:
-        registration = convert.parse_put_registration(request)
+        registration = registrations.parse_put_registration(request)
         once = Once(
             request_id=request.request_id,
             method="PutRegistration",
@@ -65,34 +71,34 @@ class TaxService:
             caller(context).tenant, page_size(request.page_size), request.page_token
         )
         return pb.ListRegistrationsResponse(
-            registrations=[convert.render_registration(*item) for item in page.items],
+            registrations=[registrations.render_registration(*item) for item in page.items],
             next_page_token=page.next_page_token,
         )
 
     async def ListRates(
         self, request: pb.ListRatesRequest, _context: Context
     ) -> pb.ListRatesResponse:
-        country, day = convert.parse_rates_filter(request)
+        country, day = registrations.parse_rates_filter(request)
         size = page_size(request.page_size, default=_RATES_PAGE_SIZE)
         page = self._use_cases.list_rates(country, day, size, request.page_token)
         return pb.ListRatesResponse(
-            rates=map(convert.render_rate, page.items), next_page_token=page.next_page_token
+            rates=map(registrations.render_rate, page.items), next_page_token=page.next_page_token
         )
 
     async def GetExchangeRate(
         self, request: pb.GetExchangeRateRequest, context: Context
     ) -> pb.GetExchangeRateResponse:
-        pair = convert.parse_currency_pair(request)
+        pair = exchange.parse_currency_pair(request)
         rate = await self._use_cases.exchange_rate(caller(context).tenant, *pair)
-        return pb.GetExchangeRateResponse(rate=convert.render_exchange_rate(rate))
+        return pb.GetExchangeRateResponse(rate=exchange.render_exchange_rate(rate))
 
     async def ConvertMoney(
         self, request: pb.ConvertMoneyRequest, context: Context
     ) -> pb.ConvertMoneyResponse:
-        conversion = convert.parse_conversion(request)
+        conversion = exchange.parse_conversion(request)
         converted = await self._use_cases.convert(caller(context).tenant, conversion)
-        return convert.render_conversion(*converted)
+        return exchange.render_conversion(*converted)
 
 
 def _render_put(put: PutRegistration) -> pb.PutRegistrationResponse:
-    return pb.PutRegistrationResponse(registration=convert.render_registration(*put))
+    return pb.PutRegistrationResponse(registration=registrations.render_registration(*put))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from kit.errors import DomainError
 from kit.idempotency import Answer, Once
 from kit.money import Money
@@ -26,12 +28,14 @@ from services.tax.exchange import (
 from services.tax.model import Determination, Registration, Seller, Supply
 from services.tax.reference_rates import SOURCE_ECB, new_rates, parse_reference_rates
 from services.tax.registrations import check_registration
+from services.tax.reporting import CurrencyPair, Determined, currency_pairs, report
 from services.tax.rulebook import Rate, Rulebook
 
 NO_TENANT = ""
 _ALL_REGISTRATIONS = "registrations"
 
 PutRegistration = tuple[Registration, datetime]
+_Rates = dict[tuple[date, CurrencyPair], ExchangeRate | DomainError]
 
 
 class TaxUseCases:
@@ -45,22 +49,38 @@ class TaxUseCases:
         self._ended = ended
 
     @traced("tax.determine")
-    async def determine(self, tenant: str, supply: Supply) -> Determination:
+    async def determine(self, tenant: str, supply: Supply, today: date) -> Determined:
         """Determine the taxes on one supply.
 
         Raises:
             InvalidInput: the lines do not fit together.
-            Precondition: TAX_UNDETERMINED, SELLER_NOT_ESTABLISHED.
+            NotFound: EXCHANGE_RATE_NOT_FOUND, and the law wants the tax in another currency.
+            Precondition: TAX_UNDETERMINED, SELLER_NOT_ESTABLISHED, EXCHANGE_RATE_STALE.
         """
-        return determine(await self._seller(tenant), supply, self._book)
+        (determined,) = await self.determine_each(tenant, [supply], today)
+        if isinstance(determined, DomainError):
+            raise determined
+        return determined
 
     @traced("tax.determine_each")
     async def determine_each(
-        self, tenant: str, supplies: Sequence[Supply]
-    ) -> list[Determination | DomainError]:
-        """Determine the taxes on many supplies; each fails by itself."""
-        seller = await self._seller(tenant)
-        return [self._attempt(seller, supply) for supply in supplies]
+        self, tenant: str, supplies: Sequence[Supply], today: date
+    ) -> list[Determined | DomainError]:
+        """Determine the taxes on many supplies; each fails by itself.
+
+        What the law wants in another currency is converted at the rate of the supply date, or of
+        today for a supply that is still to come.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            loaded = await store.load_registrations(transaction, tenant)
+            seller = Seller(tuple(registration for registration, _ in loaded))
+            determinations = [self._attempt(seller, supply) for supply in supplies]
+            days = [min(supply.day, today) for supply in supplies]
+            rates = await self._rates_for(transaction, determinations, days)
+        return [
+            self._report(determination, day, rates)
+            for determination, day in zip(determinations, days, strict=True)
+        ]
 
     @traced("tax.put_registration")
     async def put_registration(
@@ -120,8 +140,7 @@ class TaxUseCases:
             Precondition: EXCHANGE_RATE_STALE.
         """
         async with self._database.transaction(tenant) as transaction:
-            newest = await store.load_newest_rates(transaction, SOURCE_ECB, legs(base, quote), day)
-        return exchange_rate(base, quote, day, newest, self._ended)
+            return await self._rate(transaction, base, quote, day)
 
     async def convert(
         self, tenant: str, conversion: Conversion
@@ -154,10 +173,44 @@ class TaxUseCases:
             await store.save_rates(transaction, SOURCE_ECB, new)
         return len(new)
 
-    async def _seller(self, tenant: str) -> Seller:
-        async with self._database.transaction(tenant) as transaction:
-            loaded = await store.load_registrations(transaction, tenant)
-        return Seller(tuple(registration for registration, _ in loaded))
+    async def _rate(
+        self, transaction: AsyncConnection, base: str, quote: str, day: date
+    ) -> ExchangeRate:
+        newest = await store.load_newest_rates(transaction, SOURCE_ECB, legs(base, quote), day)
+        return exchange_rate(base, quote, day, newest, self._ended)
+
+    async def _rates_for(
+        self,
+        transaction: AsyncConnection,
+        determinations: Sequence[Determination | DomainError],
+        days: Sequence[date],
+    ) -> _Rates:
+        wanted = {
+            (day, pair)
+            for determination, day in zip(determinations, days, strict=True)
+            if isinstance(determination, Determination)
+            for pair in currency_pairs(determination, day, self._book)
+        }
+        rates: _Rates = {}
+        for day, pair in sorted(wanted):
+            try:
+                rates[day, pair] = await self._rate(transaction, *pair, day)
+            except DomainError as error:
+                rates[day, pair] = error
+        return rates
+
+    def _report(
+        self, determination: Determination | DomainError, day: date, rates: _Rates
+    ) -> Determined | DomainError:
+        if isinstance(determination, DomainError):
+            return determination
+        found: dict[CurrencyPair, ExchangeRate] = {}
+        for pair in sorted(currency_pairs(determination, day, self._book)):
+            rate = rates[day, pair]
+            if isinstance(rate, DomainError):
+                return rate
+            found[pair] = rate
+        return report(determination, day, self._book, found)
 
     def _attempt(self, seller: Seller, supply: Supply) -> Determination | DomainError:
         try:

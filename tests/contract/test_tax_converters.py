@@ -10,8 +10,14 @@ from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money as MoneyMessage
 
 from kit.errors import InvalidInput
-from services.tax import convert
+from services.tax.convert import fields, registrations, supplies
 from services.tax.model import (
+    DateRange,
+    EvidenceKind,
+    EvidenceStatus,
+    ExemptionCertificate,
+    LocationEvidence,
+    PriceKind,
     ProductCategory,
     Registration,
     RegistrationScheme,
@@ -48,7 +54,10 @@ def violations(parse: Callable[[Any], object], message: object) -> list[tuple[st
         (tax_pb2.ProductCategory.DESCRIPTOR, ProductCategory),
         (tax_pb2.TaxTreatment.DESCRIPTOR, Treatment),
         (tax_pb2.TaxIdStatus.DESCRIPTOR, TaxIdStatus),
+        (tax_pb2.LocationEvidenceKind.DESCRIPTOR, EvidenceKind),
+        (tax_pb2.LocationEvidenceStatus.DESCRIPTOR, EvidenceStatus),
         (tax_service_pb2.TaxRounding.DESCRIPTOR, TaxRounding),
+        (tax_service_pb2.PriceKind.DESCRIPTOR, PriceKind),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -72,17 +81,17 @@ def test_every_enum_of_the_contract_is_one_of_the_domain(enum: Any, domain: Any)
 )
 def test_a_registration_reads_back_as_it_was_written(registration: Registration) -> None:
     """Nothing is lost or added but the time at which it was put."""
-    message = convert.render_registration(registration, NOW)
+    message = registrations.render_registration(registration, NOW)
     assert message.create_time.ToDatetime(UTC) == NOW
     message.ClearField("create_time")
 
-    assert convert.parse_registration(message, "registration") == registration
+    assert registrations.parse_registration(message, "registration") == registration
 
 
 @pytest.mark.parametrize("day", [date(1, 1, 1), date(2024, 2, 29), date(9999, 12, 31)])
 def test_a_date_reads_back_as_it_was_written(day: date) -> None:
     """Every day of the calendar."""
-    assert convert.parse_date(convert.render_date(day), "date") == day
+    assert fields.parse_date(fields.render_date(day), "date") == day
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,7 @@ def test_what_is_no_day_is_refused(parts: tuple[int, int, int]) -> None:
     year, month, day = parts
     message = Date(year=year, month=month, day=day)
 
-    assert violations(lambda each: convert.parse_date(each, "date"), message) == [
+    assert violations(lambda each: fields.parse_date(each, "date"), message) == [
         ("date", "must be a day of the calendar")
     ]
 
@@ -120,7 +129,7 @@ def test_a_bad_registration_names_its_field(fields: dict[str, Any], expected: st
     """One field is wrong, and that one is named."""
     message = a_registration_message(**fields)
 
-    found = violations(lambda each: convert.parse_registration(each, "registration"), message)
+    found = violations(lambda each: registrations.parse_registration(each, "registration"), message)
 
     assert [field for field, _ in found] == [expected]
 
@@ -135,7 +144,7 @@ def test_a_request_that_is_wrong_everywhere_names_everything() -> None:
     request.lines.add(line_id="1", amount=MoneyMessage(currency_code="XXX", units=1), category=7)
     request.lines.add(amount=MoneyMessage(currency_code="JPY", units=10**18))
 
-    assert violations(convert.parse_supply, request) == [
+    assert violations(supplies.parse_supply, request) == [
         ("lines[0].amount", "must be whole minor units of EUR: 2 decimals"),
         ("lines[1].line_id", "must be unique in the request"),
         ("lines[1].amount.currency_code", "must be a currency of ISO 4217, such as EUR"),
@@ -154,7 +163,7 @@ def test_a_request_that_is_wrong_everywhere_names_everything() -> None:
 def test_a_country_that_does_not_exist_has_a_reason_of_its_own() -> None:
     """Alone among the faults of a request, it is UNKNOWN_COUNTRY."""
     with pytest.raises(InvalidInput) as caught:
-        convert.parse_supply(a_request("ZZ"))
+        supplies.parse_supply(a_request("ZZ"))
 
     assert (caught.value.reason, caught.value.metadata) == ("UNKNOWN_COUNTRY", {"country": "ZZ"})
 
@@ -162,10 +171,10 @@ def test_a_country_that_does_not_exist_has_a_reason_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("request_", "parse"),
     [
-        (a_request(amounts=["1"] * 1001), convert.parse_supply),
+        (a_request(amounts=["1"] * 1001), supplies.parse_supply),
         (
             tax_service_pb2.BatchDetermineTaxRequest(requests=[a_request()] * 1001),
-            convert.parse_batch,
+            supplies.parse_batch,
         ),
     ],
     ids=["lines", "requests"],
@@ -184,11 +193,57 @@ def test_too_much_at_once_is_refused_with_the_maximum(
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    """Electronic services, rounded for each rate, in English."""
-    supply = convert.parse_supply(a_request())
+    """Electronic services without tax in the price, rounded for each rate, in English."""
+    supply = supplies.parse_supply(a_request())
 
-    assert (supply.lines[0].category, supply.rounding, supply.language) == (
+    assert (supply.lines[0].category, supply.rounding, supply.language, supply.prices) == (
         ProductCategory.ELECTRONIC_SERVICE,
         TaxRounding.PER_RATE,
         "en",
+        PriceKind.TAX_EXCLUSIVE,
     )
+
+
+def test_certificates_and_evidence_are_read() -> None:
+    """What a buyer shows comes to the core as it was given."""
+    request = a_request("US-TX")
+    request.buyer.exemption_certificates.add(
+        country="US", region="TX", number=" 01-339 ", start_date=Date(year=2020, month=1, day=1)
+    )
+    request.buyer.location_evidence.add(
+        kind=tax_pb2.LOCATION_EVIDENCE_KIND_IP_ADDRESS, country="EL"
+    )
+
+    buyer = supplies.parse_supply(request).buyer
+
+    assert (buyer.certificates, buyer.evidence) == (
+        (ExemptionCertificate("US", "TX", "01-339", DateRange(date(2020, 1, 1))),),
+        (LocationEvidence(EvidenceKind.IP_ADDRESS, "GR"),),
+    )
+
+
+def test_bad_certificates_and_evidence_are_named() -> None:
+    """Each by its path in the request."""
+    request = a_request("US-TX")
+    start = Date(year=2020, month=1, day=1)
+    certificates = request.buyer.exemption_certificates
+    certificates.add(country="DE", number="1", start_date=start)
+    certificates.add(country="US", number="1", start_date=start)
+    certificates.add(country="US", region="TX", number=" ")
+    certificates.add(country="CA", number="1", start_date=start, end_date=start)
+    request.buyer.location_evidence.add(country="ZZ")
+    request.prices = 9  # type: ignore[assignment]
+
+    assert violations(supplies.parse_supply, request) == [
+        ("prices", "is not known"),
+        ("buyer.exemption_certificates[0].country", "must be one of US, CA"),
+        ("buyer.exemption_certificates[1].region", "is required in the US"),
+        ("buyer.exemption_certificates[2].number", "is required"),
+        ("buyer.exemption_certificates[2].start_date", "is required"),
+        ("buyer.exemption_certificates[3].end_date", "must be after the start date"),
+        ("buyer.location_evidence[0].kind", "is required"),
+        (
+            "buyer.location_evidence[0].country",
+            "must be a country's code of ISO 3166-1 alpha-2, such as DE",
+        ),
+    ]

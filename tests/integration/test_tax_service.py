@@ -9,7 +9,8 @@ from google.type.money_pb2 import Money as MoneyMessage
 
 from cli.signing_keys import SigningKeys
 from kit.errors import Conflict, InvalidInput, NotFound, Precondition
-from kit.rpc.wire import render_time
+from kit.money import Money
+from kit.rpc.wire import parse_money, render_time
 from kit.settings import ServiceSettings
 from tests.tax_world import (
     NOON,
@@ -101,6 +102,10 @@ async def test_a_determination_carries_everything_an_invoice_needs(
         source="Directive 2006/112/EC Art. 44 and 196",
         invoice_note=(
             "Steuerschuldnerschaft des Leistungsempfängers (Art. 196 der Richtlinie 2006/112/EG)"
+        ),
+        explanation=(
+            "Ein Unternehmen kauft im Ausland ein: Es schuldet die Umsatzsteuer selbst,"
+            " berechnet wird keine."
         ),
     )
     assert list(answer.determination.totals) == [total]
@@ -321,3 +326,59 @@ async def test_bad_input_names_every_field(
 
     assert isinstance(error, InvalidInput)
     assert [violation.field for violation in error.violations] == fields
+
+
+async def test_tax_stands_also_in_the_currency_of_its_country(world: TaxWorld, tenant: str) -> None:
+    """A German invoice in dollars shows its VAT in euro, at the rate of the supply date."""
+    seat = a_registration(country="DE", region="", number="DE136695976")
+    await world.register(tenant, seat)
+    request = a_request("DE", supply_date={"year": 2026, "month": 10, "day": 30})
+    request.lines[0].amount.currency_code = "USD"
+
+    answer = await world.ask("DetermineTax", request, tenant)
+
+    (reported,) = answer.determination.reported_taxes
+    assert (
+        reported.jurisdiction,
+        reported.rate_percent.value,
+        parse_money(reported.taxable_amount, "taxable_amount"),
+        parse_money(reported.tax_amount, "tax_amount"),
+        reported.exchange_rate.rate.value,
+        reported.source,
+    ) == (
+        "DE",
+        "19",
+        Money("EUR", 8951),
+        Money("EUR", 1701),
+        "0.895094880057286",
+        "Directive 2006/112/EC Art. 230 and 91(2)",
+    )
+
+
+async def test_tax_that_cannot_be_reported_is_an_error(world: TaxWorld, tenant: str) -> None:
+    """Without a rate of the day, nothing is guessed, and the rest of a batch goes on."""
+    await world.register(tenant, a_registration(country="DE", region="", number="DE136695976"))
+    request = a_request("DE", supply_date={"year": 2025, "month": 10, "day": 30})
+    request.lines[0].amount.currency_code = "USD"
+    batch = messages.BatchDetermineTaxRequest(requests=[request, a_request("DE")])
+
+    answer = await world.ask("BatchDetermineTax", batch, tenant)
+
+    assert [result.WhichOneof("result") for result in answer.results] == ["error", "determination"]
+    assert (await world.refusal("DetermineTax", request, tenant)).reason == (
+        "EXCHANGE_RATE_NOT_FOUND"
+    )
+
+
+async def test_prices_that_include_tax_are_taken_apart(world: TaxWorld, tenant: str) -> None:
+    """The net amounts and the taxes of the lines sum to what was asked about."""
+    await world.register(tenant, a_registration(), OSS)
+    request = a_request("FR", amounts=("9.99", "9.99"), prices="PRICE_KIND_TAX_INCLUSIVE")
+
+    answer = (await world.ask("DetermineTax", request, tenant)).determination
+
+    assert (
+        [parse_money(line.net_amount, "net").minor_units for line in answer.lines],
+        parse_money(answer.net_total, "net_total"),
+        parse_money(answer.tax_total, "tax_total"),
+    ) == ([832, 833], Money("EUR", 1665), Money("EUR", 333))

@@ -79,7 +79,17 @@ class Case:
     @property
     def service(self) -> str:
         """Name what is sold, in words."""
+        if self.category is ProductCategory.GOODS:
+            return "goods"
         return f"{self.category.replace('_', ' ').lower()}s"
+
+    @property
+    def sold(self) -> str:
+        """Name one of what is sold, in words."""
+        if self.category is ProductCategory.GOODS:
+            return "goods"
+        article = "an" if self.category is ProductCategory.ELECTRONIC_SERVICE else "a"
+        return f"{article} {self.category.replace('_', ' ').lower()}"
 
     def note(self, key: str, tax_name: str) -> str:
         """Answer the wording for the invoice in the language asked for."""
@@ -108,6 +118,21 @@ def taxed(
         rate_percent=rate.rate_percent if rate_percent is None else rate_percent,
         taxable_percent=taxable_percent,
         seller_tax_id=registration.number,
+        rate_valid=rate.valid,
+        declared_in=registration.country,
+    )
+
+
+def exempt(case: Case) -> Ruling:
+    """Rule on what the law of the place exempts, as the seller has made sure."""
+    place = case.buyer_place
+    return Ruling(
+        jurisdiction=place.jurisdiction,
+        name=place.country.tax_name,
+        treatment=Treatment.NOT_TAXABLE,
+        rule_id="product.exempt",
+        reason=f"The seller states that the law of {place.name} exempts what is sold.",
+        source="the category that the seller gave the product",
     )
 
 

@@ -4,12 +4,19 @@ Fixed establishments are not modelled: a seller is established in one country. A
 business when it has a valid VAT id of the country where it is.
 """
 
-from services.tax.model import Registration, RegistrationScheme, Ruling, Treatment
+from services.tax.model import (
+    ProductCategory,
+    Registration,
+    RegistrationScheme,
+    Ruling,
+    Treatment,
+)
 from services.tax.places import Place
 from services.tax.rulebook import undetermined
 from services.tax.rules.case import Case, small_business, taxed
 
 DIRECTIVE = "Directive 2006/112/EC Art. "
+GOODS = ProductCategory.GOODS
 _HOME_SCHEMES = (RegistrationScheme.DOMESTIC, RegistrationScheme.SMALL_BUSINESS)
 
 
@@ -22,12 +29,17 @@ def rule(case: Case) -> tuple[Ruling, ...]:
         return (_at_home(case, case.buyer_place, "eu.domestic", reason, source),)
     if case.is_to_business:
         return (_reverse_charge(case),)
-    return (_to_consumer_abroad(case),)
+    return (to_consumer_abroad(case),)
 
 
 def rule_on_work_for_consumer(case: Case) -> tuple[Ruling, ...]:
     """Rule on a professional service to a consumer abroad, where seller or buyer is in the EU."""
     seller = case.seller_place
+    if case.buyer_place.apart is not None or seller.apart is not None:
+        raise undetermined(
+            case.buyer_place.country.code,
+            f"rules for {case.service} to consumers across its border",
+        )
     if seller.in_eu and case.buyer_place.in_eu:
         reason = (
             "A professional service to a consumer is supplied where the seller is: the rate of"
@@ -46,11 +58,20 @@ def rule_on_work_for_consumer(case: Case) -> tuple[Ruling, ...]:
     return (_out_of_scope(case, case.buyer_place, "eu.outside_seller", "45", reason),)
 
 
-def _at_home(case: Case, place: Place, rule_id: str, reason: str, source: str) -> Ruling:
-    code = place.country.code
+def home_registration(case: Case, code: str) -> Registration:
+    """Find the registration under which the seller sells in its own member state.
+
+    Raises:
+        Precondition: TAX_UNDETERMINED, it has none.
+    """
     registration = case.registration(code, *_HOME_SCHEMES)
     if registration is None:
         raise undetermined(code, f"a registration of the seller in {code}")
+    return registration
+
+
+def _at_home(case: Case, place: Place, rule_id: str, reason: str, source: str) -> Ruling:
+    registration = home_registration(case, place.country.code)
     if registration.scheme is RegistrationScheme.SMALL_BUSINESS:
         return small_business(case, place, registration, "eu", f"{DIRECTIVE}284")
     rate = case.book.rate_on(place.jurisdiction, "VAT", case.day)
@@ -60,6 +81,7 @@ def _at_home(case: Case, place: Place, rule_id: str, reason: str, source: str) -
 def _reverse_charge(case: Case) -> Ruling:
     assert case.proof is not None, "a business in the EU has a valid VAT id"
     place, seller = case.buyer_place, case.seller_place
+    apart = place.apart
     at_home = case.registration(seller.country.code, RegistrationScheme.DOMESTIC)
     number = at_home.number if seller.in_eu and at_home is not None else ""
     return Ruling(
@@ -71,18 +93,29 @@ def _reverse_charge(case: Case) -> Ruling:
             f"A business in {place.name} with the VAT id {case.proof.canonical} (format and"
             " checksum are right) buys from abroad and owes the VAT itself."
         ),
-        source=place.country.business_source,
-        invoice_note=case.note("reverse_charge.eu", "VAT"),
+        source=place.country.business_source if apart is None else apart.source,
+        invoice_note=case.note(
+            "reverse_charge.eu" if apart is None else "reverse_charge.other", "VAT"
+        ),
         seller_tax_id=number,
     )
 
 
-def _to_consumer_abroad(case: Case) -> Ruling:
+def to_consumer_abroad(case: Case) -> Ruling:
+    """Rule on an electronic service, or on goods from another member state, to a consumer.
+
+    Raises:
+        Precondition: TAX_UNDETERMINED, the seller has no registration by which to declare it.
+    """
     place, seller = case.buyer_place, case.seller_place
     code = place.country.code
     local = case.registration(code, RegistrationScheme.DOMESTIC)
     if local is not None:
         return _at_destination(case, local, "eu.b2c.registered", f"the registration in {code}")
+    if place.apart is not None:
+        raise undetermined(
+            code, f"a registration of the seller in {code}; no One Stop Shop covers {place.name}"
+        )
     if seller.in_eu:
         scheme, rule_id = RegistrationScheme.UNION_OSS, "eu.b2c.union_oss"
     else:
@@ -104,11 +137,13 @@ def _to_consumer_abroad(case: Case) -> Ruling:
 def _at_destination(case: Case, registration: Registration, rule_id: str, declared: str) -> Ruling:
     place = case.buyer_place
     reason = (
-        f"A consumer in {place.name} buys an electronic service from abroad: the rate of"
+        f"A consumer in {place.name} buys {case.sold} from abroad: the rate of"
         f" {place.name} applies, declared under {declared}.{case.remark}"
     )
     rate = case.book.rate_on(place.jurisdiction, "VAT", case.day)
-    return taxed(rate, registration, rule_id, reason, place.country.consumer_source)
+    law = place.country.consumer_source if case.category is not GOODS else f"{DIRECTIVE}33(a)"
+    source = law if place.apart is None else place.apart.source
+    return taxed(rate, registration, rule_id, reason, source)
 
 
 def _out_of_scope(case: Case, place: Place, key: str, article: str, reason: str) -> Ruling:

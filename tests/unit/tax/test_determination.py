@@ -53,12 +53,14 @@ def failure(
         (a_buyer("US"), "the region of the buyer's address"),
         (a_buyer("CA"), "the region of the buyer's address"),
         (a_buyer("GB"), "a registration of the seller in GB; there is no threshold."),
-        (a_buyer("AX"), "rules for the Åland Islands (Finnish VAT under Act 1266/1996)"),
         (
             a_buyer("FI", postal_code="22100"),
-            "rules for the Åland Islands (Finnish VAT under Act 1266/1996)",
+            "a registration of the seller in FI; no One Stop Shop covers the Åland Islands",
         ),
-        (a_buyer("FR", postal_code="97110"), "rules for Guadeloupe (French VAT at 8.5 %)"),
+        (
+            a_buyer("FR", postal_code="97110"),
+            "a registration of the seller in FR; no One Stop Shop covers Guadeloupe",
+        ),
         (a_buyer("FR", postal_code="97133"), "rules for Saint Barthélemy (taxes of its own)"),
         (a_buyer("GB", postal_code="JE2 3XP"), "rules for Jersey (Jersey GST)"),
     ],
@@ -215,12 +217,18 @@ def test_a_determination_says_everything_about_each_line() -> None:
         source="Directive 2006/112/EC Art. 58; Code général des impôts Art. 278",
         rate_percent=found.totals[0].ruling.rate_percent,
         seller_tax_id="IE NON_UNION_OSS",
+        explanation=(
+            "VAT of the consumer's country applies, declared through the One Stop Shop"
+            " (Art. 58 of Directive 2006/112/EC)."
+        ),
+        rate_valid=DateRange(date(2014, 1, 1)),
+        declared_in="IE",
     )
     tax = Tax(ruling, Money("EUR", 1999), Money("EUR", 400))
 
-    assert found.lines == (LineTax("1", (tax,)),)
+    assert found.lines == (LineTax("1", (tax,), Money("EUR", 1999)),)
     assert found.totals == (tax,)
-    assert found.tax_total == Money("EUR", 400)
+    assert (found.tax_total, found.net_total) == (Money("EUR", 400), Money("EUR", 1999))
 
 
 def test_lines_of_several_categories_are_ruled_apart_and_summed_together() -> None:

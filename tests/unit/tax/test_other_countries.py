@@ -4,7 +4,15 @@ from datetime import date
 
 import pytest
 
-from services.tax.model import ProductCategory, RegistrationScheme
+from services.tax.model import (
+    Address,
+    Buyer,
+    BuyerKind,
+    ProductCategory,
+    RegistrationScheme,
+    TaxId,
+)
+from services.tax.tax_ids import check_tax_id
 from tests.tax_builders import (
     CALIFORNIAN,
     Case,
@@ -246,6 +254,7 @@ INDIA = [
     ),
 ]
 GERMAN = a_seller("DE", a_registration("DE", scheme=RegistrationScheme.UNION_OSS))
+FRENCH_REGISTERED = a_seller("DE", a_registration("FR"))
 TERRITORIES = [
     Case(
         "Monaco is France",
@@ -337,6 +346,56 @@ TERRITORIES = [
         a_buyer("FR", postal_code="97300"),
         ("FR-973 VAT 0 OUT_OF_SCOPE territory.outside = 0.00",),
         GERMAN,
+    ),
+    Case(
+        "Mayotte",
+        "Code général des impôts Art. 294",
+        a_buyer("YT"),
+        ("FR-976 VAT 0 OUT_OF_SCOPE territory.outside = 0.00",),
+        GERMAN,
+    ),
+    *(
+        Case(
+            f"{name}, to a consumer, with a French registration",
+            "Code général des impôts Art. 296(1)(b): 8.5 %",
+            buyer,
+            (f"{jurisdiction} VAT 8.5 TAXED eu.b2c.registered = 8.50",),
+            FRENCH_REGISTERED,
+        )
+        for name, buyer, jurisdiction in (
+            ("Guadeloupe", a_buyer("FR", postal_code="97110"), "FR-971"),
+            ("Martinique", a_buyer("MQ"), "FR-972"),
+            ("Réunion", a_buyer("FR", postal_code="97400"), "FR-974"),
+        )
+    ),
+    Case(
+        "Réunion from Paris, to a business",
+        "BOFiP BOI-TVA-GEO-20-40 § 30: no reverse charge within France",
+        a_buyer("RE", "FR40303265045"),
+        ("FR-974 VAT 8.5 TAXED eu.domestic = 8.50",),
+        a_seller("FR"),
+    ),
+    Case(
+        "Réunion from Berlin, to a business",
+        "Code général des impôts Art. 283(2)",
+        Buyer(BuyerKind.BUSINESS, Address("RE"), (check_tax_id(TaxId("FR", "FR40303265045")),)),
+        ("FR-974 VAT 0 REVERSE_CHARGE eu.b2b.reverse_charge = 0.00",),
+        GERMAN,
+    ),
+    Case(
+        "Åland, to a consumer, with a Finnish registration",
+        "Act 1266/1996: the Finnish VAT Act applies; Arvonlisäverolaki § 84",
+        a_buyer("AX"),
+        ("FI VAT 25.5 TAXED eu.b2c.registered = 25.50",),
+        a_seller("DE", a_registration("FI")),
+    ),
+    Case(
+        "Åland on the last day of 24 %",
+        "Arvonlisäverolaki § 84",
+        a_buyer("FI", postal_code="22100"),
+        ("FI VAT 24 TAXED eu.b2c.registered = 24.00",),
+        a_seller("DE", a_registration("FI")),
+        date(2024, 8, 31),
     ),
     Case(
         "the Azores",

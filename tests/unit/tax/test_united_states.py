@@ -74,12 +74,32 @@ TAXING = [
     in_state("WV", "W. Va. Code § 11-15-8", taxed("WV", "6", "6.00")),
 ]
 NOT_TAXING = [
-    in_state(state, "the state's guidance on remotely accessed software", not_taxed(state))
-    for state in (
-        "AR", "CA", "CO", "FL", "GA", "ID", "IL", "IN", "KS", "ME", "MI", "MN", "MO", "NC", "ND",
-        "NE", "NJ", "NV", "OK", "VA", "WI", "WY",
+    in_state(state, law, not_taxed(state))
+    for state, law in (
+        ("AR", "Ark. Code § 26-52-301; Rule GR-25: delivery by electronic means only is not taxed"),
+        ("CA", "18 CCR § 1502(f)(1)(D)"),
+        ("CO", "C.R.S. § 39-26-102(15)(c)(I)(C); Special Rule 7"),
+        ("FL", "F.A.C. 12A-1.032(4)"),
+        ("GA", "Ga. Comp. R. & Regs. 560-12-2-.111"),
+        ("ID", "Idaho Code § 63-3616(b)(ii)"),
+        ("IL", "86 Ill. Adm. Code 130.1935"),
+        ("IN", "Ind. Code § 6-2.5-4-16.7"),
+        ("KS", "K.S.A. 79-3603; Opinion Letter O-2010-005"),
+        ("ME", "36 M.R.S. § 1752(17)"),
+        ("MI", "Auto-Owners Insurance Co. v. Department of Treasury (Mich. App. 2015)"),
+        ("MN", "Minn. Stat. § 297A.61; Sales Tax Fact Sheet 134"),
+        ("MO", "12 CSR 10-109.050"),
+        ("NC", "N.C.G.S. § 105-164.4(a)(6b)"),
+        ("ND", "N.D.C.C. § 57-39.2-02.1(1)(g)"),
+        ("NE", "316 NAC 1-088"),
+        ("NJ", "N.J.S.A. 54:32B-3; Technical Bulletin TB-72"),
+        ("NV", "NRS 360B.485; NAC 372.880"),
+        ("OK", "68 O.S. § 1354"),
+        ("VA", "Code of Virginia § 58.1-609.5(1)"),
+        ("WI", "Wis. Stat. § 77.52(1)(d)"),
+        ("WY", "W.S. 39-15-103(a)(i)"),
     )
-]  # fmt: skip
+]
 BY_KIND_OF_BUYER = [
     in_state("IA", "Iowa Code § 423.3(104)", not_taxed("IA"), business=True),
     in_state("OH", "ORC § 5739.01(B)(3)(e): business use only", not_taxed("OH")),

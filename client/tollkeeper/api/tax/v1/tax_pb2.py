@@ -28,23 +28,27 @@ from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftollkeeper/api/tax/v1/tax.proto\x12\x15tollkeeper.api.tax.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\"B\n\nTaxAddress\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x13\n\x0bpostal_code\x18\x03 \x01(\t\"\xa5\x02\n\x0cRegistration\x12\x17\n\x0fregistration_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x39\n\x06scheme\x18\x04 \x01(\x0e\x32).tollkeeper.api.tax.v1.RegistrationScheme\x12\x0e\n\x06number\x18\x05 \x01(\t\x12\x13\n\x0b\x65stablished\x18\x06 \x01(\x08\x12%\n\nstart_date\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12#\n\x08\x65nd_date\x18\x08 \x01(\x0b\x32\x11.google.type.Date\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x05TaxId\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\t\"\x9a\x01\n\x05\x42uyer\x12\x32\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32!.tollkeeper.api.tax.v1.TaxAddress\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .tollkeeper.api.tax.v1.BuyerKind\x12-\n\x07tax_ids\x18\x03 \x03(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\"\xbf\x02\n\x03Tax\x12\x14\n\x0cjurisdiction\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x0crate_percent\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0etaxable_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12&\n\ntax_amount\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x36\n\ttreatment\x18\x06 \x01(\x0e\x32#.tollkeeper.api.tax.v1.TaxTreatment\x12\x0f\n\x07rule_id\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x14\n\x0cinvoice_note\x18\n \x01(\t\x12\x15\n\rseller_tax_id\x18\x0b \x01(\t\"\xb5\x01\n\x07TaxRate\x12\x14\n\x0cjurisdiction\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x0crate_percent\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12%\n\nstart_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12#\n\x08\x65nd_date\x18\x05 \x01(\x0b\x32\x11.google.type.Date\x12\x0e\n\x06source\x18\x06 \x01(\t\"\x97\x01\n\x0c\x45xchangeRate\x12\x15\n\rbase_currency\x18\x01 \x01(\t\x12\x16\n\x0equote_currency\x18\x02 \x01(\t\x12\"\n\x04rate\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\trate_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12\x0e\n\x06source\x18\x05 \x01(\t*\x9d\x02\n\x12RegistrationScheme\x12#\n\x1fREGISTRATION_SCHEME_UNSPECIFIED\x10\x00\x12 \n\x1cREGISTRATION_SCHEME_DOMESTIC\x10\x01\x12!\n\x1dREGISTRATION_SCHEME_UNION_OSS\x10\x02\x12%\n!REGISTRATION_SCHEME_NON_UNION_OSS\x10\x03\x12\"\n\x1eREGISTRATION_SCHEME_SIMPLIFIED\x10\x04\x12&\n\"REGISTRATION_SCHEME_SMALL_BUSINESS\x10\x05\x12*\n&REGISTRATION_SCHEME_EU_BELOW_THRESHOLD\x10\x06*Y\n\tBuyerKind\x12\x1a\n\x16\x42UYER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42UYER_KIND_CONSUMER\x10\x01\x12\x17\n\x13\x42UYER_KIND_BUSINESS\x10\x02*\x86\x01\n\x0bTaxIdStatus\x12\x1d\n\x19TAX_ID_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TAX_ID_STATUS_INVALID\x10\x01\x12\x1e\n\x1aTAX_ID_STATUS_FORMAT_VALID\x10\x02\x12\x1d\n\x19TAX_ID_STATUS_NOT_CHECKED\x10\x03*\x87\x01\n\x0fProductCategory\x12 \n\x1cPRODUCT_CATEGORY_UNSPECIFIED\x10\x00\x12\'\n#PRODUCT_CATEGORY_ELECTRONIC_SERVICE\x10\x01\x12)\n%PRODUCT_CATEGORY_PROFESSIONAL_SERVICE\x10\x02*\xc9\x01\n\x0cTaxTreatment\x12\x1d\n\x19TAX_TREATMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13TAX_TREATMENT_TAXED\x10\x01\x12 \n\x1cTAX_TREATMENT_REVERSE_CHARGE\x10\x02\x12\x1d\n\x19TAX_TREATMENT_NOT_TAXABLE\x10\x03\x12 \n\x1cTAX_TREATMENT_NOT_REGISTERED\x10\x04\x12\x1e\n\x1aTAX_TREATMENT_OUT_OF_SCOPE\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftollkeeper/api/tax/v1/tax.proto\x12\x15tollkeeper.api.tax.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\"B\n\nTaxAddress\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x13\n\x0bpostal_code\x18\x03 \x01(\t\"\xa5\x02\n\x0cRegistration\x12\x17\n\x0fregistration_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x39\n\x06scheme\x18\x04 \x01(\x0e\x32).tollkeeper.api.tax.v1.RegistrationScheme\x12\x0e\n\x06number\x18\x05 \x01(\t\x12\x13\n\x0b\x65stablished\x18\x06 \x01(\x08\x12%\n\nstart_date\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12#\n\x08\x65nd_date\x18\x08 \x01(\x0b\x32\x11.google.type.Date\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\x05TaxId\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\t\"\xab\x02\n\x05\x42uyer\x12\x32\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32!.tollkeeper.api.tax.v1.TaxAddress\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .tollkeeper.api.tax.v1.BuyerKind\x12-\n\x07tax_ids\x18\x03 \x03(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\x12K\n\x16\x65xemption_certificates\x18\x04 \x03(\x0b\x32+.tollkeeper.api.tax.v1.ExemptionCertificate\x12\x42\n\x11location_evidence\x18\x05 \x03(\x0b\x32\'.tollkeeper.api.tax.v1.LocationEvidence\"\x93\x01\n\x14\x45xemptionCertificate\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\t\x12%\n\nstart_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12#\n\x08\x65nd_date\x18\x05 \x01(\x0b\x32\x11.google.type.Date\"^\n\x10LocationEvidence\x12\x39\n\x04kind\x18\x01 \x01(\x0e\x32+.tollkeeper.api.tax.v1.LocationEvidenceKind\x12\x0f\n\x07\x63ountry\x18\x02 \x01(\t\"\xaa\x03\n\x03Tax\x12\x14\n\x0cjurisdiction\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x0crate_percent\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0etaxable_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12&\n\ntax_amount\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x36\n\ttreatment\x18\x06 \x01(\x0e\x32#.tollkeeper.api.tax.v1.TaxTreatment\x12\x0f\n\x07rule_id\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x14\n\x0cinvoice_note\x18\n \x01(\t\x12\x15\n\rseller_tax_id\x18\x0b \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x0c \x01(\t\x12*\n\x0frate_start_date\x18\r \x01(\x0b\x32\x11.google.type.Date\x12(\n\rrate_end_date\x18\x0e \x01(\x0b\x32\x11.google.type.Date\"\xfd\x01\n\x0bReportedTax\x12\x14\n\x0cjurisdiction\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x0crate_percent\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0etaxable_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12&\n\ntax_amount\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12:\n\rexchange_rate\x18\x06 \x01(\x0b\x32#.tollkeeper.api.tax.v1.ExchangeRate\x12\x0e\n\x06source\x18\x07 \x01(\t\"\xb5\x01\n\x07TaxRate\x12\x14\n\x0cjurisdiction\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x0crate_percent\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12%\n\nstart_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12#\n\x08\x65nd_date\x18\x05 \x01(\x0b\x32\x11.google.type.Date\x12\x0e\n\x06source\x18\x06 \x01(\t\"\x97\x01\n\x0c\x45xchangeRate\x12\x15\n\rbase_currency\x18\x01 \x01(\t\x12\x16\n\x0equote_currency\x18\x02 \x01(\t\x12\"\n\x04rate\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\trate_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12\x0e\n\x06source\x18\x05 \x01(\t*\x9d\x02\n\x12RegistrationScheme\x12#\n\x1fREGISTRATION_SCHEME_UNSPECIFIED\x10\x00\x12 \n\x1cREGISTRATION_SCHEME_DOMESTIC\x10\x01\x12!\n\x1dREGISTRATION_SCHEME_UNION_OSS\x10\x02\x12%\n!REGISTRATION_SCHEME_NON_UNION_OSS\x10\x03\x12\"\n\x1eREGISTRATION_SCHEME_SIMPLIFIED\x10\x04\x12&\n\"REGISTRATION_SCHEME_SMALL_BUSINESS\x10\x05\x12*\n&REGISTRATION_SCHEME_EU_BELOW_THRESHOLD\x10\x06*Y\n\tBuyerKind\x12\x1a\n\x16\x42UYER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42UYER_KIND_CONSUMER\x10\x01\x12\x17\n\x13\x42UYER_KIND_BUSINESS\x10\x02*\x9e\x02\n\x14LocationEvidenceKind\x12&\n\"LOCATION_EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12*\n&LOCATION_EVIDENCE_KIND_BILLING_ADDRESS\x10\x01\x12%\n!LOCATION_EVIDENCE_KIND_IP_ADDRESS\x10\x02\x12\x1f\n\x1bLOCATION_EVIDENCE_KIND_BANK\x10\x03\x12#\n\x1fLOCATION_EVIDENCE_KIND_SIM_CARD\x10\x04\x12#\n\x1fLOCATION_EVIDENCE_KIND_LANDLINE\x10\x05\x12 \n\x1cLOCATION_EVIDENCE_KIND_OTHER\x10\x06*\xc1\x01\n\x16LocationEvidenceStatus\x12(\n$LOCATION_EVIDENCE_STATUS_UNSPECIFIED\x10\x00\x12)\n%LOCATION_EVIDENCE_STATUS_NOT_REQUIRED\x10\x01\x12\'\n#LOCATION_EVIDENCE_STATUS_SUFFICIENT\x10\x02\x12)\n%LOCATION_EVIDENCE_STATUS_INSUFFICIENT\x10\x03*\x86\x01\n\x0bTaxIdStatus\x12\x1d\n\x19TAX_ID_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15TAX_ID_STATUS_INVALID\x10\x01\x12\x1e\n\x1aTAX_ID_STATUS_FORMAT_VALID\x10\x02\x12\x1d\n\x19TAX_ID_STATUS_NOT_CHECKED\x10\x03*\xc0\x01\n\x0fProductCategory\x12 \n\x1cPRODUCT_CATEGORY_UNSPECIFIED\x10\x00\x12\'\n#PRODUCT_CATEGORY_ELECTRONIC_SERVICE\x10\x01\x12)\n%PRODUCT_CATEGORY_PROFESSIONAL_SERVICE\x10\x02\x12\x1a\n\x16PRODUCT_CATEGORY_GOODS\x10\x03\x12\x1b\n\x17PRODUCT_CATEGORY_EXEMPT\x10\x04*\xc9\x01\n\x0cTaxTreatment\x12\x1d\n\x19TAX_TREATMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13TAX_TREATMENT_TAXED\x10\x01\x12 \n\x1cTAX_TREATMENT_REVERSE_CHARGE\x10\x02\x12\x1d\n\x19TAX_TREATMENT_NOT_TAXABLE\x10\x03\x12 \n\x1cTAX_TREATMENT_NOT_REGISTERED\x10\x04\x12\x1e\n\x1aTAX_TREATMENT_OUT_OF_SCOPE\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollkeeper.api.tax.v1.tax_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REGISTRATIONSCHEME']._serialized_start=1391
-  _globals['_REGISTRATIONSCHEME']._serialized_end=1676
-  _globals['_BUYERKIND']._serialized_start=1678
-  _globals['_BUYERKIND']._serialized_end=1767
-  _globals['_TAXIDSTATUS']._serialized_start=1770
-  _globals['_TAXIDSTATUS']._serialized_end=1904
-  _globals['_PRODUCTCATEGORY']._serialized_start=1907
-  _globals['_PRODUCTCATEGORY']._serialized_end=2042
-  _globals['_TAXTREATMENT']._serialized_start=2045
-  _globals['_TAXTREATMENT']._serialized_end=2246
+  _globals['_REGISTRATIONSCHEME']._serialized_start=2145
+  _globals['_REGISTRATIONSCHEME']._serialized_end=2430
+  _globals['_BUYERKIND']._serialized_start=2432
+  _globals['_BUYERKIND']._serialized_end=2521
+  _globals['_LOCATIONEVIDENCEKIND']._serialized_start=2524
+  _globals['_LOCATIONEVIDENCEKIND']._serialized_end=2810
+  _globals['_LOCATIONEVIDENCESTATUS']._serialized_start=2813
+  _globals['_LOCATIONEVIDENCESTATUS']._serialized_end=3006
+  _globals['_TAXIDSTATUS']._serialized_start=3009
+  _globals['_TAXIDSTATUS']._serialized_end=3143
+  _globals['_PRODUCTCATEGORY']._serialized_start=3146
+  _globals['_PRODUCTCATEGORY']._serialized_end=3338
+  _globals['_TAXTREATMENT']._serialized_start=3341
+  _globals['_TAXTREATMENT']._serialized_end=3542
   _globals['_TAXADDRESS']._serialized_start=167
   _globals['_TAXADDRESS']._serialized_end=233
   _globals['_REGISTRATION']._serialized_start=236
@@ -52,11 +56,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TAXID']._serialized_start=531
   _globals['_TAXID']._serialized_end=571
   _globals['_BUYER']._serialized_start=574
-  _globals['_BUYER']._serialized_end=728
-  _globals['_TAX']._serialized_start=731
-  _globals['_TAX']._serialized_end=1050
-  _globals['_TAXRATE']._serialized_start=1053
-  _globals['_TAXRATE']._serialized_end=1234
-  _globals['_EXCHANGERATE']._serialized_start=1237
-  _globals['_EXCHANGERATE']._serialized_end=1388
+  _globals['_BUYER']._serialized_end=873
+  _globals['_EXEMPTIONCERTIFICATE']._serialized_start=876
+  _globals['_EXEMPTIONCERTIFICATE']._serialized_end=1023
+  _globals['_LOCATIONEVIDENCE']._serialized_start=1025
+  _globals['_LOCATIONEVIDENCE']._serialized_end=1119
+  _globals['_TAX']._serialized_start=1122
+  _globals['_TAX']._serialized_end=1548
+  _globals['_REPORTEDTAX']._serialized_start=1551
+  _globals['_REPORTEDTAX']._serialized_end=1804
+  _globals['_TAXRATE']._serialized_start=1807
+  _globals['_TAXRATE']._serialized_end=1988
+  _globals['_EXCHANGERATE']._serialized_start=1991
+  _globals['_EXCHANGERATE']._serialized_end=2142
 # @@protoc_insertion_point(module_scope)

@@ -113,6 +113,80 @@ as a consumer, and the reason says so.
 """
 Global___BuyerKind: _TypeAlias = BuyerKind  # noqa: Y015
 
+class _LocationEvidenceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LocationEvidenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LocationEvidenceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOCATION_EVIDENCE_KIND_UNSPECIFIED: _LocationEvidenceKind.ValueType  # 0
+    """Not a valid kind."""
+    LOCATION_EVIDENCE_KIND_BILLING_ADDRESS: _LocationEvidenceKind.ValueType  # 1
+    """The billing address; the address of the buyer always counts as this."""
+    LOCATION_EVIDENCE_KIND_IP_ADDRESS: _LocationEvidenceKind.ValueType  # 2
+    """The internet address of the device, or any way to locate it."""
+    LOCATION_EVIDENCE_KIND_BANK: _LocationEvidenceKind.ValueType  # 3
+    """The bank: where the account is, or the billing address that the bank holds."""
+    LOCATION_EVIDENCE_KIND_SIM_CARD: _LocationEvidenceKind.ValueType  # 4
+    """The mobile country code of the SIM card."""
+    LOCATION_EVIDENCE_KIND_LANDLINE: _LocationEvidenceKind.ValueType  # 5
+    """The fixed line through which the service is supplied."""
+    LOCATION_EVIDENCE_KIND_OTHER: _LocationEvidenceKind.ValueType  # 6
+    """Other commercially relevant information."""
+
+class LocationEvidenceKind(_LocationEvidenceKind, metaclass=_LocationEvidenceKindEnumTypeWrapper):
+    """What kind of thing shows where a buyer is, by Article 24f of Implementing
+    Regulation (EU) 282/2011.
+    """
+
+LOCATION_EVIDENCE_KIND_UNSPECIFIED: LocationEvidenceKind.ValueType  # 0
+"""Not a valid kind."""
+LOCATION_EVIDENCE_KIND_BILLING_ADDRESS: LocationEvidenceKind.ValueType  # 1
+"""The billing address; the address of the buyer always counts as this."""
+LOCATION_EVIDENCE_KIND_IP_ADDRESS: LocationEvidenceKind.ValueType  # 2
+"""The internet address of the device, or any way to locate it."""
+LOCATION_EVIDENCE_KIND_BANK: LocationEvidenceKind.ValueType  # 3
+"""The bank: where the account is, or the billing address that the bank holds."""
+LOCATION_EVIDENCE_KIND_SIM_CARD: LocationEvidenceKind.ValueType  # 4
+"""The mobile country code of the SIM card."""
+LOCATION_EVIDENCE_KIND_LANDLINE: LocationEvidenceKind.ValueType  # 5
+"""The fixed line through which the service is supplied."""
+LOCATION_EVIDENCE_KIND_OTHER: LocationEvidenceKind.ValueType  # 6
+"""Other commercially relevant information."""
+Global___LocationEvidenceKind: _TypeAlias = LocationEvidenceKind  # noqa: Y015
+
+class _LocationEvidenceStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LocationEvidenceStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LocationEvidenceStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOCATION_EVIDENCE_STATUS_UNSPECIFIED: _LocationEvidenceStatus.ValueType  # 0
+    """Never sent."""
+    LOCATION_EVIDENCE_STATUS_NOT_REQUIRED: _LocationEvidenceStatus.ValueType  # 1
+    """The law asks for no evidence on this supply."""
+    LOCATION_EVIDENCE_STATUS_SUFFICIENT: _LocationEvidenceStatus.ValueType  # 2
+    """Two pieces that do not contradict each other are there."""
+    LOCATION_EVIDENCE_STATUS_INSUFFICIENT: _LocationEvidenceStatus.ValueType  # 3
+    """Only one piece agrees. That suffices for sellers whose sales to consumers in
+    other member states are at most 100,000 euro a year.
+    """
+
+class LocationEvidenceStatus(_LocationEvidenceStatus, metaclass=_LocationEvidenceStatusEnumTypeWrapper):
+    """Whether what is known of a buyer's place meets what the law asks."""
+
+LOCATION_EVIDENCE_STATUS_UNSPECIFIED: LocationEvidenceStatus.ValueType  # 0
+"""Never sent."""
+LOCATION_EVIDENCE_STATUS_NOT_REQUIRED: LocationEvidenceStatus.ValueType  # 1
+"""The law asks for no evidence on this supply."""
+LOCATION_EVIDENCE_STATUS_SUFFICIENT: LocationEvidenceStatus.ValueType  # 2
+"""Two pieces that do not contradict each other are there."""
+LOCATION_EVIDENCE_STATUS_INSUFFICIENT: LocationEvidenceStatus.ValueType  # 3
+"""Only one piece agrees. That suffices for sellers whose sales to consumers in
+other member states are at most 100,000 euro a year.
+"""
+Global___LocationEvidenceStatus: _TypeAlias = LocationEvidenceStatus  # noqa: Y015
+
 class _TaxIdStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -153,6 +227,10 @@ class _ProductCategoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Produ
     """Software as a service and other electronically supplied services."""
     PRODUCT_CATEGORY_PROFESSIONAL_SERVICE: _ProductCategory.ValueType  # 2
     """Services that people perform."""
+    PRODUCT_CATEGORY_GOODS: _ProductCategory.ValueType  # 3
+    """Goods that the seller sends from its own country."""
+    PRODUCT_CATEGORY_EXEMPT: _ProductCategory.ValueType  # 4
+    """What the law of the place exempts, as the seller has made sure."""
 
 class ProductCategory(_ProductCategory, metaclass=_ProductCategoryEnumTypeWrapper):
     """The tax category of what is sold."""
@@ -163,6 +241,10 @@ PRODUCT_CATEGORY_ELECTRONIC_SERVICE: ProductCategory.ValueType  # 1
 """Software as a service and other electronically supplied services."""
 PRODUCT_CATEGORY_PROFESSIONAL_SERVICE: ProductCategory.ValueType  # 2
 """Services that people perform."""
+PRODUCT_CATEGORY_GOODS: ProductCategory.ValueType  # 3
+"""Goods that the seller sends from its own country."""
+PRODUCT_CATEGORY_EXEMPT: ProductCategory.ValueType  # 4
+"""What the law of the place exempts, as the seller has made sure."""
 Global___ProductCategory: _TypeAlias = ProductCategory  # noqa: Y015
 
 class _TaxTreatment:
@@ -344,6 +426,8 @@ class Buyer(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     TAX_IDS_FIELD_NUMBER: _builtins.int
+    EXEMPTION_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    LOCATION_EVIDENCE_FIELD_NUMBER: _builtins.int
     kind: Global___BuyerKind.ValueType
     """Whether the buyer acts as a business. Required."""
     @_builtins.property
@@ -354,20 +438,100 @@ class Buyer(_message.Message):
     def tax_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaxId]:
         """The buyer's tax ids; at most 8."""
 
+    @_builtins.property
+    def exemption_certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExemptionCertificate]:
+        """Certificates by which the buyer is exempt; at most 50."""
+
+    @_builtins.property
+    def location_evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___LocationEvidence]:
+        """What shows where the buyer is, beside the address; at most 8."""
+
     def __init__(
         self,
         *,
         address: Global___TaxAddress | None = ...,
         kind: Global___BuyerKind.ValueType = ...,
         tax_ids: _abc.Iterable[Global___TaxId] | None = ...,
+        exemption_certificates: _abc.Iterable[Global___ExemptionCertificate] | None = ...,
+        location_evidence: _abc.Iterable[Global___LocationEvidence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "kind", b"kind", "tax_ids", b"tax_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "exemption_certificates", b"exemption_certificates", "kind", b"kind", "location_evidence", b"location_evidence", "tax_ids", b"tax_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Buyer: _TypeAlias = Buyer  # noqa: Y015
+
+@_typing.final
+class ExemptionCertificate(_message.Message):
+    """A certificate by which a buyer pays no tax in a state or province, for example
+    for resale. The seller keeps the document; this is what stands on it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    country: _builtins.str
+    """The country, `US` or `CA`. Required."""
+    region: _builtins.str
+    """The state or province. Required in the US; in Canada empty means GST and HST."""
+    number: _builtins.str
+    """The number or name of the certificate, at most 64 characters. Required."""
+    @_builtins.property
+    def start_date(self) -> _date_pb2.Date:
+        """The first day on which it holds. Required."""
+
+    @_builtins.property
+    def end_date(self) -> _date_pb2.Date:
+        """The first day on which it no longer holds. Absent means that it has no end."""
+
+    def __init__(
+        self,
+        *,
+        country: _builtins.str = ...,
+        region: _builtins.str = ...,
+        number: _builtins.str = ...,
+        start_date: _date_pb2.Date | None = ...,
+        end_date: _date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "end_date", b"end_date", "number", b"number", "region", b"region", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExemptionCertificate: _TypeAlias = ExemptionCertificate  # noqa: Y015
+
+@_typing.final
+class LocationEvidence(_message.Message):
+    """One thing that shows where a buyer is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    kind: Global___LocationEvidenceKind.ValueType
+    """The kind. Required."""
+    country: _builtins.str
+    """The country that it shows, ISO 3166-1 alpha-2. Required."""
+    def __init__(
+        self,
+        *,
+        kind: Global___LocationEvidenceKind.ValueType = ...,
+        country: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocationEvidence: _TypeAlias = LocationEvidence  # noqa: Y015
 
 @_typing.final
 class Tax(_message.Message):
@@ -386,6 +550,9 @@ class Tax(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     INVOICE_NOTE_FIELD_NUMBER: _builtins.int
     SELLER_TAX_ID_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    RATE_START_DATE_FIELD_NUMBER: _builtins.int
+    RATE_END_DATE_FIELD_NUMBER: _builtins.int
     jurisdiction: _builtins.str
     """Where it is owed, ISO 3166, for example `FR` or `US-CA`."""
     name: _builtins.str
@@ -402,6 +569,10 @@ class Tax(_message.Message):
     """What must stand on the invoice; empty where nothing must."""
     seller_tax_id: _builtins.str
     """The seller's number under which it is declared; empty where there is none."""
+    explanation: _builtins.str
+    """Why it is charged or not, in a sentence for the buyer, in the language asked
+    for; in English where it is not translated.
+    """
     @_builtins.property
     def rate_percent(self) -> _decimal_pb2.Decimal:
         """The rate in percent, for example `20` or `9.975`. 0 where nothing is charged."""
@@ -413,6 +584,16 @@ class Tax(_message.Message):
     @_builtins.property
     def tax_amount(self) -> _money_pb2.Money:
         """The tax."""
+
+    @_builtins.property
+    def rate_start_date(self) -> _date_pb2.Date:
+        """The first day on which the rate applies. Absent where nothing is charged."""
+
+    @_builtins.property
+    def rate_end_date(self) -> _date_pb2.Date:
+        """The first day on which the rate no longer applies. Absent where nothing is
+        charged, and where no end is known.
+        """
 
     def __init__(
         self,
@@ -428,14 +609,71 @@ class Tax(_message.Message):
         source: _builtins.str = ...,
         invoice_note: _builtins.str = ...,
         seller_tax_id: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+        rate_start_date: _date_pb2.Date | None = ...,
+        rate_end_date: _date_pb2.Date | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rate_percent", b"rate_percent", "tax_amount", b"tax_amount", "taxable_amount", b"taxable_amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rate_end_date", b"rate_end_date", "rate_percent", b"rate_percent", "rate_start_date", b"rate_start_date", "tax_amount", b"tax_amount", "taxable_amount", b"taxable_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_note", b"invoice_note", "jurisdiction", b"jurisdiction", "name", b"name", "rate_percent", b"rate_percent", "reason", b"reason", "rule_id", b"rule_id", "seller_tax_id", b"seller_tax_id", "source", b"source", "tax_amount", b"tax_amount", "taxable_amount", b"taxable_amount", "treatment", b"treatment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "invoice_note", b"invoice_note", "jurisdiction", b"jurisdiction", "name", b"name", "rate_end_date", b"rate_end_date", "rate_percent", b"rate_percent", "rate_start_date", b"rate_start_date", "reason", b"reason", "rule_id", b"rule_id", "seller_tax_id", b"seller_tax_id", "source", b"source", "tax_amount", b"tax_amount", "taxable_amount", b"taxable_amount", "treatment", b"treatment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tax: _TypeAlias = Tax  # noqa: Y015
+
+@_typing.final
+class ReportedTax(_message.Message):
+    """A tax in the currency in which the law wants it on the invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JURISDICTION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    RATE_PERCENT_FIELD_NUMBER: _builtins.int
+    TAXABLE_AMOUNT_FIELD_NUMBER: _builtins.int
+    TAX_AMOUNT_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    jurisdiction: _builtins.str
+    """Where it is owed, as in `Tax`."""
+    name: _builtins.str
+    """What it is called there, as in `Tax`."""
+    source: _builtins.str
+    """The law that asks for it."""
+    @_builtins.property
+    def rate_percent(self) -> _decimal_pb2.Decimal:
+        """The rate in percent, as in `Tax`."""
+
+    @_builtins.property
+    def taxable_amount(self) -> _money_pb2.Money:
+        """The amount on which it is charged, converted and rounded half up."""
+
+    @_builtins.property
+    def tax_amount(self) -> _money_pb2.Money:
+        """The tax, converted and rounded half up."""
+
+    @_builtins.property
+    def exchange_rate(self) -> Global___ExchangeRate:
+        """The rate of exchange of the supply date."""
+
+    def __init__(
+        self,
+        *,
+        jurisdiction: _builtins.str = ...,
+        name: _builtins.str = ...,
+        rate_percent: _decimal_pb2.Decimal | None = ...,
+        taxable_amount: _money_pb2.Money | None = ...,
+        tax_amount: _money_pb2.Money | None = ...,
+        exchange_rate: Global___ExchangeRate | None = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange_rate", b"exchange_rate", "rate_percent", b"rate_percent", "tax_amount", b"tax_amount", "taxable_amount", b"taxable_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rate", b"exchange_rate", "jurisdiction", b"jurisdiction", "name", b"name", "rate_percent", b"rate_percent", "source", b"source", "tax_amount", b"tax_amount", "taxable_amount", b"taxable_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportedTax: _TypeAlias = ReportedTax  # noqa: Y015
 
 @_typing.final
 class TaxRate(_message.Message):

@@ -30,7 +30,7 @@ from tollkeeper.api.auth.v1 import required_scope_pb2 as tollkeeper_dot_api_dot_
 from tollkeeper.api.tax.v1 import tax_pb2 as tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollkeeper/api/tax/v1/tax_service.proto\x12\x15tollkeeper.api.tax.v1\x1a\x17google/rpc/status.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a\x1ftollkeeper/api/tax/v1/tax.proto\"|\n\x0bTaxableLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x38\n\x08\x63\x61tegory\x18\x03 \x01(\x0e\x32&.tollkeeper.api.tax.v1.ProductCategory\"\xe5\x01\n\x13\x44\x65termineTaxRequest\x12+\n\x05\x62uyer\x18\x01 \x01(\x0b\x32\x1c.tollkeeper.api.tax.v1.Buyer\x12&\n\x0bsupply_date\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x31\n\x05lines\x18\x03 \x03(\x0b\x32\".tollkeeper.api.tax.v1.TaxableLine\x12\x34\n\x08rounding\x18\x04 \x01(\x0e\x32\".tollkeeper.api.tax.v1.TaxRounding\x12\x10\n\x08language\x18\x05 \x01(\t\"E\n\x07LineTax\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12)\n\x05taxes\x18\x02 \x03(\x0b\x32\x1a.tollkeeper.api.tax.v1.Tax\"\x86\x02\n\rDetermination\x12-\n\x05lines\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.tax.v1.LineTax\x12*\n\x06totals\x18\x02 \x03(\x0b\x32\x1a.tollkeeper.api.tax.v1.Tax\x12%\n\ttax_total\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x32\n\x0c\x62uyer_tax_id\x18\x04 \x01(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\x12?\n\x13\x62uyer_tax_id_status\x18\x05 \x01(\x0e\x32\".tollkeeper.api.tax.v1.TaxIdStatus\"S\n\x14\x44\x65termineTaxResponse\x12;\n\rdetermination\x18\x01 \x01(\x0b\x32$.tollkeeper.api.tax.v1.Determination\"X\n\x18\x42\x61tchDetermineTaxRequest\x12<\n\x08requests\x18\x01 \x03(\x0b\x32*.tollkeeper.api.tax.v1.DetermineTaxRequest\"\x87\x01\n\x17\x42\x61tchDetermineTaxResult\x12=\n\rdetermination\x18\x01 \x01(\x0b\x32$.tollkeeper.api.tax.v1.DeterminationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\\\n\x19\x42\x61tchDetermineTaxResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..tollkeeper.api.tax.v1.BatchDetermineTaxResult\"D\n\x14ValidateTaxIdRequest\x12,\n\x06tax_id\x18\x01 \x01(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\"o\n\x15ValidateTaxIdResponse\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".tollkeeper.api.tax.v1.TaxIdStatus\x12\x11\n\tcanonical\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\"g\n\x16PutRegistrationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x39\n\x0cregistration\x18\x02 \x01(\x0b\x32#.tollkeeper.api.tax.v1.Registration\"T\n\x17PutRegistrationResponse\x12\x39\n\x0cregistration\x18\x01 \x01(\x0b\x32#.tollkeeper.api.tax.v1.Registration\"A\n\x18ListRegistrationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"p\n\x19ListRegistrationsResponse\x12:\n\rregistrations\x18\x01 \x03(\x0b\x32#.tollkeeper.api.tax.v1.Registration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x10ListRatesRequest\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"[\n\x11ListRatesResponse\x12-\n\x05rates\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.tax.v1.TaxRate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x16GetExchangeRateRequest\x12\x15\n\rbase_currency\x18\x01 \x01(\t\x12\x16\n\x0equote_currency\x18\x02 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x03 \x01(\x0b\x32\x11.google.type.Date\"L\n\x17GetExchangeRateResponse\x12\x31\n\x04rate\x18\x01 \x01(\x0b\x32#.tollkeeper.api.tax.v1.ExchangeRate\"\xc2\x01\n\x13\x43onvertMoneyRequest\x12$\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rbase_currency\x18\x02 \x01(\t\x12\x16\n\x0equote_currency\x18\x03 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12\x35\n\x08rounding\x18\x05 \x01(\x0e\x32#.tollkeeper.api.tax.v1.RoundingMode\"\x9c\x01\n\x14\x43onvertMoneyResponse\x12!\n\x05money\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12.\n\x10unrounded_amount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x31\n\x04rate\x18\x03 \x01(\x0b\x32#.tollkeeper.api.tax.v1.ExchangeRate*a\n\x0bTaxRounding\x12\x1c\n\x18TAX_ROUNDING_UNSPECIFIED\x10\x00\x12\x19\n\x15TAX_ROUNDING_PER_RATE\x10\x01\x12\x19\n\x15TAX_ROUNDING_PER_LINE\x10\x02*\x93\x01\n\x0cRoundingMode\x12\x1d\n\x19ROUNDING_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROUNDING_MODE_HALF_UP\x10\x01\x12\x1b\n\x17ROUNDING_MODE_HALF_EVEN\x10\x02\x12\x16\n\x12ROUNDING_MODE_DOWN\x10\x03\x12\x14\n\x10ROUNDING_MODE_UP\x10\x04\x32\xf1\x07\n\nTaxService\x12u\n\x0c\x44\x65termineTax\x12*.tollkeeper.api.tax.v1.DetermineTaxRequest\x1a+.tollkeeper.api.tax.v1.DetermineTaxResponse\"\x0c\xea\xe0\x18\x08tax.read\x12\x84\x01\n\x11\x42\x61tchDetermineTax\x12/.tollkeeper.api.tax.v1.BatchDetermineTaxRequest\x1a\x30.tollkeeper.api.tax.v1.BatchDetermineTaxResponse\"\x0c\xea\xe0\x18\x08tax.read\x12x\n\rValidateTaxId\x12+.tollkeeper.api.tax.v1.ValidateTaxIdRequest\x1a,.tollkeeper.api.tax.v1.ValidateTaxIdResponse\"\x0c\xea\xe0\x18\x08tax.read\x12\x7f\n\x0fPutRegistration\x12-.tollkeeper.api.tax.v1.PutRegistrationRequest\x1a..tollkeeper.api.tax.v1.PutRegistrationResponse\"\r\xea\xe0\x18\ttax.write\x12\x84\x01\n\x11ListRegistrations\x12/.tollkeeper.api.tax.v1.ListRegistrationsRequest\x1a\x30.tollkeeper.api.tax.v1.ListRegistrationsResponse\"\x0c\xea\xe0\x18\x08tax.read\x12l\n\tListRates\x12\'.tollkeeper.api.tax.v1.ListRatesRequest\x1a(.tollkeeper.api.tax.v1.ListRatesResponse\"\x0c\xea\xe0\x18\x08tax.read\x12~\n\x0fGetExchangeRate\x12-.tollkeeper.api.tax.v1.GetExchangeRateRequest\x1a..tollkeeper.api.tax.v1.GetExchangeRateResponse\"\x0c\xea\xe0\x18\x08tax.read\x12u\n\x0c\x43onvertMoney\x12*.tollkeeper.api.tax.v1.ConvertMoneyRequest\x1a+.tollkeeper.api.tax.v1.ConvertMoneyResponse\"\x0c\xea\xe0\x18\x08tax.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollkeeper/api/tax/v1/tax_service.proto\x12\x15tollkeeper.api.tax.v1\x1a\x17google/rpc/status.proto\x1a\x16google/type/date.proto\x1a\x19google/type/decimal.proto\x1a\x17google/type/money.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a\x1ftollkeeper/api/tax/v1/tax.proto\"|\n\x0bTaxableLine\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12\"\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.Money\x12\x38\n\x08\x63\x61tegory\x18\x03 \x01(\x0e\x32&.tollkeeper.api.tax.v1.ProductCategory\"\x97\x02\n\x13\x44\x65termineTaxRequest\x12+\n\x05\x62uyer\x18\x01 \x01(\x0b\x32\x1c.tollkeeper.api.tax.v1.Buyer\x12&\n\x0bsupply_date\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x31\n\x05lines\x18\x03 \x03(\x0b\x32\".tollkeeper.api.tax.v1.TaxableLine\x12\x34\n\x08rounding\x18\x04 \x01(\x0e\x32\".tollkeeper.api.tax.v1.TaxRounding\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x30\n\x06prices\x18\x06 \x01(\x0e\x32 .tollkeeper.api.tax.v1.PriceKind\"m\n\x07LineTax\x12\x0f\n\x07line_id\x18\x01 \x01(\t\x12)\n\x05taxes\x18\x02 \x03(\x0b\x32\x1a.tollkeeper.api.tax.v1.Tax\x12&\n\nnet_amount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\"\xfe\x03\n\rDetermination\x12-\n\x05lines\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.tax.v1.LineTax\x12*\n\x06totals\x18\x02 \x03(\x0b\x32\x1a.tollkeeper.api.tax.v1.Tax\x12%\n\ttax_total\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x32\n\x0c\x62uyer_tax_id\x18\x04 \x01(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\x12?\n\x13\x62uyer_tax_id_status\x18\x05 \x01(\x0e\x32\".tollkeeper.api.tax.v1.TaxIdStatus\x12%\n\tnet_total\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12\x42\n\x11location_evidence\x18\x07 \x03(\x0b\x32\'.tollkeeper.api.tax.v1.LocationEvidence\x12O\n\x18location_evidence_status\x18\x08 \x01(\x0e\x32-.tollkeeper.api.tax.v1.LocationEvidenceStatus\x12:\n\x0ereported_taxes\x18\t \x03(\x0b\x32\".tollkeeper.api.tax.v1.ReportedTax\"S\n\x14\x44\x65termineTaxResponse\x12;\n\rdetermination\x18\x01 \x01(\x0b\x32$.tollkeeper.api.tax.v1.Determination\"X\n\x18\x42\x61tchDetermineTaxRequest\x12<\n\x08requests\x18\x01 \x03(\x0b\x32*.tollkeeper.api.tax.v1.DetermineTaxRequest\"\x87\x01\n\x17\x42\x61tchDetermineTaxResult\x12=\n\rdetermination\x18\x01 \x01(\x0b\x32$.tollkeeper.api.tax.v1.DeterminationH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\\\n\x19\x42\x61tchDetermineTaxResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..tollkeeper.api.tax.v1.BatchDetermineTaxResult\"D\n\x14ValidateTaxIdRequest\x12,\n\x06tax_id\x18\x01 \x01(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\"o\n\x15ValidateTaxIdResponse\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".tollkeeper.api.tax.v1.TaxIdStatus\x12\x11\n\tcanonical\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\"g\n\x16PutRegistrationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x39\n\x0cregistration\x18\x02 \x01(\x0b\x32#.tollkeeper.api.tax.v1.Registration\"T\n\x17PutRegistrationResponse\x12\x39\n\x0cregistration\x18\x01 \x01(\x0b\x32#.tollkeeper.api.tax.v1.Registration\"A\n\x18ListRegistrationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"p\n\x19ListRegistrationsResponse\x12:\n\rregistrations\x18\x01 \x03(\x0b\x32#.tollkeeper.api.tax.v1.Registration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x10ListRatesRequest\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"[\n\x11ListRatesResponse\x12-\n\x05rates\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.tax.v1.TaxRate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x16GetExchangeRateRequest\x12\x15\n\rbase_currency\x18\x01 \x01(\t\x12\x16\n\x0equote_currency\x18\x02 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x03 \x01(\x0b\x32\x11.google.type.Date\"L\n\x17GetExchangeRateResponse\x12\x31\n\x04rate\x18\x01 \x01(\x0b\x32#.tollkeeper.api.tax.v1.ExchangeRate\"\xc2\x01\n\x13\x43onvertMoneyRequest\x12$\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\rbase_currency\x18\x02 \x01(\t\x12\x16\n\x0equote_currency\x18\x03 \x01(\t\x12\x1f\n\x04\x64\x61te\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12\x35\n\x08rounding\x18\x05 \x01(\x0e\x32#.tollkeeper.api.tax.v1.RoundingMode\"\x9c\x01\n\x14\x43onvertMoneyResponse\x12!\n\x05money\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12.\n\x10unrounded_amount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x31\n\x04rate\x18\x03 \x01(\x0b\x32#.tollkeeper.api.tax.v1.ExchangeRate*a\n\x0bTaxRounding\x12\x1c\n\x18TAX_ROUNDING_UNSPECIFIED\x10\x00\x12\x19\n\x15TAX_ROUNDING_PER_RATE\x10\x01\x12\x19\n\x15TAX_ROUNDING_PER_LINE\x10\x02*c\n\tPriceKind\x12\x1a\n\x16PRICE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRICE_KIND_TAX_EXCLUSIVE\x10\x01\x12\x1c\n\x18PRICE_KIND_TAX_INCLUSIVE\x10\x02*\x93\x01\n\x0cRoundingMode\x12\x1d\n\x19ROUNDING_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROUNDING_MODE_HALF_UP\x10\x01\x12\x1b\n\x17ROUNDING_MODE_HALF_EVEN\x10\x02\x12\x16\n\x12ROUNDING_MODE_DOWN\x10\x03\x12\x14\n\x10ROUNDING_MODE_UP\x10\x04\x32\xf1\x07\n\nTaxService\x12u\n\x0c\x44\x65termineTax\x12*.tollkeeper.api.tax.v1.DetermineTaxRequest\x1a+.tollkeeper.api.tax.v1.DetermineTaxResponse\"\x0c\xea\xe0\x18\x08tax.read\x12\x84\x01\n\x11\x42\x61tchDetermineTax\x12/.tollkeeper.api.tax.v1.BatchDetermineTaxRequest\x1a\x30.tollkeeper.api.tax.v1.BatchDetermineTaxResponse\"\x0c\xea\xe0\x18\x08tax.read\x12x\n\rValidateTaxId\x12+.tollkeeper.api.tax.v1.ValidateTaxIdRequest\x1a,.tollkeeper.api.tax.v1.ValidateTaxIdResponse\"\x0c\xea\xe0\x18\x08tax.read\x12\x7f\n\x0fPutRegistration\x12-.tollkeeper.api.tax.v1.PutRegistrationRequest\x1a..tollkeeper.api.tax.v1.PutRegistrationResponse\"\r\xea\xe0\x18\ttax.write\x12\x84\x01\n\x11ListRegistrations\x12/.tollkeeper.api.tax.v1.ListRegistrationsRequest\x1a\x30.tollkeeper.api.tax.v1.ListRegistrationsResponse\"\x0c\xea\xe0\x18\x08tax.read\x12l\n\tListRates\x12\'.tollkeeper.api.tax.v1.ListRatesRequest\x1a(.tollkeeper.api.tax.v1.ListRatesResponse\"\x0c\xea\xe0\x18\x08tax.read\x12~\n\x0fGetExchangeRate\x12-.tollkeeper.api.tax.v1.GetExchangeRateRequest\x1a..tollkeeper.api.tax.v1.GetExchangeRateResponse\"\x0c\xea\xe0\x18\x08tax.read\x12u\n\x0c\x43onvertMoney\x12*.tollkeeper.api.tax.v1.ConvertMoneyRequest\x1a+.tollkeeper.api.tax.v1.ConvertMoneyResponse\"\x0c\xea\xe0\x18\x08tax.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,50 +53,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TAXSERVICE'].methods_by_name['GetExchangeRate']._serialized_options = b'\352\340\030\010tax.read'
   _globals['_TAXSERVICE'].methods_by_name['ConvertMoney']._loaded_options = None
   _globals['_TAXSERVICE'].methods_by_name['ConvertMoney']._serialized_options = b'\352\340\030\010tax.read'
-  _globals['_TAXROUNDING']._serialized_start=2643
-  _globals['_TAXROUNDING']._serialized_end=2740
-  _globals['_ROUNDINGMODE']._serialized_start=2743
-  _globals['_ROUNDINGMODE']._serialized_end=2890
+  _globals['_TAXROUNDING']._serialized_start=2981
+  _globals['_TAXROUNDING']._serialized_end=3078
+  _globals['_PRICEKIND']._serialized_start=3080
+  _globals['_PRICEKIND']._serialized_end=3179
+  _globals['_ROUNDINGMODE']._serialized_start=3182
+  _globals['_ROUNDINGMODE']._serialized_end=3329
   _globals['_TAXABLELINE']._serialized_start=245
   _globals['_TAXABLELINE']._serialized_end=369
   _globals['_DETERMINETAXREQUEST']._serialized_start=372
-  _globals['_DETERMINETAXREQUEST']._serialized_end=601
-  _globals['_LINETAX']._serialized_start=603
-  _globals['_LINETAX']._serialized_end=672
-  _globals['_DETERMINATION']._serialized_start=675
-  _globals['_DETERMINATION']._serialized_end=937
-  _globals['_DETERMINETAXRESPONSE']._serialized_start=939
-  _globals['_DETERMINETAXRESPONSE']._serialized_end=1022
-  _globals['_BATCHDETERMINETAXREQUEST']._serialized_start=1024
-  _globals['_BATCHDETERMINETAXREQUEST']._serialized_end=1112
-  _globals['_BATCHDETERMINETAXRESULT']._serialized_start=1115
-  _globals['_BATCHDETERMINETAXRESULT']._serialized_end=1250
-  _globals['_BATCHDETERMINETAXRESPONSE']._serialized_start=1252
-  _globals['_BATCHDETERMINETAXRESPONSE']._serialized_end=1344
-  _globals['_VALIDATETAXIDREQUEST']._serialized_start=1346
-  _globals['_VALIDATETAXIDREQUEST']._serialized_end=1414
-  _globals['_VALIDATETAXIDRESPONSE']._serialized_start=1416
-  _globals['_VALIDATETAXIDRESPONSE']._serialized_end=1527
-  _globals['_PUTREGISTRATIONREQUEST']._serialized_start=1529
-  _globals['_PUTREGISTRATIONREQUEST']._serialized_end=1632
-  _globals['_PUTREGISTRATIONRESPONSE']._serialized_start=1634
-  _globals['_PUTREGISTRATIONRESPONSE']._serialized_end=1718
-  _globals['_LISTREGISTRATIONSREQUEST']._serialized_start=1720
-  _globals['_LISTREGISTRATIONSREQUEST']._serialized_end=1785
-  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_start=1787
-  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_end=1899
-  _globals['_LISTRATESREQUEST']._serialized_start=1901
-  _globals['_LISTRATESREQUEST']._serialized_end=2008
-  _globals['_LISTRATESRESPONSE']._serialized_start=2010
-  _globals['_LISTRATESRESPONSE']._serialized_end=2101
-  _globals['_GETEXCHANGERATEREQUEST']._serialized_start=2103
-  _globals['_GETEXCHANGERATEREQUEST']._serialized_end=2207
-  _globals['_GETEXCHANGERATERESPONSE']._serialized_start=2209
-  _globals['_GETEXCHANGERATERESPONSE']._serialized_end=2285
-  _globals['_CONVERTMONEYREQUEST']._serialized_start=2288
-  _globals['_CONVERTMONEYREQUEST']._serialized_end=2482
-  _globals['_CONVERTMONEYRESPONSE']._serialized_start=2485
-  _globals['_CONVERTMONEYRESPONSE']._serialized_end=2641
-  _globals['_TAXSERVICE']._serialized_start=2893
-  _globals['_TAXSERVICE']._serialized_end=3902
+  _globals['_DETERMINETAXREQUEST']._serialized_end=651
+  _globals['_LINETAX']._serialized_start=653
+  _globals['_LINETAX']._serialized_end=762
+  _globals['_DETERMINATION']._serialized_start=765
+  _globals['_DETERMINATION']._serialized_end=1275
+  _globals['_DETERMINETAXRESPONSE']._serialized_start=1277
+  _globals['_DETERMINETAXRESPONSE']._serialized_end=1360
+  _globals['_BATCHDETERMINETAXREQUEST']._serialized_start=1362
+  _globals['_BATCHDETERMINETAXREQUEST']._serialized_end=1450
+  _globals['_BATCHDETERMINETAXRESULT']._serialized_start=1453
+  _globals['_BATCHDETERMINETAXRESULT']._serialized_end=1588
+  _globals['_BATCHDETERMINETAXRESPONSE']._serialized_start=1590
+  _globals['_BATCHDETERMINETAXRESPONSE']._serialized_end=1682
+  _globals['_VALIDATETAXIDREQUEST']._serialized_start=1684
+  _globals['_VALIDATETAXIDREQUEST']._serialized_end=1752
+  _globals['_VALIDATETAXIDRESPONSE']._serialized_start=1754
+  _globals['_VALIDATETAXIDRESPONSE']._serialized_end=1865
+  _globals['_PUTREGISTRATIONREQUEST']._serialized_start=1867
+  _globals['_PUTREGISTRATIONREQUEST']._serialized_end=1970
+  _globals['_PUTREGISTRATIONRESPONSE']._serialized_start=1972
+  _globals['_PUTREGISTRATIONRESPONSE']._serialized_end=2056
+  _globals['_LISTREGISTRATIONSREQUEST']._serialized_start=2058
+  _globals['_LISTREGISTRATIONSREQUEST']._serialized_end=2123
+  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_start=2125
+  _globals['_LISTREGISTRATIONSRESPONSE']._serialized_end=2237
+  _globals['_LISTRATESREQUEST']._serialized_start=2239
+  _globals['_LISTRATESREQUEST']._serialized_end=2346
+  _globals['_LISTRATESRESPONSE']._serialized_start=2348
+  _globals['_LISTRATESRESPONSE']._serialized_end=2439
+  _globals['_GETEXCHANGERATEREQUEST']._serialized_start=2441
+  _globals['_GETEXCHANGERATEREQUEST']._serialized_end=2545
+  _globals['_GETEXCHANGERATERESPONSE']._serialized_start=2547
+  _globals['_GETEXCHANGERATERESPONSE']._serialized_end=2623
+  _globals['_CONVERTMONEYREQUEST']._serialized_start=2626
+  _globals['_CONVERTMONEYREQUEST']._serialized_end=2820
+  _globals['_CONVERTMONEYRESPONSE']._serialized_start=2823
+  _globals['_CONVERTMONEYRESPONSE']._serialized_end=2979
+  _globals['_TAXSERVICE']._serialized_start=3332
+  _globals['_TAXSERVICE']._serialized_end=4341
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,36 @@ TAX_ROUNDING_PER_LINE: TaxRounding.ValueType  # 2
 """The tax of each line is rounded by itself, half up."""
 Global___TaxRounding: _TypeAlias = TaxRounding  # noqa: Y015
 
+class _PriceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PriceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRICE_KIND_UNSPECIFIED: _PriceKind.ValueType  # 0
+    """Means PRICE_KIND_TAX_EXCLUSIVE."""
+    PRICE_KIND_TAX_EXCLUSIVE: _PriceKind.ValueType  # 1
+    """Tax is added to the amounts."""
+    PRICE_KIND_TAX_INCLUSIVE: _PriceKind.ValueType  # 2
+    """Tax is contained in the amounts and is taken out of them: the lines of the
+    same taxes are added, each tax is rounded once, half up, and split over the
+    lines; or each line is rounded by itself.
+    """
+
+class PriceKind(_PriceKind, metaclass=_PriceKindEnumTypeWrapper):
+    """Whether the amounts of lines include tax."""
+
+PRICE_KIND_UNSPECIFIED: PriceKind.ValueType  # 0
+"""Means PRICE_KIND_TAX_EXCLUSIVE."""
+PRICE_KIND_TAX_EXCLUSIVE: PriceKind.ValueType  # 1
+"""Tax is added to the amounts."""
+PRICE_KIND_TAX_INCLUSIVE: PriceKind.ValueType  # 2
+"""Tax is contained in the amounts and is taken out of them: the lines of the
+same taxes are added, each tax is rounded once, half up, and split over the
+lines; or each line is rounded by itself.
+"""
+Global___PriceKind: _TypeAlias = PriceKind  # noqa: Y015
+
 class _RoundingMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -99,8 +129,9 @@ class TaxableLine(_message.Message):
     """What is sold."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """The amount without tax; negative for a credit. All lines of a request have
-        one currency; at most 18 digits. Required.
+        """The amount, without tax unless the request says that prices include it;
+        negative for a credit. All lines of a request have one currency; at most 18
+        digits. Required.
         """
 
     def __init__(
@@ -129,12 +160,15 @@ class DetermineTaxRequest(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     ROUNDING_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
     rounding: Global___TaxRounding.ValueType
     """Where tax is rounded."""
     language: _builtins.str
     """The language of the notes for the invoice, ISO 639-1. Empty means `en`; a
     note without a translation is given in English.
     """
+    prices: Global___PriceKind.ValueType
+    """Whether the amounts include tax."""
     @_builtins.property
     def buyer(self) -> _tax_pb2.Buyer:
         """Who buys. Required."""
@@ -155,10 +189,11 @@ class DetermineTaxRequest(_message.Message):
         lines: _abc.Iterable[Global___TaxableLine] | None = ...,
         rounding: Global___TaxRounding.ValueType = ...,
         language: _builtins.str = ...,
+        prices: Global___PriceKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["buyer", b"buyer", "supply_date", b"supply_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer", b"buyer", "language", b"language", "lines", b"lines", "rounding", b"rounding", "supply_date", b"supply_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer", b"buyer", "language", b"language", "lines", b"lines", "prices", b"prices", "rounding", b"rounding", "supply_date", b"supply_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -172,21 +207,27 @@ class LineTax(_message.Message):
 
     LINE_ID_FIELD_NUMBER: _builtins.int
     TAXES_FIELD_NUMBER: _builtins.int
+    NET_AMOUNT_FIELD_NUMBER: _builtins.int
     line_id: _builtins.str
     """The line."""
     @_builtins.property
     def taxes(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.Tax]:
         """Its taxes, at least one: where nothing is charged, the entry says why."""
 
+    @_builtins.property
+    def net_amount(self) -> _money_pb2.Money:
+        """The amount without tax. With its taxes it is what the buyer pays."""
+
     def __init__(
         self,
         *,
         line_id: _builtins.str = ...,
         taxes: _abc.Iterable[_tax_pb2.Tax] | None = ...,
+        net_amount: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["net_amount", b"net_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "taxes", b"taxes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line_id", b"line_id", "net_amount", b"net_amount", "taxes", b"taxes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,8 +244,14 @@ class Determination(_message.Message):
     TAX_TOTAL_FIELD_NUMBER: _builtins.int
     BUYER_TAX_ID_FIELD_NUMBER: _builtins.int
     BUYER_TAX_ID_STATUS_FIELD_NUMBER: _builtins.int
+    NET_TOTAL_FIELD_NUMBER: _builtins.int
+    LOCATION_EVIDENCE_FIELD_NUMBER: _builtins.int
+    LOCATION_EVIDENCE_STATUS_FIELD_NUMBER: _builtins.int
+    REPORTED_TAXES_FIELD_NUMBER: _builtins.int
     buyer_tax_id_status: _tax_pb2.TaxIdStatus.ValueType
     """What was known of it."""
+    location_evidence_status: _tax_pb2.LocationEvidenceStatus.ValueType
+    """Whether that is enough."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineTax]:
         """The taxes of each line, in the order of the request."""
@@ -221,6 +268,18 @@ class Determination(_message.Message):
     def buyer_tax_id(self) -> _tax_pb2.TaxId:
         """The buyer's tax id that was relied on; absent where none was."""
 
+    @_builtins.property
+    def net_total(self) -> _money_pb2.Money:
+        """The sum of the net amounts of the lines."""
+
+    @_builtins.property
+    def location_evidence(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.LocationEvidence]:
+        """What shows where the buyer is, with the address: to be kept with the invoice."""
+
+    @_builtins.property
+    def reported_taxes(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.ReportedTax]:
+        """The charged taxes that must also stand on the invoice in another currency."""
+
     def __init__(
         self,
         *,
@@ -229,10 +288,14 @@ class Determination(_message.Message):
         tax_total: _money_pb2.Money | None = ...,
         buyer_tax_id: _tax_pb2.TaxId | None = ...,
         buyer_tax_id_status: _tax_pb2.TaxIdStatus.ValueType = ...,
+        net_total: _money_pb2.Money | None = ...,
+        location_evidence: _abc.Iterable[_tax_pb2.LocationEvidence] | None = ...,
+        location_evidence_status: _tax_pb2.LocationEvidenceStatus.ValueType = ...,
+        reported_taxes: _abc.Iterable[_tax_pb2.ReportedTax] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "tax_total", b"tax_total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "net_total", b"net_total", "tax_total", b"tax_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "buyer_tax_id_status", b"buyer_tax_id_status", "lines", b"lines", "tax_total", b"tax_total", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "buyer_tax_id_status", b"buyer_tax_id_status", "lines", b"lines", "location_evidence", b"location_evidence", "location_evidence_status", b"location_evidence_status", "net_total", b"net_total", "reported_taxes", b"reported_taxes", "tax_total", b"tax_total", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
