@@ -19,6 +19,7 @@ from services.invoicing.model import (
     InvoiceLine,
     Language,
     PostalAddress,
+    RatedLine,
     Tax,
     TaxTreatment,
 )
@@ -29,6 +30,7 @@ Page = dict[str, object]
 _CITY_BEFORE_POSTAL_CODE = frozenset({"AU", "CA", "GB", "IE", "IN", "NZ", "SG", "US"})
 _LETTER_PAPER = frozenset({"CA", "MX", "US"})
 _INSTANT = timedelta(microseconds=1)
+_EACH = "each"
 _BASE_FEE_SUFFIX = ": base fee"
 _RATE_PER_UNITS = re.compile(r"(\d+(?:\.\d+)?) per (\d+(?:\.\d+)?)")
 _READABLE_UNIT_AMOUNT_MIN = Decimal("0.01")
@@ -177,13 +179,20 @@ def _describe_line(
         "amount": figures.amount(line.amount),
         "steps": steps,
     }
-    if len(steps) == 1 and rated.steps[0].quantity == rated.quantity:
+    if len(steps) == 1 and _says_nothing_more(rated):
         described |= {"unit_amount": steps[0]["unit_amount"], "steps": []}
     if rated.is_base_fee:
         name = rated.description.removesuffix(_BASE_FEE_SUFFIX)
         share = " + ".join(step["description"] for step in steps if step["quantity"] != "1")
         described |= {"description": labels.base_fee.format(name), "quantity": share or "1"}
     return described
+
+
+def _says_nothing_more(rated: RatedLine) -> bool:
+    """Tell whether the first step only repeats the quantity of the line and names its price."""
+    words = rated.steps[0].description
+    is_plain = rated.is_base_fee or words == _EACH or _RATE_PER_UNITS.fullmatch(words) is not None
+    return is_plain and rated.steps[0].quantity == rated.quantity
 
 
 def _describe_step(

@@ -1,0 +1,1 @@
+"""Invoices assembled from rated lines, as they stand on the page."""
