@@ -107,6 +107,8 @@ class Reading:
         for inner, item in self.items(node, path):
             if field.message_type:
                 self._fill_value(values.add(), item, inner)
+            elif field.enum_type:
+                values.extend(self._enum_numbers(field.enum_type, item, inner))
             else:
                 values.extend(self._texts([(inner, item)]))
 
@@ -124,17 +126,23 @@ class Reading:
     def _set_scalar(self, message: Message, field: FieldDescriptor, node: Node, path: str) -> None:
         for text in self._texts([(path, node)]):
             if field.enum_type:
-                numbers = _enum_words(field.enum_type)
-                if text in numbers:
-                    setattr(message, field.name, numbers[text])
-                else:
-                    self.fault(node.place, path, f"must be one of {', '.join(numbers)}")
+                for number in self._enum_numbers(field.enum_type, node, path):
+                    setattr(message, field.name, number)
             elif field.type == FieldDescriptor.TYPE_STRING:
                 setattr(message, field.name, text)
             elif _whole_number(field).fullmatch(text):
                 setattr(message, field.name, int(text))
             else:
                 self.fault(node.place, path, "must be a whole number")
+
+    def _enum_numbers(self, enum: EnumDescriptor, node: Node, path: str) -> Iterator[int]:
+        """Answer the number of a word, or note that there is no such word."""
+        numbers = _enum_words(enum)
+        for text in self._texts([(path, node)]):
+            if text in numbers:
+                yield numbers[text]
+            else:
+                self.fault(node.place, path, f"must be one of {', '.join(numbers)}")
 
     def _fill_time(self, message: Timestamp, node: Node, path: str) -> None:
         for text in self._texts([(path, node)]):

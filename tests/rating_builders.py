@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from kit.decimals import exactly
 from kit.interval import Interval
 from services.rating.model import (
-    GraduatedPrice,
-    PackagePrice,
+    GivenUsage,
     Plan,
     PlanVersion,
     Price,
-    PriceModel,
     ProductCategory,
     Proration,
     Rating,
-    StandardPrice,
-    Tier,
     Usage,
+    UsageEntry,
 )
 from services.rating.pipeline import rate_period
+from services.rating.prices import (
+    GraduatedPrice,
+    PackagePrice,
+    PriceModel,
+    StandardPrice,
+    Tier,
+)
+from services.rating.selection import count_given
 
 JANUARY = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
 
@@ -92,10 +99,41 @@ def a_version(plan: Plan, version: int = 1) -> PlanVersion:
 
 def rated(plan: Plan, *quantities: str | Decimal, proration: Proration | None = None) -> Rating:
     """Rate January by a plan; one quantity for each of its prices, in order."""
-    usages = [Usage(Decimal(quantity), "unit") for quantity in quantities]
+    usages = [Usage((UsageEntry(Decimal(quantity)),), "unit") for quantity in quantities]
     return rate_period(a_version(plan), "acme", JANUARY, usages, proration)
 
 
 def rated_price(model: PriceModel, quantity: str | Decimal, included: str = "0") -> Rating:
     """Rate January by a plan of nothing but one price."""
     return rated(a_plan(a_price(model, included=included)), quantity)
+
+
+def a_given_usage(
+    quantity: str,
+    /,
+    *,
+    meter_id: str = "tokens",
+    time: datetime | None = None,
+    quantities: Mapping[str, str] | None = None,
+    **dimensions: str,
+) -> GivenUsage:
+    """Make an event that the caller gives; other keyword arguments are its dimensions."""
+    named = {name: Decimal(text) for name, text in (quantities or {}).items()}
+    return GivenUsage(
+        meter_id, UsageEntry(Decimal(quantity), dimensions, time=time, quantities=named)
+    )
+
+
+def rated_given(plan: Plan, *given: GivenUsage, proration: Proration | None = None) -> Rating:
+    """Rate January by a plan and usage that is given."""
+    usages = count_given(plan, given, JANUARY)
+    return rate_period(a_version(plan), "acme", JANUARY, usages, proration)
+
+
+def quantities_of(plan: Plan, given: Sequence[GivenUsage]) -> list[Decimal]:
+    """Tell how much each price of a plan counts."""
+    with exactly():
+        return [
+            sum((entry.quantity for entry in usage.entries), Decimal(0))
+            for usage in count_given(plan, given, JANUARY)
+        ]

@@ -12,20 +12,34 @@ from decimal import Decimal
 
 import grpc.aio
 
-from kit.decimals import exactly, parse_decimal
+from kit.decimals import parse_decimal
 from kit.errors import NotFound, Unavailable
+from kit.interval import Interval
 from kit.rpc.auth import ServiceIdentity
 from kit.rpc.status import read_error
-from kit.rpc.wire import render_interval
-from services.rating.model import Meter, UsageReference
+from kit.rpc.wire import parse_time, render_interval
+from services.rating.model import Meter, UsageEntry
+from services.rating.selection import Grain, Reading, matches
 from tollkeeper.api.meter.v1 import meter_pb2
-from tollkeeper.api.meter.v1.meter_service_pb2 import GetMeterRequest, QueryUsageRequest
+from tollkeeper.api.meter.v1.meter_service_pb2 import (
+    GetMeterRequest,
+    ListEventsRequest,
+    QueryUsageRequest,
+    UsageWindow,
+)
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 
 _SCOPES = frozenset({"meter.read"})
 _CALLS_AT_ONCE_MAX = 32
 _TIMEOUT_S = 10
 _USAGE_DIGITS_MAX = 64
+_PAGE_SIZE = 10_000
+_WINDOWS = {
+    Grain.TOTAL: UsageWindow.USAGE_WINDOW_UNSPECIFIED,
+    Grain.HOUR: UsageWindow.USAGE_WINDOW_HOUR,
+}
+_ZERO = Decimal(0)
+_ONE = Decimal(1)
 _RETRY_AFTER = timedelta(seconds=1)
 
 
@@ -54,35 +68,67 @@ class MeterClient:
             return None
         return _parse_meter(answer.meter)
 
-    async def get_usage(self, tenant: str, reference: UsageReference) -> Decimal:
-        """Answer how much a customer used of a meter.
+    async def get_usage(
+        self, tenant: str, meter_id: str, customer_id: str, interval: Interval, reading: Reading
+    ) -> tuple[UsageEntry, ...]:
+        """Answer what a customer used of a meter, kept apart as finely as a price reads it.
 
         Raises:
             Unavailable: METER_UNAVAILABLE, the meter service does not answer.
         """
-        quantity = Decimal(0)
-        page_token = ""
+        request = QueryUsageRequest(
+            meter_id=meter_id,
+            customer_id=customer_id,
+            interval=render_interval(interval),
+            filters=dict(reading.dimensions),
+            group_by=reading.keys,
+            window=_WINDOWS[reading.grain],
+            time_zone=reading.time_zone.key if reading.time_zone else "",
+            page_size=_PAGE_SIZE,
+        )
+        entries: list[UsageEntry] = []
         while True:
             async with self._calling():
                 page = await self._stub.QueryUsage(
-                    QueryUsageRequest(
-                        meter_id=reference.meter_id,
-                        customer_id=reference.customer_id,
-                        interval=render_interval(reference.interval),
-                        filters=dict(reference.dimensions),
-                        page_token=page_token,
-                    ),
+                    request,
                     metadata=self._identity.metadata(tenant, _SCOPES),
                     timeout=_TIMEOUT_S,
                 )
-            with exactly():
-                for row in page.rows:
-                    quantity += parse_decimal(
-                        row.quantity.value, "rows.quantity", max_digits=_USAGE_DIGITS_MAX
-                    )
-            page_token = page.next_page_token
-            if not page_token:
-                return quantity
+            entries.extend(_parse_row(row, reading) for row in page.rows)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return tuple(entries)
+
+    async def list_events(
+        self, tenant: str, meter: Meter, customer_id: str, interval: Interval, reading: Reading
+    ) -> tuple[UsageEntry, ...]:
+        """Answer the single events of a customer that a meter counts, ordered by time.
+
+        Raises:
+            Unavailable: METER_UNAVAILABLE, the meter service does not answer.
+        """
+        request = ListEventsRequest(
+            meter_id=meter.meter_id,
+            customer_id=customer_id,
+            interval=render_interval(interval),
+            page_size=_PAGE_SIZE,
+        )
+        entries: list[UsageEntry] = []
+        while True:
+            async with self._calling():
+                page = await self._stub.ListEvents(
+                    request,
+                    metadata=self._identity.metadata(tenant, _SCOPES),
+                    timeout=_TIMEOUT_S,
+                )
+            entries.extend(
+                _parse_event(stored.event, meter)
+                for stored in page.events
+                if matches(reading.dimensions, stored.event.dimensions)
+            )
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return tuple(entries)
 
     @asynccontextmanager
     async def _calling(self) -> AsyncIterator[None]:
@@ -108,4 +154,27 @@ def _parse_meter(message: meter_pb2.Meter) -> Meter:
         meter_id=message.meter_id,
         unit=message.unit or ("event" if counts else message.quantity),
         dimensions=frozenset(message.group_by),
+        quantity=None if counts else message.quantity,
+    )
+
+
+def _parse_row(row: meter_pb2.UsageRow, reading: Reading) -> UsageEntry:
+    return UsageEntry(
+        quantity=parse_decimal(row.quantity.value, "rows.quantity", max_digits=_USAGE_DIGITS_MAX),
+        dimensions={**dict(reading.dimensions), **row.group},
+        event_count=row.event_count,
+        time=parse_time(row.interval.start_time, "rows.interval.start_time"),
+    )
+
+
+def _parse_event(event: meter_pb2.UsageEvent, meter: Meter) -> UsageEntry:
+    quantities = {
+        name: parse_decimal(text, f"quantities.{name}") for name, text in event.quantities.items()
+    }
+    counted = _ONE if meter.quantity is None else quantities.get(meter.quantity, _ZERO)
+    return UsageEntry(
+        quantity=counted,
+        dimensions=dict(event.dimensions),
+        time=parse_time(event.time, "event.time"),
+        quantities=quantities,
     )

@@ -1,16 +1,19 @@
 """Plans, and the lines that a period of one comes to, as values.
 
 Every amount is a `Decimal` in major units of the plan's currency and exact; only the `amount` of a
-line is settled. Refuses to know how a price is computed (`pricing`) or in which order (`pipeline`).
+line is settled. Refuses to know the kinds of price (`prices`), how a price is computed (`pricing`)
+and in which order (`pipeline`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
 
 from kit.interval import Interval
 from kit.money import Money
+from services.rating.prices import Dimensions, PriceModel, QuantityConversion, VirtualCurrency
 
 AMOUNT_MAX = Decimal(10**12)
 """The largest amount of a plan. With the bounds below, every product fits `kit.decimals.EXACT`."""
@@ -20,10 +23,8 @@ USAGE_MAX = QUANTITY_MAX * 10_000
 """The largest usage that one price can rate."""
 PRICES_MAX = 200
 TIERS_MAX = 100
+ROWS_MAX = 1000
 DIMENSIONS_MAX = 8
-
-Dimensions = tuple[tuple[str, str], ...]
-"""Names of dimensions and their values, ordered by name."""
 
 
 class ProductCategory(Enum):
@@ -31,44 +32,6 @@ class ProductCategory(Enum):
 
     ELECTRONIC_SERVICE = auto()
     PROFESSIONAL_SERVICE = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class StandardPrice:
-    """`amount` buys `per_quantity` units, and a part of them costs its part."""
-
-    amount: Decimal
-    per_quantity: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """The units up to and including `up_to`, from where the tier before ended; no bound is no end.
-
-    The flat amount is due once the tier is reached; that of the first tier always.
-    """
-
-    up_to: Decimal | None
-    unit_amount: Decimal
-    flat_amount: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class GraduatedPrice:
-    """Each tier prices the units that fall into it; tiers ascend, and only the last has no end."""
-
-    tiers: tuple[Tier, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PackagePrice:
-    """Units are sold in packages of `package_size`; a part of a package costs the whole."""
-
-    amount: Decimal
-    package_size: Decimal
-
-
-PriceModel = StandardPrice | GraduatedPrice | PackagePrice
 
 
 def may_meet(first: Dimensions, second: Dimensions) -> bool:
@@ -82,7 +45,11 @@ def may_meet(first: Dimensions, second: Dimensions) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The usage of a meter, filtered by dimensions, and what it costs beyond what is included."""
+    """The usage of a meter, filtered by dimensions, and what it costs beyond what is included.
+
+    Usage is kept apart by the dimensions of `group_by`: each group has a line, and is priced by
+    itself.
+    """
 
     price_id: str
     display_name: str
@@ -91,6 +58,9 @@ class Price:
     included_quantity: Decimal
     model: PriceModel
     category: ProductCategory
+    group_by: tuple[str, ...] = ()
+    conversion: QuantityConversion | None = None
+    virtual_currency: VirtualCurrency | None = None
 
     @property
     def name(self) -> str:
@@ -134,12 +104,25 @@ class Proration:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenQuantity:
+class UsageEntry:
+    """A part of the usage of a meter: one event, or all events of a group and perhaps an hour.
+
+    `quantity` is what the meter counts of it; `quantities` are those of a single event, by name.
+    """
+
+    quantity: Decimal
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    event_count: int = 1
+    time: datetime | None = None
+    quantities: Mapping[str, Decimal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUsage:
     """Usage that the caller of a rating gives, instead of a meter."""
 
     meter_id: str
-    dimensions: Dimensions
-    quantity: Decimal
+    entry: UsageEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,34 +138,48 @@ class PeriodToRate:
     plan_version: int | None
     period: Interval
     proration: Proration | None
-    given_usage: tuple[GivenQuantity, ...] | None
+    given_usage: tuple[GivenUsage, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A meter as far as rating cares: its unit, and the dimensions a price may filter by."""
+    """A meter as far as rating cares: its unit, and the dimensions a price may filter by.
+
+    It counts one quantity of its events, or, where there is none, the events themselves.
+    """
 
     meter_id: str
     unit: str
     dimensions: frozenset[str]
+    quantity: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReference:
-    """The usage query that reproduces the quantity of a line."""
+    """The usage query that reproduces the quantity of a line.
+
+    Usage that matches one of `excluded` as well is not counted: a more specific price counts it.
+    """
 
     meter_id: str
     customer_id: str
     interval: Interval
     dimensions: Dimensions
+    excluded: tuple[Dimensions, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much one price counts, not below 0, and the unit that people read."""
+    """What one price counts, none below 0, and the unit that people read.
 
-    quantity: Decimal
+    `amounts` is what another meter says of the same usage, for prices that take an amount from it.
+    `excluded` are the filters of more specific prices, whose usage is left out.
+    """
+
+    entries: tuple[UsageEntry, ...]
     unit: str
+    amounts: tuple[UsageEntry, ...] = ()
+    excluded: tuple[Dimensions, ...] = ()
 
 
 class LineKind(Enum):
@@ -190,6 +187,14 @@ class LineKind(Enum):
 
     BASE_FEE = auto()
     USAGE = auto()
+
+
+class Stage(Enum):
+    """Where in the pipeline a step stands; the order is that of the pipeline."""
+
+    CONVERSION = auto()
+    INCLUDED = auto()
+    PRICE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +209,7 @@ class FormulaStep:
     quantity: Decimal
     unit_amount: Decimal
     amount: Decimal
+    stage: Stage = Stage.PRICE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,21 @@ which the caller opens: products and sums are exact, and only `divide` may cut. 
 to include quantities and to know customers; that is the pipeline's order, not a price's.
 """
 
+from collections.abc import Iterator, Sequence
 from decimal import ROUND_05UP, Context, Decimal, Inexact
 
 from kit.decimals import DECIMALS_MAX, EXACT, plain
-from services.rating.model import (
-    FormulaStep,
+from services.rating.model import FormulaStep
+from services.rating.prices import (
+    GraduatedPercentagePrice,
     GraduatedPrice,
     PackagePrice,
-    PriceModel,
+    PercentageTier,
+    QuantityModel,
+    StairstepPrice,
     StandardPrice,
+    Tier,
+    VolumePrice,
 )
 
 _ZERO = Decimal(0)
@@ -22,13 +28,19 @@ _CUTTING = Context(prec=EXACT.prec, rounding=ROUND_05UP)
 _LAST_DECIMAL = Decimal(1).scaleb(-DECIMALS_MAX)
 
 
-def price_quantity(model: PriceModel, quantity: Decimal) -> tuple[FormulaStep, ...]:
+def price_quantity(model: QuantityModel, quantity: Decimal) -> tuple[FormulaStep, ...]:
     """Price a quantity, not below 0; the steps' amounts add up to what it costs."""
     match model:
         case StandardPrice():
             return _price_standard(model, quantity)
-        case GraduatedPrice():
-            return _price_graduated(model, quantity)
+        case GraduatedPrice(tiers):
+            return tuple(_price_tiers([_as_amounts(tier) for tier in tiers], quantity))
+        case GraduatedPercentagePrice(percentages):
+            return tuple(_price_tiers([_as_percentages(tier) for tier in percentages], quantity))
+        case VolumePrice():
+            return _price_volume(model, quantity)
+        case StairstepPrice():
+            return _price_stairs(model, quantity)
         case PackagePrice():
             return _price_packages(model, quantity)
 
@@ -47,33 +59,84 @@ def divide(dividend: Decimal, divisor: Decimal) -> Decimal:
         return quotient.quantize(_LAST_DECIMAL, context=_CUTTING)
 
 
+def percent_of(rate_percent: Decimal, amount: Decimal) -> Decimal:
+    """Take a percentage, exactly."""
+    return (amount * rate_percent).scaleb(-2)
+
+
+def price_per(
+    description: str, quantity: Decimal, amount: Decimal, per_quantity: Decimal
+) -> FormulaStep:
+    """Price a quantity of which `per_quantity` cost the amount."""
+    if per_quantity == _ONE:
+        return FormulaStep(description, quantity, amount, amount * quantity)
+    # Multiplied first: 7 units at 1 per 3 come to 7 / 3, not to 7 times a cut third.
+    total = divide(amount * quantity, per_quantity)
+    return FormulaStep(description, quantity, divide(amount, per_quantity), total)
+
+
+def bounds(start: Decimal, up_to: Decimal | None) -> str:
+    """Describe from where to where a tier goes."""
+    if up_to is None:
+        return f"above {plain(start)}" if start else ""
+    if start:
+        return f"above {plain(start)} up to {plain(up_to)}"
+    return f"up to {plain(up_to)}"
+
+
 def _price_standard(price: StandardPrice, quantity: Decimal) -> tuple[FormulaStep, ...]:
     if price.per_quantity == _ONE:
-        amount = price.amount * quantity
-        return (FormulaStep("each", quantity, price.amount, amount),)
-    # Multiplied first: 7 units at 1 per 3 come to 7 / 3, not to 7 times a cut third.
-    amount = divide(price.amount * quantity, price.per_quantity)
+        return (FormulaStep("each", quantity, price.amount, price.amount * quantity),)
     description = f"{plain(price.amount)} per {plain(price.per_quantity)}"
-    unit_amount = divide(price.amount, price.per_quantity)
-    return (FormulaStep(description, quantity, unit_amount, amount),)
+    return (price_per(description, quantity, price.amount, price.per_quantity),)
 
 
-def _price_graduated(price: GraduatedPrice, quantity: Decimal) -> tuple[FormulaStep, ...]:
-    steps = []
+_PricedTier = tuple[Decimal | None, Decimal, Decimal, str]
+"""The bound, the amount of a unit, the flat amount, and what is behind the amount, if anything."""
+
+
+def _as_amounts(tier: Tier) -> _PricedTier:
+    return tier.up_to, tier.unit_amount, tier.flat_amount, ""
+
+
+def _as_percentages(tier: PercentageTier) -> _PricedTier:
+    rate = tier.rate_percent
+    return tier.up_to, rate.scaleb(-2), tier.flat_amount, f"{plain(rate)}%"
+
+
+def _price_tiers(tiers: Sequence[_PricedTier], quantity: Decimal) -> Iterator[FormulaStep]:
     start = _ZERO
-    for number, tier in enumerate(price.tiers, 1):
+    for number, (up_to, unit_amount, flat_amount, rate) in enumerate(tiers, 1):
         if number > 1 and quantity <= start:
             break
-        end = quantity if tier.up_to is None else min(quantity, tier.up_to)
+        end = quantity if up_to is None else min(quantity, up_to)
         units = end - start
-        name = f"tier {number}{_bounds(start, tier.up_to)}"
-        steps.append(FormulaStep(name, units, tier.unit_amount, tier.unit_amount * units))
-        if tier.flat_amount:
-            steps.append(
-                FormulaStep(f"tier {number}: flat", _ONE, tier.flat_amount, tier.flat_amount)
-            )
+        name = ": ".join(filter(None, (f"tier {number}", rate, bounds(start, up_to))))
+        yield FormulaStep(name, units, unit_amount, unit_amount * units)
+        if flat_amount:
+            yield _flat(number, flat_amount)
         start = end
-    return tuple(steps)
+
+
+def _price_volume(price: VolumePrice, quantity: Decimal) -> tuple[FormulaStep, ...]:
+    start = _ZERO
+    for number, tier in enumerate(price.tiers, 1):
+        if tier.up_to is None or quantity <= tier.up_to:
+            name = ": ".join(filter(None, (f"all in tier {number}", bounds(start, tier.up_to))))
+            step = FormulaStep(name, quantity, tier.unit_amount, tier.unit_amount * quantity)
+            return (step, _flat(number, tier.flat_amount)) if tier.flat_amount else (step,)
+        start = tier.up_to
+    raise AssertionError("the last tier has no end")
+
+
+def _price_stairs(price: StairstepPrice, quantity: Decimal) -> tuple[FormulaStep, ...]:
+    start = _ZERO
+    for number, stair in enumerate(price.stairs, 1):
+        if stair.up_to is None or quantity <= stair.up_to:
+            name = ": ".join(filter(None, (f"stair {number}", bounds(start, stair.up_to))))
+            return (FormulaStep(name, _ONE, stair.amount, stair.amount),)
+        start = stair.up_to
+    raise AssertionError("the last stair has no end")
 
 
 def _price_packages(price: PackagePrice, quantity: Decimal) -> tuple[FormulaStep, ...]:
@@ -83,9 +146,5 @@ def _price_packages(price: PackagePrice, quantity: Decimal) -> tuple[FormulaStep
     return (FormulaStep(description, packages, price.amount, price.amount * packages),)
 
 
-def _bounds(start: Decimal, up_to: Decimal | None) -> str:
-    if up_to is None:
-        return f": above {plain(start)}" if start else ""
-    if start:
-        return f": above {plain(start)} up to {plain(up_to)}"
-    return f": up to {plain(up_to)}"
+def _flat(number: int, amount: Decimal) -> FormulaStep:
+    return FormulaStep(f"tier {number}: flat", _ONE, amount, amount)

@@ -4,23 +4,13 @@ Refuses to decide which version counts beyond what is asked for, and to change a
 """
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Row, Select, func, insert, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.rating.model import (
-    GraduatedPrice,
-    PackagePrice,
-    Plan,
-    PlanVersion,
-    Price,
-    PriceModel,
-    ProductCategory,
-    StandardPrice,
-    Tier,
-)
+from services.rating.documents import read_document, write_document
+from services.rating.model import Plan, PlanVersion, Price, ProductCategory
 from services.rating.tables import plan_versions
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('rating.plans ' || :key, 0))")
@@ -105,7 +95,7 @@ async def save_next_version(
             base_fee=plan.base_fee,
             category=plan.category.name,
             effective_time=plan.effective_time,
-            prices=[_price_document(price) for price in plan.prices],
+            prices=write_document(plan.prices),
             create_time=create_time,
         )
     )
@@ -128,69 +118,8 @@ def _plan_version(row: Row[Any]) -> PlanVersion:
         display_name=row.display_name,
         currency=row.currency,
         base_fee=row.base_fee,
-        prices=tuple(map(_price, row.prices)),
+        prices=tuple(read_document(Price, price) for price in row.prices),
         effective_time=row.effective_time,
         category=ProductCategory[row.category],
     )
     return PlanVersion(plan, row.version, row.create_time)
-
-
-def _price_document(price: Price) -> dict[str, Any]:
-    return {
-        "price_id": price.price_id,
-        "display_name": price.display_name,
-        "meter_id": price.meter_id,
-        "dimensions": dict(price.dimensions),
-        "included_quantity": str(price.included_quantity),
-        "model": _model_document(price.model),
-        "category": price.category.name,
-    }
-
-
-def _price(document: dict[str, Any]) -> Price:
-    return Price(
-        price_id=document["price_id"],
-        display_name=document["display_name"],
-        meter_id=document["meter_id"],
-        dimensions=tuple(sorted(document["dimensions"].items())),
-        included_quantity=Decimal(document["included_quantity"]),
-        model=_model(document["model"]),
-        category=ProductCategory[document["category"]],
-    )
-
-
-def _model_document(model: PriceModel) -> dict[str, Any]:
-    match model:
-        case StandardPrice(amount, per_quantity):
-            return {"kind": "standard", "amount": str(amount), "per_quantity": str(per_quantity)}
-        case PackagePrice(amount, package_size):
-            return {"kind": "package", "amount": str(amount), "package_size": str(package_size)}
-        case GraduatedPrice(tiers):
-            return {"kind": "graduated", "tiers": [_tier_document(tier) for tier in tiers]}
-
-
-def _model(document: dict[str, Any]) -> PriceModel:
-    match document:
-        case {"kind": "standard", "amount": amount, "per_quantity": per_quantity}:
-            return StandardPrice(Decimal(amount), Decimal(per_quantity))
-        case {"kind": "package", "amount": amount, "package_size": package_size}:
-            return PackagePrice(Decimal(amount), Decimal(package_size))
-        case {"kind": "graduated", "tiers": tiers}:
-            return GraduatedPrice(tuple(map(_tier, tiers)))
-    raise ValueError(f"a stored price has the unknown kind {document.get('kind')!r}")
-
-
-def _tier_document(tier: Tier) -> dict[str, str | None]:
-    return {
-        "up_to": None if tier.up_to is None else str(tier.up_to),
-        "unit_amount": str(tier.unit_amount),
-        "flat_amount": str(tier.flat_amount),
-    }
-
-
-def _tier(document: dict[str, Any]) -> Tier:
-    return Tier(
-        up_to=None if document["up_to"] is None else Decimal(document["up_to"]),
-        unit_amount=Decimal(document["unit_amount"]),
-        flat_amount=Decimal(document["flat_amount"]),
-    )

@@ -26,12 +26,25 @@ from services.rating.model import (
     Price,
     Rating,
     Usage,
-    UsageReference,
+    UsageEntry,
 )
-from services.rating.pipeline import count_given, rate_period
+from services.rating.pipeline import rate_period
+from services.rating.prices import CostPlusPrice, DynamicPrice
+from services.rating.selection import (
+    Grain,
+    Reading,
+    count,
+    count_given,
+    dimensions_of,
+    readings_of,
+)
 
 _ALL_PLANS = "plans"
 _RATED_AT_ONCE_MAX = 16
+_METER_FIELDS = {
+    DynamicPrice: "dynamic.amount_meter_id",
+    CostPlusPrice: "cost_plus.cost_meter_id",
+}
 
 
 # By id: the meter, nothing when there is none of that id, or that the service did not answer.
@@ -178,7 +191,7 @@ class RatingUseCases:
             _check_meters(version.plan, prepared.meters)
             usages = await self._load_usages(tenant, to_rate, version.plan, prepared.meters)
         else:
-            usages = count_given(version.plan, to_rate.given_usage)
+            usages = count_given(version.plan, to_rate.given_usage, to_rate.period)
         return rate_period(version, to_rate.customer_id, to_rate.period, usages, to_rate.proration)
 
     async def _prepare(self, tenant: str, to_rate: Sequence[PeriodToRate]) -> _Prepared:
@@ -206,7 +219,14 @@ class RatingUseCases:
         return _plan_not_in_effect(plan_id, wanted.instant)
 
     async def _load_meters(self, tenant: str, plans: Iterable[Plan]) -> _Meters:
-        ids = list(dict.fromkeys(price.meter_id for plan in plans for price in plan.prices))
+        ids = list(
+            dict.fromkeys(
+                meter_id
+                for plan in plans
+                for reading in readings_of(plan)
+                for meter_id in reading.meter_ids
+            )
+        )
 
         async def load(meter_id: str) -> Meter | Unavailable | None:
             try:
@@ -221,17 +241,37 @@ class RatingUseCases:
     ) -> list[Usage]:
         """Ask for the usage of every price at once; no two prices of a plan count the same."""
 
-        async def load(price: Price) -> Usage:
-            meter = meters[price.meter_id]
-            if isinstance(meter, Unavailable):
-                raise meter
-            assert meter is not None, "the meters of the plan were checked"
-            reference = UsageReference(
-                price.meter_id, to_rate.customer_id, to_rate.period, price.dimensions
+        async def load(reading: Reading) -> Usage:
+            meter = _found(meters, reading.meter_id)
+            amounts: tuple[UsageEntry, ...] = ()
+            if reading.amount_meter_id is not None:
+                amounts = await self._read(tenant, to_rate, reading, reading.amount_meter_id)
+            if reading.grain is Grain.EVENT:
+                entries = await self._meters.list_events(
+                    tenant, meter, to_rate.customer_id, to_rate.period, reading
+                )
+            else:
+                entries = await self._read(tenant, to_rate, reading, reading.meter_id)
+            return Usage(
+                count(reading, entries), meter.unit, count(reading, amounts), reading.excluded
             )
-            return Usage(await self._meters.get_usage(tenant, reference), meter.unit)
 
-        return await asyncio.gather(*map(load, plan.prices))
+        return await asyncio.gather(*map(load, readings_of(plan)))
+
+    async def _read(
+        self, tenant: str, to_rate: PeriodToRate, reading: Reading, meter_id: str
+    ) -> tuple[UsageEntry, ...]:
+        return await self._meters.get_usage(
+            tenant, meter_id, to_rate.customer_id, to_rate.period, reading
+        )
+
+
+def _found(meters: _Meters, meter_id: str) -> Meter:
+    meter = meters[meter_id]
+    if isinstance(meter, Unavailable):
+        raise meter
+    assert meter is not None, "the meters of the plan were checked"
+    return meter
 
 
 def _wanted(to_rate: PeriodToRate) -> _Wanted:
@@ -239,14 +279,15 @@ def _wanted(to_rate: PeriodToRate) -> _Wanted:
 
 
 def _check_meters(plan: Plan, meters: _Meters) -> None:
-    """Refuse prices whose meter does not exist or does not keep their dimensions apart.
+    """Refuse prices whose meters do not exist or do not keep their dimensions apart.
 
     Meters of which the meter service did not tell are taken as good.
     """
     faults = [
         fault
-        for index, price in enumerate(plan.prices)
-        for fault in _faults(f"plan.prices[{index}]", price, meters[price.meter_id])
+        for index, (price, reading) in enumerate(zip(plan.prices, readings_of(plan), strict=True))
+        for meter_id in reading.meter_ids
+        for fault in _faults(f"plan.prices[{index}]", price, reading, meter_id, meters[meter_id])
     ]
     if faults:
         reason, metadata, first = faults[0]
@@ -256,18 +297,20 @@ def _check_meters(plan: Plan, meters: _Meters) -> None:
 
 
 def _faults(
-    field: str, price: Price, meter: Meter | Unavailable | None
+    field: str, price: Price, reading: Reading, meter_id: str, meter: Meter | Unavailable | None
 ) -> Iterator[tuple[str, dict[str, str], Violation]]:
-    metadata = {"meter_id": price.meter_id, "price_id": price.price_id}
+    metadata = {"meter_id": meter_id, "price_id": price.price_id}
     if meter is None:
-        violation = Violation(f"{field}.meter_id", f"there is no meter {price.meter_id}")
+        inner = _METER_FIELDS.get(type(price.model), "meter_id")
+        name = "meter_id" if meter_id == price.meter_id else inner
+        violation = Violation(f"{field}.{name}", f"there is no meter {meter_id}")
         yield "METER_NOT_FOUND", metadata, violation
     elif isinstance(meter, Meter):
-        for name, _ in price.dimensions:
+        for name in dimensions_of(reading):
             if name not in meter.dimensions:
                 violation = Violation(
                     f"{field}.dimensions.{name}",
-                    f"the meter {price.meter_id} does not keep this dimension",
+                    f"the meter {meter_id} does not keep this dimension",
                 )
                 yield "UNKNOWN_DIMENSION", {**metadata, "dimension": name}, violation
 

@@ -16,6 +16,11 @@ GOOD_PLAN = """
 A_SECOND_PRICE = 'price_id: "b" meter_id: "b" standard { amount { value: "1" } }'
 DECIMAL = "must be a decimal number such as 12.5"
 ID = "must be 1 to 63 characters of a-z, 0-9, '_', '.' and '-', starting with a letter or digit"
+NO_KIND = (
+    "plan.prices[1].model: one of standard, graduated, package, volume, stairstep,"
+    " graduated_percentage, percentage, dynamic, cost_plus, matrix, context_tiers, time_of_use"
+    " is required"
+)
 
 BAD_PLANS = [
     Bad("no id", 'plan_id: ""', ("plan.plan_id: is required",)),
@@ -73,7 +78,7 @@ BAD_PLANS = [
     Bad(
         "no model of price",
         'prices { price_id: "b" meter_id: "b" }',
-        ("plan.prices[1].model: one of standard, graduated, package is required",),
+        (NO_KIND,),
     ),
     Bad(
         "a price of nothing at all",
@@ -81,7 +86,7 @@ BAD_PLANS = [
         (
             "plan.prices[1].price_id: is required",
             "plan.prices[1].meter_id: is required",
-            "plan.prices[1].model: one of standard, graduated, package is required",
+            NO_KIND,
         ),
     ),
     Bad(
@@ -173,7 +178,7 @@ BAD_PLANS = [
             "plan.currency: must be a currency of ISO 4217, such as EUR",
             "plan.base_fee: must be at least 0",
             "plan.prices[1].price_id: is required",
-            "plan.prices[1].model: one of standard, graduated, package is required",
+            NO_KIND,
         ),
     ),
 ]
@@ -191,10 +196,11 @@ def test_a_bad_plan_is_refused_with_every_bad_field(bad: Bad) -> None:
     ("first", "second", "overlap"),
     [
         ("", "", True),
-        ("", "model=large", True),
+        ("", "model=large", False),
         ("model=large", "model=large", True),
         ("model=large", "region=eu", True),
-        ("model=large region=eu", "model=large", True),
+        ("model=large region=eu", "model=large", False),
+        ("model=large region=eu", "model=large kind=input", True),
         ("model=large", "model=small", False),
         ("model=large region=eu", "model=small region=eu", False),
         ("model=large region=eu", "region=us", False),
@@ -203,7 +209,7 @@ def test_a_bad_plan_is_refused_with_every_bad_field(bad: Bad) -> None:
 def test_prices_that_could_bill_the_same_usage_are_refused(
     first: str, second: str, *, overlap: bool
 ) -> None:
-    """Two prices of one meter need another value of a dimension that both name."""
+    """Two prices of one meter that name as many dimensions need another value of one of them."""
     plan = plan_pb2.Plan(plan_id="pro", currency="USD")
     for price_id, dimensions in (("a", first), ("b", second)):
         price = plan.prices.add(price_id=price_id, meter_id="tokens")
@@ -212,8 +218,8 @@ def test_prices_that_could_bill_the_same_usage_are_refused(
 
     assert refusal_of(parse_plan, plan, "plan") == overlap * [
         (
-            "plan.prices[1].dimensions: may match usage that plan.prices[0] bills as well:"
-            " give both another value of the same dimension"
+            "plan.prices[1].dimensions: may match usage that plan.prices[0] bills as well: name"
+            " more dimensions, or give both another value of the same one"
         )
     ]
 

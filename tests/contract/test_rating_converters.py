@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from operator import itemgetter
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from google.protobuf.text_format import Merge, Parse
@@ -13,18 +17,40 @@ from hypothesis import strategies as st
 from kit.errors import InvalidInput
 from services.rating.convert.plans import parse_get_plan, parse_plan, render_plan
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
+from services.rating.documents import read_document, write_document
 from services.rating.model import (
-    GivenQuantity,
-    GraduatedPrice,
-    PackagePrice,
+    GivenUsage,
     PeriodToRate,
     Plan,
     PlanVersion,
     Price,
     ProductCategory,
     Proration,
+    UsageEntry,
+)
+from services.rating.prices import (
+    ContextTier,
+    ContextTierPrice,
+    CostPlusPrice,
+    DynamicPrice,
+    GraduatedPercentagePrice,
+    GraduatedPrice,
+    MatrixPrice,
+    MatrixRow,
+    PackagePrice,
+    PercentagePrice,
+    PercentageTier,
+    PriceModel,
+    QuantityConversion,
+    QuantityRounding,
+    Stair,
+    StairstepPrice,
     StandardPrice,
     Tier,
+    TimeOfUsePrice,
+    TimeWindow,
+    VirtualCurrency,
+    VolumePrice,
 )
 from tests.rating_builders import (
     JANUARY,
@@ -47,45 +73,149 @@ categories = st.sampled_from(ProductCategory)
 instants = st.datetimes(timezones=st.just(UTC))
 
 
+percents = st.integers(0, 10**15).map(lambda value: Decimal(f"{value}E-12"))
+filters = st.dictionaries(ids, ids, max_size=3).map(lambda each: tuple(sorted(each.items())))
+
+
 @st.composite
-def graduated(draw: st.DrawFn) -> GraduatedPrice:
-    """Draw a graduated price."""
+def tiers(draw: st.DrawFn, *parts: st.SearchStrategy[Any]) -> tuple[tuple[Any, ...], ...]:
+    """Draw bounds that ascend to none, each with its amounts."""
     bounds = [*sorted(draw(st.sets(quantities, max_size=4))), None]
-    return GraduatedPrice(tuple(Tier(bound, draw(amounts), draw(amounts)) for bound in bounds))
+    return tuple((bound, *map(draw, parts)) for bound in bounds)
 
 
+@st.composite
+def percentages(draw: st.DrawFn) -> PercentagePrice:
+    """Draw a percentage, perhaps with allowances and bounds."""
+    lowest, highest = sorted([draw(amounts), draw(amounts)])
+    return PercentagePrice(
+        draw(percents),
+        draw(amounts),
+        draw(st.none() | st.integers(1, 1000)),
+        draw(st.none() | quantities),
+        draw(st.none() | st.just(lowest)),
+        draw(st.none() | st.just(highest)),
+    )
+
+
+windows = st.builds(
+    TimeWindow,
+    st.frozensets(st.integers(0, 6), min_size=1),
+    st.integers(0, 23),
+    st.integers(0, 24),
+    amounts,
+)
+rows = st.lists(st.tuples(filters.filter(bool), amounts), max_size=4, unique_by=itemgetter(0)).map(
+    lambda drawn: tuple(MatrixRow(*each) for each in [*drawn, ((), Decimal(7))])
+)
 models = st.one_of(
     st.builds(StandardPrice, amounts, quantities),
     st.builds(PackagePrice, amounts, quantities),
-    graduated(),
+    tiers(amounts, amounts).map(lambda drawn: GraduatedPrice(tuple(Tier(*each) for each in drawn))),
+    tiers(amounts, amounts).map(lambda drawn: VolumePrice(tuple(Tier(*each) for each in drawn))),
+    tiers(amounts).map(lambda drawn: StairstepPrice(tuple(Stair(*each) for each in drawn))),
+    tiers(percents, amounts).map(
+        lambda drawn: GraduatedPercentagePrice(tuple(PercentageTier(*each) for each in drawn))
+    ),
+    percentages(),
+    st.builds(DynamicPrice, ids),
+    st.builds(CostPlusPrice, ids, percents),
+    st.builds(MatrixPrice, rows, quantities),
+    st.builds(
+        ContextTierPrice,
+        ids,
+        tiers(amounts).map(lambda drawn: tuple(ContextTier(*each) for each in drawn)),
+        quantities,
+    ),
+    st.builds(
+        TimeOfUsePrice,
+        st.sampled_from([ZoneInfo("UTC"), ZoneInfo("Asia/Kolkata")]),
+        st.lists(windows, min_size=1, max_size=3).map(tuple),
+        amounts,
+        quantities,
+    ),
 )
+conversions = st.one_of(
+    st.builds(QuantityConversion, quantities.filter(lambda each: each >= 1), st.none(), st.just(0)),
+    st.builds(
+        QuantityConversion,
+        st.just(Decimal(1024)),
+        st.sampled_from(QuantityRounding),
+        st.integers(-12, 12),
+    ),
+)
+credit_currencies = st.builds(
+    VirtualCurrency,
+    st.sampled_from(["CRD", "TOKENS"]),
+    st.integers(1, 10**16).map(lambda value: Decimal(f"{value}E-12")),
+    st.none() | st.integers(0, 12),
+)
+
+
+@st.composite
+def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
+    """Draw a price that no price of another index meets."""
+    model = draw(models)
+    is_plain = isinstance(model, StandardPrice | GraduatedPrice | StairstepPrice | PackagePrice)
+    has_own_allowance = isinstance(model, PercentagePrice | DynamicPrice | CostPlusPrice)
+    return Price(
+        price_id=price_id,
+        display_name=draw(names),
+        meter_id=draw(ids),
+        dimensions=(("model", f"model-{index}"), ("region", "eu")),
+        included_quantity=Decimal(0) if has_own_allowance else draw(quantities),
+        model=model,
+        category=draw(categories),
+        group_by=draw(st.sampled_from([(), ("project",), ("user", "project")])),
+        conversion=draw(conversions) if is_plain and draw(st.booleans()) else None,
+        virtual_currency=draw(st.none() | credit_currencies),
+    )
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     """Draw a plan whose prices each want another model."""
     price_ids = draw(st.lists(ids, max_size=4, unique=True))
-    prices = tuple(
-        Price(
-            price_id=price_id,
-            display_name=draw(names),
-            meter_id=draw(ids),
-            dimensions=(("model", f"model-{index}"), ("region", "eu")),
-            included_quantity=draw(quantities),
-            model=draw(models),
-            category=draw(categories),
-        )
-        for index, price_id in enumerate(price_ids)
-    )
     return Plan(
         plan_id=draw(ids),
         display_name=draw(names),
         currency=draw(st.sampled_from(["EUR", "JPY", "KWD"])),
         base_fee=draw(amounts),
-        prices=prices,
+        prices=tuple(draw(a_drawn_price(each, index)) for index, each in enumerate(price_ids)),
         effective_time=draw(st.none() | instants),
         category=draw(categories),
     )
+
+
+@given(plan=plans())
+def test_a_plan_comes_back_from_its_document(plan: Plan) -> None:
+    """What is stored as JSON is read as the same prices, to the last digit."""
+    stored = json.loads(json.dumps(write_document(plan.prices)))
+
+    assert tuple(read_document(Price, each) for each in stored) == plan.prices
+
+
+def test_a_document_of_the_first_version_stays_readable() -> None:
+    """A price that was stored before there were more kinds reads as it did."""
+    document = {
+        "price_id": "tokens",
+        "display_name": "Tokens",
+        "meter_id": "tokens",
+        "dimensions": {"model": "large"},
+        "included_quantity": "1000000",
+        "model": {"kind": "standard", "amount": "0.02", "per_quantity": "1000"},
+        "category": "ELECTRONIC_SERVICE",
+    }
+
+    assert read_document(Price, document) == a_price(
+        a_standard_price("0.02", per="1000"), included="1000000", model="large"
+    )
+
+
+def test_a_document_of_an_unknown_kind_is_refused() -> None:
+    """A version that a newer service stored is not guessed at."""
+    with pytest.raises(ValueError, match="unknown kind 'auction'"):
+        read_document(PriceModel, {"kind": "auction"})
 
 
 @given(plan=plans())
@@ -159,6 +289,7 @@ def test_a_rating_is_written_with_every_digit() -> None:
             quantity { value: "0.333333333333333333333333" }
             unit_amount { value: "100" }
             amount { value: "33.333333333333333333333333" }
+            stage: STAGE_PRICE
           }
           category: PRODUCT_CATEGORY_ELECTRONIC_SERVICE
           period { start_time { seconds: 1767225600 } end_time { seconds: 1769904000 } }
@@ -173,6 +304,7 @@ def test_a_rating_is_written_with_every_digit() -> None:
             quantity { value: "1000" }
             unit_amount { value: "0.000694444444444444444444" }
             amount { value: "0.694444444444444444444444" }
+            stage: STAGE_PRICE
           }
           usage {
             meter_id: "tokens" customer_id: "acme"
@@ -210,7 +342,7 @@ def test_a_period_to_rate_is_read_in_full() -> None:
         plan_version=3,
         period=JANUARY,
         proration=Proration(17, 31),
-        given_usage=(GivenQuantity("tokens", (("model", "large"),), Decimal("1.5")),),
+        given_usage=(GivenUsage("tokens", UsageEntry(Decimal("1.5"), {"model": "large"})),),
     )
 
 

@@ -48,7 +48,7 @@ async def test_a_period_comes_to_its_lines(world: World) -> None:
           unrounded_amount {{ value: "100" }} amount {{ currency_code: "USD" units: 100 }}
           steps {{
             description: "base fee" quantity {{ value: "1" }} unit_amount {{ value: "100" }}
-            amount {{ value: "100" }}
+            amount {{ value: "100" }} stage: STAGE_PRICE
           }}
           category: PRODUCT_CATEGORY_ELECTRONIC_SERVICE period {{ {JANUARY} }}
         }}
@@ -59,11 +59,11 @@ async def test_a_period_comes_to_its_lines(world: World) -> None:
           amount {{ currency_code: "USD" units: 4 nanos: 690000000 }}
           steps {{
             description: "included: up to 1000000" quantity {{ value: "1000000" }}
-            unit_amount {{ value: "0" }} amount {{ value: "0" }}
+            unit_amount {{ value: "0" }} amount {{ value: "0" }} stage: STAGE_INCLUDED
           }}
           steps {{
             description: "0.02 per 1000" quantity {{ value: "234567" }}
-            unit_amount {{ value: "0.00002" }} amount {{ value: "4.69134" }}
+            unit_amount {{ value: "0.00002" }} amount {{ value: "4.69134" }} stage: STAGE_PRICE
           }}
           usage {{ meter_id: "tokens" customer_id: "acme" interval {{ {JANUARY} }} }}
           category: PRODUCT_CATEGORY_ELECTRONIC_SERVICE period {{ {JANUARY} }}

@@ -20,13 +20,16 @@ from services.rating.model import (
     AMOUNT_MAX,
     QUANTITY_MAX,
     USAGE_MAX,
-    GraduatedPrice,
-    PackagePrice,
-    PriceModel,
     Proration,
     RatedLine,
+)
+from services.rating.prices import (
+    GraduatedPrice,
+    PackagePrice,
+    QuantityModel,
     StandardPrice,
     Tier,
+    VolumePrice,
 )
 from services.rating.pricing import price_quantity
 from tests.rating_builders import a_plan, a_price, rated, rated_price
@@ -64,10 +67,11 @@ def graduated(
 sizes = decimals(Decimal(100_000), 18, minimum="0.01")
 standard = st.builds(StandardPrice, amounts, sizes)
 package = st.builds(PackagePrice, amounts, sizes)
+volume = st.builds(lambda price: VolumePrice(price.tiers), graduated())
 models = st.one_of(standard, graduated(), package)
 
 
-def fraction_of(model: PriceModel, quantity: Fraction) -> Fraction:
+def fraction_of(model: QuantityModel, quantity: Fraction) -> Fraction:
     """Price a quantity the way the contract describes it, with fractions."""
     match model:
         case StandardPrice(amount, per_quantity):
@@ -83,6 +87,11 @@ def fraction_of(model: PriceModel, quantity: Fraction) -> Fraction:
                 total += Fraction(tier.unit_amount) * max(end - start, Fraction(0))
                 total += Fraction(tier.flat_amount) * reached
             return total
+        case VolumePrice(tiers):
+            tier = next(t for t in tiers if t.up_to is None or quantity <= Fraction(t.up_to))
+            return Fraction(tier.unit_amount) * quantity + Fraction(tier.flat_amount)
+        case _:
+            raise AssertionError(f"no model of {model}")
 
 
 def half_up(amount: Fraction, currency: str) -> int:
@@ -90,21 +99,19 @@ def half_up(amount: Fraction, currency: str) -> int:
     return int(amount * 10 ** minor_digits(currency) + Fraction(1, 2))
 
 
-def the_line(model: PriceModel, quantity: Decimal, included: Decimal = Decimal(0)) -> RatedLine:
+def the_line(model: QuantityModel, quantity: Decimal, included: Decimal = Decimal(0)) -> RatedLine:
     """Rate January by nothing but this price."""
     (line,) = rated_price(model, quantity, str(included)).lines
     return line
 
 
-def unrounded(model: PriceModel, quantity: Decimal) -> Decimal:
+def unrounded(model: QuantityModel, quantity: Decimal) -> Decimal:
     """Tell what a quantity comes to before rounding."""
     return the_line(model, quantity).unrounded_amount
 
 
-@given(model=st.one_of(graduated(), package), quantity=quantities)
-def test_graduated_and_package_prices_equal_the_fractions(
-    model: PriceModel, quantity: Decimal
-) -> None:
+@given(model=st.one_of(graduated(), package, volume), quantity=quantities)
+def test_tiers_and_packages_equal_the_fractions(model: QuantityModel, quantity: Decimal) -> None:
     """Nothing is lost to any digit where nothing is divided."""
     assert Fraction(unrounded(model, quantity)) == fraction_of(model, Fraction(quantity))
 
@@ -167,7 +174,7 @@ def test_pieces_of_a_period_come_to_the_whole(
 
 
 @given(model=models, less=quantities, more=quantities)
-def test_using_more_never_costs_less(model: PriceModel, less: Decimal, more: Decimal) -> None:
+def test_using_more_never_costs_less(model: QuantityModel, less: Decimal, more: Decimal) -> None:
     """Every price is monotone."""
     less, more = sorted([less, more])
 
@@ -214,9 +221,9 @@ def test_a_graduated_price_is_the_sum_of_its_units(
     assert unrounded(GraduatedPrice(tiers), Decimal(quantity)) == by_units
 
 
-@given(model=models, quantity=quantities, included=quantities)
+@given(model=st.one_of(models, volume), quantity=quantities, included=quantities)
 def test_the_steps_add_up_to_the_line(
-    model: PriceModel, quantity: Decimal, included: Decimal
+    model: QuantityModel, quantity: Decimal, included: Decimal
 ) -> None:
     """The explanation is the figure: steps sum to the line, and the line to the total."""
     line = the_line(model, quantity, included)
@@ -227,7 +234,7 @@ def test_the_steps_add_up_to_the_line(
 
 @given(model=models, quantity=quantities, included=quantities)
 def test_what_is_included_costs_nothing_and_the_rest_its_price(
-    model: PriceModel, quantity: Decimal, included: Decimal
+    model: QuantityModel, quantity: Decimal, included: Decimal
 ) -> None:
     """An allowance is the same as that much less usage."""
     with exactly():
@@ -238,7 +245,9 @@ def test_what_is_included_costs_nothing_and_the_rest_its_price(
 
 @pytest.mark.parametrize("currency", ["JPY", "USD", "KWD"])
 @given(models=st.lists(models, max_size=4), quantity=quantities)
-def test_lines_sum_to_the_total(currency: str, models: list[PriceModel], quantity: Decimal) -> None:
+def test_lines_sum_to_the_total(
+    currency: str, models: list[QuantityModel], quantity: Decimal
+) -> None:
     """The total is the sum of what stands on the lines, to the minor unit of any currency."""
     prices = [a_price(model, price_id=f"price-{index}") for index, model in enumerate(models)]
 
@@ -261,7 +270,7 @@ extreme_quantities = decimals(QUANTITY_MAX, 24, minimum="0.000000000000000000000
     quantity=decimals(USAGE_MAX, 24),
 )
 def test_no_plan_and_usage_within_their_bounds_run_out_of_digits(
-    model: PriceModel, quantity: Decimal
+    model: QuantityModel, quantity: Decimal
 ) -> None:
     """The bounds of the contract keep every product and sum exact."""
     with exactly():

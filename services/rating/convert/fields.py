@@ -6,20 +6,27 @@ Every function takes what is written and the path of the field, and raises `Inva
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from typing import TypeVar
+from zoneinfo import ZoneInfo, available_timezones
 
+from google.protobuf.message import Message
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 
 from kit.decimals import plain
 from kit.errors import InvalidInput, Violation, Violations
 from kit.money import minor_digits
-from kit.rpc.wire import parse_decimal_message
-from services.rating.model import AMOUNT_MAX, QUANTITY_MAX, Dimensions, ProductCategory
+from kit.rpc.wire import parse_decimal_message, render_decimal
+from services.rating.model import AMOUNT_MAX, DIMENSIONS_MAX, QUANTITY_MAX, ProductCategory
+from services.rating.prices import Dimensions
 from tollkeeper.api.rating.v1 import plan_pb2
 
 NAME_LENGTH_MAX = 200
 DIMENSION_NAME_LENGTH_MAX = 63
 DIMENSION_VALUE_LENGTH_MAX = 128
+PERCENT_MAX = Decimal(1_000_000)
+CREDIT_RATE_MAX = Decimal(10_000)
+RATE_DECIMALS_MAX = 12
 PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
 
 Written = TypeVar("Written")
@@ -142,17 +149,76 @@ def render_category(category: ProductCategory) -> plan_pb2.ProductCategory.Value
     return _CATEGORY_NUMBERS[category]
 
 
+def parse_percent(message: DecimalMessage, field: str) -> Decimal:
+    """Read a percentage, from 0."""
+    percent = parse_decimal_message(message, field, minimum=_ZERO)
+    return _with_decimals(RATE_DECIMALS_MAX, _at_most(PERCENT_MAX, percent, field), field)
+
+
+def parse_credit_rate(message: DecimalMessage, field: str) -> Decimal:
+    """Read what a credit is worth, above 0."""
+    rate = parse_decimal_message(message, field, minimum=_ZERO)
+    if not rate:
+        raise InvalidInput.of(field, "must be above 0")
+    return _with_decimals(RATE_DECIMALS_MAX, _at_most(CREDIT_RATE_MAX, rate, field), field)
+
+
+def parse_price_dimensions(values: Mapping[str, str], field: str) -> Dimensions:
+    """Read the filter of a price or of a row."""
+    return parse_dimensions(values, field, DIMENSIONS_MAX)
+
+
+def parse_quantity_name(text: str, field: str) -> str:
+    """Read the name of a quantity of usage events."""
+    if not 0 < len(text) <= DIMENSION_NAME_LENGTH_MAX:
+        raise InvalidInput.of(field, f"must have 1 to {DIMENSION_NAME_LENGTH_MAX} characters")
+    return text
+
+
+def parse_time_zone(name: str, field: str) -> ZoneInfo:
+    """Read the name of an IANA time zone; an empty one is UTC."""
+    if name and name not in _time_zones():
+        raise InvalidInput.of(field, "must be an IANA time zone such as Europe/Berlin")
+    return ZoneInfo(name or "UTC")
+
+
+def amount_or_zero(violations: Violations, field: str, message: Message) -> Decimal:
+    """Read an amount that may be absent; the last part of the path is its name."""
+    return decimal_or(_ZERO, violations, field, message, parse_amount)
+
+
+def decimal_or(
+    absent: Parsed,
+    violations: Violations,
+    field: str,
+    message: Message,
+    parse: Callable[[DecimalMessage, str], Parsed],
+) -> Parsed:
+    """Read a number, or answer what its absence means; the last part of the path is its name."""
+    name = field.rpartition(".")[2]
+    if not message.HasField(name):
+        return absent
+    return take(violations, field, parse, getattr(message, name))
+
+
+def render_optional(value: Decimal | None) -> DecimalMessage | None:
+    """Write a number that may be absent."""
+    return None if value is None else render_decimal(value)
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _with_decimals(maximum: int, value: Decimal, field: str) -> Decimal:
+    exponent = value.normalize().as_tuple().exponent
+    if isinstance(exponent, int) and -exponent > maximum:
+        raise InvalidInput.of(field, f"must have at most {maximum} digits after the point")
+    return value
+
+
 def _at_most(maximum: Decimal, value: Decimal, field: str) -> Decimal:
-    """Read dimensions and their values."""
-    """Read how something is taxed."""
-    """Read the id of a customer."""
-    """Read a currency of ISO 4217."""
-    """Read what people are shown."""
-    """Read the version of a plan; zero is none in particular."""
-    """Read a quantity above 0."""
-    """Read a quantity, from 0."""
-    """Read an amount of money in major units, from 0."""
-    """Refuse more entries than the contract allows."""
     if value > maximum:
         raise InvalidInput.of(field, f"must be at most {plain(maximum)}")
     return value

@@ -2,13 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
+from functools import partial
 
 from google.type.interval_pb2 import Interval as IntervalMessage
 
+from kit.decimals import parse_decimal
 from kit.errors import InvalidInput, Violations
 from kit.ids import parse_id
 from kit.interval import Interval
-from kit.rpc.wire import parse_interval, render_decimal, render_interval, render_money
+from kit.rpc.wire import (
+    parse_interval,
+    parse_time,
+    render_decimal,
+    render_interval,
+    render_money,
+)
 from services.rating.convert.fields import (
     check_length,
     parse_customer_id,
@@ -19,14 +28,15 @@ from services.rating.convert.fields import (
     take,
 )
 from services.rating.model import (
-    Dimensions,
     FormulaStep,
-    GivenQuantity,
+    GivenUsage,
     LineKind,
     PeriodToRate,
     Proration,
     RatedLine,
     Rating,
+    Stage,
+    UsageEntry,
     UsageReference,
 )
 from tollkeeper.api.rating.v1 import rating_pb2, rating_service_pb2
@@ -34,11 +44,17 @@ from tollkeeper.api.rating.v1 import rating_pb2, rating_service_pb2
 BATCH_MAX = 1000
 GIVEN_QUANTITIES_MAX = 10_000
 GIVEN_DIMENSIONS_MAX = 16
+GIVEN_QUANTITIES_OF_EVENT_MAX = 16
 PERIOD_DAYS_MAX = 5 * 366
 
 _LINE_KINDS = {
     LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
     LineKind.USAGE: rating_pb2.LINE_KIND_USAGE,
+}
+_STAGES = {
+    Stage.CONVERSION: rating_pb2.STAGE_CONVERSION,
+    Stage.INCLUDED: rating_pb2.STAGE_INCLUDED,
+    Stage.PRICE: rating_pb2.STAGE_PRICE,
 }
 
 
@@ -115,29 +131,54 @@ def _proration(message: rating_pb2.Proration, field: str) -> Proration:
 
 def _given_usage(
     messages: Sequence[rating_service_pb2.UsageQuantity], field: str
-) -> tuple[GivenQuantity, ...]:
+) -> tuple[GivenUsage, ...]:
     violations = Violations()
     given = tuple(
-        take(violations, f"{field}[{index}]", _given_quantity, message)
+        take(violations, f"{field}[{index}]", _given_event, message)
         for index, message in enumerate(messages)
     )
     violations.raise_if_any()
     return given
 
 
-def _given_quantity(message: rating_service_pb2.UsageQuantity, field: str) -> GivenQuantity:
+def _given_event(message: rating_service_pb2.UsageQuantity, field: str) -> GivenUsage:
     violations = Violations()
-    given = GivenQuantity(
+    time = quantities = None
+    if message.HasField("time"):
+        time = take(violations, f"{field}.time", parse_time, message.time)
+    if message.quantities:
+        quantities = take(violations, f"{field}.quantities", _quantities, message.quantities)
+    given = GivenUsage(
         meter_id=take(violations, f"{field}.meter_id", parse_id, message.meter_id),
-        dimensions=take(violations, f"{field}.dimensions", _given_dimensions, message.dimensions),
-        quantity=take(violations, f"{field}.quantity", parse_quantity, message.quantity),
+        entry=UsageEntry(
+            dimensions=take(
+                violations, f"{field}.dimensions", _given_dimensions, message.dimensions
+            ),
+            quantity=take(violations, f"{field}.quantity", parse_quantity, message.quantity),
+            time=time,
+            quantities=quantities or {},
+        ),
     )
     violations.raise_if_any()
     return given
 
 
-def _given_dimensions(values: Mapping[str, str], field: str) -> Dimensions:
-    return parse_dimensions(values, field, GIVEN_DIMENSIONS_MAX)
+def _given_dimensions(values: Mapping[str, str], field: str) -> Mapping[str, str]:
+    return dict(parse_dimensions(values, field, GIVEN_DIMENSIONS_MAX))
+
+
+def _quantities(values: Mapping[str, str], field: str) -> Mapping[str, Decimal]:
+    if len(values) > GIVEN_QUANTITIES_OF_EVENT_MAX:
+        raise InvalidInput.of(field, f"must have at most {GIVEN_QUANTITIES_OF_EVENT_MAX} entries")
+    violations = Violations()
+    quantities = {
+        name: violations.take(
+            f"{field}.{name}", partial(parse_decimal, text, f"{field}.{name}", minimum=Decimal(0))
+        )
+        for name, text in sorted(values.items())
+    }
+    violations.raise_if_any()
+    return quantities
 
 
 def _render_line(line: RatedLine) -> rating_pb2.RatedLine:
@@ -162,6 +203,7 @@ def _render_step(step: FormulaStep) -> rating_pb2.FormulaStep:
         quantity=render_decimal(step.quantity),
         unit_amount=render_decimal(step.unit_amount),
         amount=render_decimal(step.amount),
+        stage=_STAGES[step.stage],
     )
 
 
@@ -171,4 +213,5 @@ def _render_usage(usage: UsageReference) -> rating_pb2.UsageReference:
         customer_id=usage.customer_id,
         interval=render_interval(usage.interval),
         dimensions=dict(usage.dimensions),
+        excluded=[rating_pb2.UsageFilter(dimensions=dict(each)) for each in usage.excluded],
     )

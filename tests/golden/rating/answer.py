@@ -19,13 +19,15 @@ from kit.money import Money
 from services.rating.convert.plans import parse_plan
 from services.rating.model import (
     FormulaStep,
-    GivenQuantity,
+    GivenUsage,
     PlanVersion,
     Proration,
     RatedLine,
     Rating,
+    UsageEntry,
 )
-from services.rating.pipeline import count_given, rate_period
+from services.rating.pipeline import rate_period
+from services.rating.selection import count_given
 
 PERIOD = re.compile(r"^period: (\S+) to (\S+)$", re.MULTILINE)
 PRORATION = re.compile(r"^proration: (\d+) of (\d+) days$", re.MULTILINE)
@@ -44,7 +46,7 @@ def answer(given: str) -> str:
         PlanVersion(plan, 1, period.start),
         "acme",
         period,
-        count_given(plan, usage),
+        count_given(plan, usage, period),
         Proration(int(proration[1]), int(proration[2])) if proration else None,
     )
     return written(rating)
@@ -62,12 +64,10 @@ def instant(day: str) -> datetime:
     return datetime.fromisoformat(f"{day}T00:00:00+00:00")
 
 
-def given_quantity(meter_id: str, quantity: str, dimensions: str) -> GivenQuantity:
+def given_quantity(meter_id: str, quantity: str, dimensions: str) -> GivenUsage:
     """Read a line of usage."""
     pairs = (pair.split("=") for pair in dimensions.split())
-    return GivenQuantity(
-        meter_id, tuple(sorted((name, value) for name, value in pairs)), Decimal(quantity)
-    )
+    return GivenUsage(meter_id, UsageEntry(Decimal(quantity), dict(pairs)))
 
 
 def written(rating: Rating) -> str:

@@ -152,8 +152,8 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         "14:46 plan.prices[0].standard.per_quantity: must be above 0",
         "15:16 plan.prices[0].package: cannot stand beside standard: choose one",
         (
-            "16:7 plan.prices[1].dimensions: may match usage that plan.prices[0] bills as well:"
-            " give both another value of the same dimension"
+            "16:7 plan.prices[1].dimensions: may match usage that plan.prices[0] bills as well: name"
+            " more dimensions, or give both another value of the same one"
         ),
         "16:17 plan.prices[1].price_id: is the id of plan.prices[0] as well",
         (

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from services.rating.model import GraduatedPrice, PackagePrice, PriceModel, Proration, StandardPrice
+from services.rating.model import (
+    Proration,
+)
+from services.rating.prices import (
+    GraduatedPrice,
+    PackagePrice,
+    PriceModel,
+    StandardPrice,
+)
 from tests.rating_builders import (
     a_graduated_price,
     a_package_price,

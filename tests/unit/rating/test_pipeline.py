@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -10,24 +11,25 @@ from kit.errors import InvalidInput
 from kit.money import Money
 from services.rating.model import (
     FormulaStep,
-    GivenQuantity,
     LineKind,
     ProductCategory,
     Proration,
     RatedLine,
     Rating,
-    Usage,
+    Stage,
     UsageReference,
 )
-from services.rating.pipeline import count_given
 from tests.rating_builders import (
     JANUARY,
+    a_given_usage,
     a_graduated_price,
     a_package_price,
     a_plan,
     a_price,
     a_standard_price,
+    quantities_of,
     rated,
+    rated_given,
     rated_price,
 )
 
@@ -55,7 +57,11 @@ def test_a_line_says_everything_about_itself() -> None:
                 amount=Money("USD", 469),
                 steps=(
                     FormulaStep(
-                        "included: up to 1000000", Decimal(1000000), Decimal(0), Decimal(0)
+                        "included: up to 1000000",
+                        Decimal(1000000),
+                        Decimal(0),
+                        Decimal(0),
+                        Stage.INCLUDED,
                     ),
                     FormulaStep(
                         "0.02 per 1000", Decimal(234567), Decimal("0.00002"), Decimal("4.69134")
@@ -205,26 +211,66 @@ def test_a_price_counts_given_usage_that_holds_its_values(
 ) -> None:
     """Usage counts when it has every value that the price names; more dimensions do no harm."""
     given = [
-        GivenQuantity("tokens", (("model", "large"), ("region", "us")), Decimal(1000)),
-        GivenQuantity("tokens", (("model", "large"), ("region", "eu")), Decimal(100)),
-        GivenQuantity("tokens", (("model", "small"),), Decimal(10)),
-        GivenQuantity("tokens", (), Decimal(1)),
-        GivenQuantity("seats", (("model", "large"),), Decimal(99)),
+        a_given_usage("1000", model="large", region="us"),
+        a_given_usage("100", model="large", region="eu"),
+        a_given_usage("10", model="small"),
+        a_given_usage("1"),
+        a_given_usage("99", meter_id="seats", model="large"),
     ]
 
-    assert count_given(a_plan(a_price(**dimensions)), given) == (Usage(Decimal(counted), ""),)
+    assert quantities_of(a_plan(a_price(**dimensions)), given) == [Decimal(counted)]
 
 
 def test_given_usage_is_added_exactly() -> None:
     """The least digit of the smallest quantity survives beside the largest."""
     given = [
-        GivenQuantity("tokens", (), Decimal(100000000000000000000)),
-        GivenQuantity("tokens", (), Decimal("0.000000000000000000000001")),
+        a_given_usage("100000000000000000000"),
+        a_given_usage("0.000000000000000000000001"),
     ]
 
-    assert count_given(a_plan(a_price()), given) == (
-        Usage(Decimal("100000000000000000000.000000000000000000000001"), ""),
+    assert quantities_of(a_plan(a_price()), given) == [
+        Decimal("100000000000000000000.000000000000000000000001")
+    ]
+
+
+def test_usage_is_billed_by_the_price_that_names_most_of_its_dimensions() -> None:
+    """The most specific filter wins; what no other filter matches falls to the price without."""
+    plan = a_plan(
+        a_price(price_id="any"),
+        a_price(price_id="large", model="large"),
+        a_price(price_id="large-eu", model="large", region="eu"),
     )
+    given = [
+        a_given_usage("1000", model="large", region="us"),
+        a_given_usage("100", model="large", region="eu"),
+        a_given_usage("10", model="small", region="eu"),
+        a_given_usage("1"),
+    ]
+
+    assert quantities_of(plan, given) == [Decimal(11), Decimal(1000), Decimal(100)]
+
+
+def test_usage_outside_of_the_period_is_not_counted() -> None:
+    """The period is half open: its start counts, its end does not."""
+    given = [
+        a_given_usage("1", time=JANUARY.start - timedelta(microseconds=1)),
+        a_given_usage("10", time=JANUARY.start),
+        a_given_usage("100", time=JANUARY.end),
+    ]
+
+    assert quantities_of(a_plan(a_price()), given) == [Decimal(10)]
+
+
+def test_a_line_names_the_filters_whose_usage_is_left_out() -> None:
+    """The query of a general price says what more specific prices count instead."""
+    plan = a_plan(a_price(price_id="any"), a_price(price_id="large", model="large"))
+
+    general, specific = rated_given(plan, a_given_usage("1")).lines
+
+    assert [general.usage, specific.usage] == [
+        UsageReference("tokens", "acme", JANUARY, (), ((("model", "large"),),)),
+        UsageReference("tokens", "acme", JANUARY, (("model", "large"),)),
+    ]
 
 
 def test_the_largest_usage_at_the_finest_price_is_exact() -> None:

@@ -9,7 +9,17 @@ import pytest
 
 from kit.decimals import exactly, plain
 from kit.money import Rounding, settle
-from services.rating.model import FormulaStep, PriceModel
+from services.rating.model import (
+    FormulaStep,
+)
+from services.rating.prices import (
+    GraduatedPercentagePrice,
+    PercentageTier,
+    QuantityModel,
+    Stair,
+    StairstepPrice,
+    VolumePrice,
+)
 from services.rating.pricing import divide, price_quantity
 from tests.rating_builders import a_graduated_price, a_package_price, a_standard_price
 
@@ -19,7 +29,7 @@ class Case:
     """A quantity under a price, and every step as `description: quantity x unit = amount`."""
 
     id: str
-    model: PriceModel
+    model: QuantityModel
     quantity: str
     steps: tuple[str, ...]
 
@@ -33,6 +43,16 @@ def written(step: FormulaStep) -> str:
 THREE_TIERS = a_graduated_price(("10", "10", "2"), ("20", "5", "3"), (None, "5", "3"))
 FRACTIONAL_TIERS = a_graduated_price(("0.1", "0", "0"), ("1", "5", "0"), (None, "4", "0"))
 PER_HOUR = a_standard_price("2.5", per="3600")
+A_VOLUME = VolumePrice(
+    a_graduated_price(("100", "2", "10"), ("200", "1", "0"), (None, "0.5", "50")).tiers
+)
+A_STAIRCASE = StairstepPrice((Stair(Decimal(5), Decimal(10)), Stair(None, Decimal(15))))
+A_PERCENTAGE_OF_TIERS = GraduatedPercentagePrice(
+    (
+        PercentageTier(Decimal(10), Decimal(1), Decimal(200)),
+        PercentageTier(None, Decimal(2), Decimal(300)),
+    )
+)
 
 STANDARD = [
     Case("nothing costs nothing", a_standard_price("0.02"), "0", ("each: 0 x 0.02 = 0",)),
@@ -137,8 +157,65 @@ PACKAGES = [
     ),
 ]
 
+VOLUMES = [
+    Case(
+        "zero volume bills the first flat",
+        A_VOLUME,
+        "0",
+        ("all in tier 1: up to 100: 0 x 2 = 0", "tier 1: flat: 1 x 10 = 10"),
+    ),
+    Case(
+        "an upper bound of a volume belongs to its tier",
+        A_VOLUME,
+        "100",
+        ("all in tier 1: up to 100: 100 x 2 = 200", "tier 1: flat: 1 x 10 = 10"),
+    ),
+    Case(
+        "the least above it prices all at the next",
+        A_VOLUME,
+        "100.5",
+        ("all in tier 2: above 100 up to 200: 100.5 x 1 = 100.5",),
+    ),
+    Case(
+        "the last tier of a volume has no end",
+        A_VOLUME,
+        "300",
+        ("all in tier 3: above 200: 300 x 0.5 = 150", "tier 3: flat: 1 x 50 = 50"),
+    ),
+]
 
-@pytest.mark.parametrize("case", STANDARD + GRADUATED + PACKAGES, ids=lambda case: case.id)
+STAIRS = [
+    Case("zero stands on the first stair", A_STAIRCASE, "0", ("stair 1: up to 5: 1 x 10 = 10",)),
+    Case("a bound belongs to its stair", A_STAIRCASE, "5", ("stair 1: up to 5: 1 x 10 = 10",)),
+    Case("the next stair for all", A_STAIRCASE, "5.1", ("stair 2: above 5: 1 x 15 = 15",)),
+]
+
+PERCENTAGES = [
+    Case(
+        "zero of money bills the first flat",
+        A_PERCENTAGE_OF_TIERS,
+        "0",
+        ("tier 1: 1%: up to 10: 0 x 0.01 = 0", "tier 1: flat: 1 x 200 = 200"),
+    ),
+    Case(
+        "each tier takes its percentage",
+        A_PERCENTAGE_OF_TIERS,
+        "11",
+        (
+            "tier 1: 1%: up to 10: 10 x 0.01 = 0.1",
+            "tier 1: flat: 1 x 200 = 200",
+            "tier 2: 2%: above 10: 1 x 0.02 = 0.02",
+            "tier 2: flat: 1 x 300 = 300",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "case",
+    STANDARD + GRADUATED + PACKAGES + VOLUMES + STAIRS + PERCENTAGES,
+    ids=lambda case: case.id,
+)
 def test_a_price_explains_what_a_quantity_costs(case: Case) -> None:
     """Every step names its quantity, its unit amount and its exact amount."""
     with exactly():

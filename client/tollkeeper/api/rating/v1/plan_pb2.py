@@ -23,32 +23,71 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.type import dayofweek_pb2 as google_dot_type_dot_dayofweek__pb2
 from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollkeeper/api/rating/v1/plan.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19google/type/decimal.proto\"a\n\rStandardPrice\x12$\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cper_quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"\x81\x01\n\x04Tier\x12#\n\x05up_to\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0bunit_amount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0b\x66lat_amount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\"?\n\x0eGraduatedPrice\x12-\n\x05tiers\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Tier\"`\n\x0cPackagePrice\x12$\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cpackage_size\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"\xe7\x03\n\x05Price\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08meter_id\x18\x03 \x01(\t\x12\x43\n\ndimensions\x18\x04 \x03(\x0b\x32/.tollkeeper.api.rating.v1.Price.DimensionsEntry\x12/\n\x11included_quantity\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12;\n\x08standard\x18\x06 \x01(\x0b\x32\'.tollkeeper.api.rating.v1.StandardPriceH\x00\x12=\n\tgraduated\x18\x07 \x01(\x0b\x32(.tollkeeper.api.rating.v1.GraduatedPriceH\x00\x12\x39\n\x07package\x18\x08 \x01(\x0b\x32&.tollkeeper.api.rating.v1.PackagePriceH\x00\x12;\n\x08\x63\x61tegory\x18\t \x01(\x0e\x32).tollkeeper.api.rating.v1.ProductCategory\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05model\"\xcb\x02\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12&\n\x08\x62\x61se_fee\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12/\n\x06prices\x18\x06 \x03(\x0b\x32\x1f.tollkeeper.api.rating.v1.Price\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x08\x63\x61tegory\x18\x08 \x01(\x0e\x32).tollkeeper.api.rating.v1.ProductCategory\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x87\x01\n\x0fProductCategory\x12 \n\x1cPRODUCT_CATEGORY_UNSPECIFIED\x10\x00\x12\'\n#PRODUCT_CATEGORY_ELECTRONIC_SERVICE\x10\x01\x12)\n%PRODUCT_CATEGORY_PROFESSIONAL_SERVICE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollkeeper/api/rating/v1/plan.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bgoogle/type/dayofweek.proto\x1a\x19google/type/decimal.proto\"a\n\rStandardPrice\x12$\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cper_quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"\x81\x01\n\x04Tier\x12#\n\x05up_to\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0bunit_amount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0b\x66lat_amount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\"?\n\x0eGraduatedPrice\x12-\n\x05tiers\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Tier\"`\n\x0cPackagePrice\x12$\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cpackage_size\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"<\n\x0bVolumePrice\x12-\n\x05tiers\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Tier\"R\n\x05Stair\x12#\n\x05up_to\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"A\n\x0eStairstepPrice\x12/\n\x06stairs\x18\x01 \x03(\x0b\x32\x1f.tollkeeper.api.rating.v1.Stair\"\x8c\x01\n\x0ePercentageTier\x12#\n\x05up_to\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0crate_percent\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0b\x66lat_amount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\"S\n\x18GraduatedPercentagePrice\x12\x37\n\x05tiers\x18\x01 \x03(\x0b\x32(.tollkeeper.api.rating.v1.PercentageTier\"\x87\x02\n\x0fPercentagePrice\x12*\n\x0crate_percent\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0c\x66ixed_amount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0b\x66ree_events\x18\x03 \x01(\x05\x12+\n\rfree_quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12,\n\x0eminimum_amount\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12,\n\x0emaximum_amount\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\"\'\n\x0c\x44ynamicPrice\x12\x17\n\x0f\x61mount_meter_id\x18\x01 \x01(\t\"T\n\rCostPlusPrice\x12\x15\n\rcost_meter_id\x18\x01 \x01(\t\x12,\n\x0emarkup_percent\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"\xad\x01\n\tMatrixRow\x12G\n\ndimensions\x18\x01 \x03(\x0b\x32\x33.tollkeeper.api.rating.v1.MatrixRow.DimensionsEntry\x12$\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\x0bMatrixPrice\x12\x31\n\x04rows\x18\x01 \x03(\x0b\x32#.tollkeeper.api.rating.v1.MatrixRow\x12*\n\x0cper_quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"X\n\x0b\x43ontextTier\x12#\n\x05up_to\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"\x8e\x01\n\x10\x43ontextTierPrice\x12\x18\n\x10\x63ontext_quantity\x18\x01 \x01(\t\x12\x34\n\x05tiers\x18\x02 \x03(\x0b\x32%.tollkeeper.api.rating.v1.ContextTier\x12*\n\x0cper_quantity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\"\x82\x01\n\nTimeWindow\x12(\n\x08weekdays\x18\x01 \x03(\x0e\x32\x16.google.type.DayOfWeek\x12\x12\n\nstart_hour\x18\x02 \x01(\x05\x12\x10\n\x08\x65nd_hour\x18\x03 \x01(\x05\x12$\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\"\xb2\x01\n\x0eTimeOfUsePrice\x12\x11\n\ttime_zone\x18\x01 \x01(\t\x12\x35\n\x07windows\x18\x02 \x03(\x0b\x32$.tollkeeper.api.rating.v1.TimeWindow\x12*\n\x0cother_amount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cper_quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\"\x8b\x01\n\x12QuantityConversion\x12%\n\x07\x64ivisor\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12<\n\x08rounding\x18\x02 \x01(\x0e\x32*.tollkeeper.api.rating.v1.QuantityRounding\x12\x10\n\x08\x64\x65\x63imals\x18\x03 \x01(\x05\"g\n\x0fVirtualCurrency\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\"\n\x04rate\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x15\n\x08\x64\x65\x63imals\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0b\n\t_decimals\"\xc5\t\n\x05Price\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08meter_id\x18\x03 \x01(\t\x12\x43\n\ndimensions\x18\x04 \x03(\x0b\x32/.tollkeeper.api.rating.v1.Price.DimensionsEntry\x12/\n\x11included_quantity\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12;\n\x08standard\x18\x06 \x01(\x0b\x32\'.tollkeeper.api.rating.v1.StandardPriceH\x00\x12=\n\tgraduated\x18\x07 \x01(\x0b\x32(.tollkeeper.api.rating.v1.GraduatedPriceH\x00\x12\x39\n\x07package\x18\x08 \x01(\x0b\x32&.tollkeeper.api.rating.v1.PackagePriceH\x00\x12\x37\n\x06volume\x18\n \x01(\x0b\x32%.tollkeeper.api.rating.v1.VolumePriceH\x00\x12=\n\tstairstep\x18\x0b \x01(\x0b\x32(.tollkeeper.api.rating.v1.StairstepPriceH\x00\x12R\n\x14graduated_percentage\x18\x0c \x01(\x0b\x32\x32.tollkeeper.api.rating.v1.GraduatedPercentagePriceH\x00\x12?\n\npercentage\x18\r \x01(\x0b\x32).tollkeeper.api.rating.v1.PercentagePriceH\x00\x12\x39\n\x07\x64ynamic\x18\x0e \x01(\x0b\x32&.tollkeeper.api.rating.v1.DynamicPriceH\x00\x12<\n\tcost_plus\x18\x0f \x01(\x0b\x32\'.tollkeeper.api.rating.v1.CostPlusPriceH\x00\x12\x37\n\x06matrix\x18\x10 \x01(\x0b\x32%.tollkeeper.api.rating.v1.MatrixPriceH\x00\x12\x43\n\rcontext_tiers\x18\x11 \x01(\x0b\x32*.tollkeeper.api.rating.v1.ContextTierPriceH\x00\x12?\n\x0btime_of_use\x18\x12 \x01(\x0b\x32(.tollkeeper.api.rating.v1.TimeOfUsePriceH\x00\x12;\n\x08\x63\x61tegory\x18\t \x01(\x0e\x32).tollkeeper.api.rating.v1.ProductCategory\x12\x10\n\x08group_by\x18\x13 \x03(\t\x12@\n\nconversion\x18\x14 \x01(\x0b\x32,.tollkeeper.api.rating.v1.QuantityConversion\x12\x43\n\x10virtual_currency\x18\x15 \x01(\x0b\x32).tollkeeper.api.rating.v1.VirtualCurrency\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05model\"\xcb\x02\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12&\n\x08\x62\x61se_fee\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12/\n\x06prices\x18\x06 \x03(\x0b\x32\x1f.tollkeeper.api.rating.v1.Price\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x08\x63\x61tegory\x18\x08 \x01(\x0e\x32).tollkeeper.api.rating.v1.ProductCategory\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x87\x01\n\x0fProductCategory\x12 \n\x1cPRODUCT_CATEGORY_UNSPECIFIED\x10\x00\x12\'\n#PRODUCT_CATEGORY_ELECTRONIC_SERVICE\x10\x01\x12)\n%PRODUCT_CATEGORY_PROFESSIONAL_SERVICE\x10\x02*\x8a\x01\n\x10QuantityRounding\x12!\n\x1dQUANTITY_ROUNDING_UNSPECIFIED\x10\x00\x12\x1d\n\x19QUANTITY_ROUNDING_HALF_UP\x10\x01\x12\x18\n\x14QUANTITY_ROUNDING_UP\x10\x02\x12\x1a\n\x16QUANTITY_ROUNDING_DOWN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollkeeper.api.rating.v1.plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MATRIXROW_DIMENSIONSENTRY']._loaded_options = None
+  _globals['_MATRIXROW_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_PRICE_DIMENSIONSENTRY']._loaded_options = None
   _globals['_PRICE_DIMENSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_PRODUCTCATEGORY']._serialized_start=1344
-  _globals['_PRODUCTCATEGORY']._serialized_end=1479
-  _globals['_STANDARDPRICE']._serialized_start=125
-  _globals['_STANDARDPRICE']._serialized_end=222
-  _globals['_TIER']._serialized_start=225
-  _globals['_TIER']._serialized_end=354
-  _globals['_GRADUATEDPRICE']._serialized_start=356
-  _globals['_GRADUATEDPRICE']._serialized_end=419
-  _globals['_PACKAGEPRICE']._serialized_start=421
-  _globals['_PACKAGEPRICE']._serialized_end=517
-  _globals['_PRICE']._serialized_start=520
-  _globals['_PRICE']._serialized_end=1007
-  _globals['_PRICE_DIMENSIONSENTRY']._serialized_start=949
-  _globals['_PRICE_DIMENSIONSENTRY']._serialized_end=998
-  _globals['_PLAN']._serialized_start=1010
-  _globals['_PLAN']._serialized_end=1341
+  _globals['_PRODUCTCATEGORY']._serialized_start=4023
+  _globals['_PRODUCTCATEGORY']._serialized_end=4158
+  _globals['_QUANTITYROUNDING']._serialized_start=4161
+  _globals['_QUANTITYROUNDING']._serialized_end=4299
+  _globals['_STANDARDPRICE']._serialized_start=154
+  _globals['_STANDARDPRICE']._serialized_end=251
+  _globals['_TIER']._serialized_start=254
+  _globals['_TIER']._serialized_end=383
+  _globals['_GRADUATEDPRICE']._serialized_start=385
+  _globals['_GRADUATEDPRICE']._serialized_end=448
+  _globals['_PACKAGEPRICE']._serialized_start=450
+  _globals['_PACKAGEPRICE']._serialized_end=546
+  _globals['_VOLUMEPRICE']._serialized_start=548
+  _globals['_VOLUMEPRICE']._serialized_end=608
+  _globals['_STAIR']._serialized_start=610
+  _globals['_STAIR']._serialized_end=692
+  _globals['_STAIRSTEPPRICE']._serialized_start=694
+  _globals['_STAIRSTEPPRICE']._serialized_end=759
+  _globals['_PERCENTAGETIER']._serialized_start=762
+  _globals['_PERCENTAGETIER']._serialized_end=902
+  _globals['_GRADUATEDPERCENTAGEPRICE']._serialized_start=904
+  _globals['_GRADUATEDPERCENTAGEPRICE']._serialized_end=987
+  _globals['_PERCENTAGEPRICE']._serialized_start=990
+  _globals['_PERCENTAGEPRICE']._serialized_end=1253
+  _globals['_DYNAMICPRICE']._serialized_start=1255
+  _globals['_DYNAMICPRICE']._serialized_end=1294
+  _globals['_COSTPLUSPRICE']._serialized_start=1296
+  _globals['_COSTPLUSPRICE']._serialized_end=1380
+  _globals['_MATRIXROW']._serialized_start=1383
+  _globals['_MATRIXROW']._serialized_end=1556
+  _globals['_MATRIXROW_DIMENSIONSENTRY']._serialized_start=1507
+  _globals['_MATRIXROW_DIMENSIONSENTRY']._serialized_end=1556
+  _globals['_MATRIXPRICE']._serialized_start=1558
+  _globals['_MATRIXPRICE']._serialized_end=1666
+  _globals['_CONTEXTTIER']._serialized_start=1668
+  _globals['_CONTEXTTIER']._serialized_end=1756
+  _globals['_CONTEXTTIERPRICE']._serialized_start=1759
+  _globals['_CONTEXTTIERPRICE']._serialized_end=1901
+  _globals['_TIMEWINDOW']._serialized_start=1904
+  _globals['_TIMEWINDOW']._serialized_end=2034
+  _globals['_TIMEOFUSEPRICE']._serialized_start=2037
+  _globals['_TIMEOFUSEPRICE']._serialized_end=2215
+  _globals['_QUANTITYCONVERSION']._serialized_start=2218
+  _globals['_QUANTITYCONVERSION']._serialized_end=2357
+  _globals['_VIRTUALCURRENCY']._serialized_start=2359
+  _globals['_VIRTUALCURRENCY']._serialized_end=2462
+  _globals['_PRICE']._serialized_start=2465
+  _globals['_PRICE']._serialized_end=3686
+  _globals['_PRICE_DIMENSIONSENTRY']._serialized_start=1507
+  _globals['_PRICE_DIMENSIONSENTRY']._serialized_end=1556
+  _globals['_PLAN']._serialized_start=3689
+  _globals['_PLAN']._serialized_end=4020
 # @@protoc_insertion_point(module_scope)

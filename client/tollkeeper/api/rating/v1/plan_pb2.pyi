@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.type import dayofweek_pb2 as _dayofweek_pb2
 from google.type import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
@@ -44,6 +45,34 @@ PRODUCT_CATEGORY_ELECTRONIC_SERVICE: ProductCategory.ValueType  # 1
 PRODUCT_CATEGORY_PROFESSIONAL_SERVICE: ProductCategory.ValueType  # 2
 """Services that people perform."""
 Global___ProductCategory: _TypeAlias = ProductCategory  # noqa: Y015
+
+class _QuantityRounding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuantityRoundingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuantityRounding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUANTITY_ROUNDING_UNSPECIFIED: _QuantityRounding.ValueType  # 0
+    """It is not rounded."""
+    QUANTITY_ROUNDING_HALF_UP: _QuantityRounding.ValueType  # 1
+    """To the nearest, halves up."""
+    QUANTITY_ROUNDING_UP: _QuantityRounding.ValueType  # 2
+    """Up."""
+    QUANTITY_ROUNDING_DOWN: _QuantityRounding.ValueType  # 3
+    """Down."""
+
+class QuantityRounding(_QuantityRounding, metaclass=_QuantityRoundingEnumTypeWrapper):
+    """How a converted quantity is rounded."""
+
+QUANTITY_ROUNDING_UNSPECIFIED: QuantityRounding.ValueType  # 0
+"""It is not rounded."""
+QUANTITY_ROUNDING_HALF_UP: QuantityRounding.ValueType  # 1
+"""To the nearest, halves up."""
+QUANTITY_ROUNDING_UP: QuantityRounding.ValueType  # 2
+"""Up."""
+QUANTITY_ROUNDING_DOWN: QuantityRounding.ValueType  # 3
+"""Down."""
+Global___QuantityRounding: _TypeAlias = QuantityRounding  # noqa: Y015
 
 @_typing.final
 class StandardPrice(_message.Message):
@@ -82,7 +111,7 @@ Global___StandardPrice: _TypeAlias = StandardPrice  # noqa: Y015
 
 @_typing.final
 class Tier(_message.Message):
-    """A tier of a graduated price."""
+    """A tier of a graduated or a volume price."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -175,6 +204,585 @@ class PackagePrice(_message.Message):
 Global___PackagePrice: _TypeAlias = PackagePrice  # noqa: Y015
 
 @_typing.final
+class VolumePrice(_message.Message):
+    """The tier in which the quantity ends prices all units."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]:
+        """The tiers, as those of a graduated price. The flat amount of the tier in
+        which the quantity ends is due; that of no other tier is.
+        """
+
+    def __init__(
+        self,
+        *,
+        tiers: _abc.Iterable[Global___Tier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumePrice: _TypeAlias = VolumePrice  # noqa: Y015
+
+@_typing.final
+class Stair(_message.Message):
+    """A stair of a stairstep price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UP_TO_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def up_to(self) -> _decimal_pb2.Decimal:
+        """The last quantity of the stair, inclusive; the stair begins where the one
+        before ended. Absent means that it has no end: the last stair, and only
+        that.
+        """
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """What any quantity of the stair costs as a whole. Required."""
+
+    def __init__(
+        self,
+        *,
+        up_to: _decimal_pb2.Decimal | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "up_to", b"up_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stair: _TypeAlias = Stair  # noqa: Y015
+
+@_typing.final
+class StairstepPrice(_message.Message):
+    """The stair in which the quantity ends has one amount for all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAIRS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stair]:
+        """The stairs, ascending, 1 to 100; the first begins at 0, and is due without
+        usage as well; the last has no end.
+        """
+
+    def __init__(
+        self,
+        *,
+        stairs: _abc.Iterable[Global___Stair] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stairs", b"stairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StairstepPrice: _TypeAlias = StairstepPrice  # noqa: Y015
+
+@_typing.final
+class PercentageTier(_message.Message):
+    """A tier of a graduated percentage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UP_TO_FIELD_NUMBER: _builtins.int
+    RATE_PERCENT_FIELD_NUMBER: _builtins.int
+    FLAT_AMOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def up_to(self) -> _decimal_pb2.Decimal:
+        """The last unit of the tier, inclusive, as of `Tier`."""
+
+    @_builtins.property
+    def rate_percent(self) -> _decimal_pb2.Decimal:
+        """How many percent of what falls into the tier are due: from 0 to 1,000,000,
+        at most 12 digits after the point, as every percentage of a plan. Absent
+        means 0.
+        """
+
+    @_builtins.property
+    def flat_amount(self) -> _decimal_pb2.Decimal:
+        """Charged once when the tier is reached; that of the first tier always. Absent
+        means 0.
+        """
+
+    def __init__(
+        self,
+        *,
+        up_to: _decimal_pb2.Decimal | None = ...,
+        rate_percent: _decimal_pb2.Decimal | None = ...,
+        flat_amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flat_amount", b"flat_amount", "rate_percent", b"rate_percent", "up_to", b"up_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flat_amount", b"flat_amount", "rate_percent", b"rate_percent", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PercentageTier: _TypeAlias = PercentageTier  # noqa: Y015
+
+@_typing.final
+class GraduatedPercentagePrice(_message.Message):
+    """Each tier takes its percentage of the money that falls into it; the meter
+    counts money, in the plan's currency.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PercentageTier]:
+        """The tiers, ascending, 1 to 100; the first begins at 0, the last has no end."""
+
+    def __init__(
+        self,
+        *,
+        tiers: _abc.Iterable[Global___PercentageTier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraduatedPercentagePrice: _TypeAlias = GraduatedPercentagePrice  # noqa: Y015
+
+@_typing.final
+class PercentagePrice(_message.Message):
+    """A percentage of the money of each event, which the meter counts in the plan's
+    currency, and a fixed amount for each. The first events, in the order of
+    their time, may be free: where both `free_events` and `free_quantity` are
+    given, the first that is used up ends both. An event that is free as a whole
+    costs nothing; one that is free in part pays the fixed amount in full.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_PERCENT_FIELD_NUMBER: _builtins.int
+    FIXED_AMOUNT_FIELD_NUMBER: _builtins.int
+    FREE_EVENTS_FIELD_NUMBER: _builtins.int
+    FREE_QUANTITY_FIELD_NUMBER: _builtins.int
+    MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    free_events: _builtins.int
+    """This many events of a period are free, up to 1,000,000. Zero means none."""
+    @_builtins.property
+    def rate_percent(self) -> _decimal_pb2.Decimal:
+        """How many percent. Required."""
+
+    @_builtins.property
+    def fixed_amount(self) -> _decimal_pb2.Decimal:
+        """Due for each event. Absent means 0."""
+
+    @_builtins.property
+    def free_quantity(self) -> _decimal_pb2.Decimal:
+        """This much of a period's quantity is free; above 0. Absent means none."""
+
+    @_builtins.property
+    def minimum_amount(self) -> _decimal_pb2.Decimal:
+        """The least that an event costs, its fixed amount included. Absent means no
+        such bound.
+        """
+
+    @_builtins.property
+    def maximum_amount(self) -> _decimal_pb2.Decimal:
+        """The most that an event costs, its fixed amount included; not below
+        `minimum_amount`. Absent means no such bound.
+        """
+
+    def __init__(
+        self,
+        *,
+        rate_percent: _decimal_pb2.Decimal | None = ...,
+        fixed_amount: _decimal_pb2.Decimal | None = ...,
+        free_events: _builtins.int = ...,
+        free_quantity: _decimal_pb2.Decimal | None = ...,
+        minimum_amount: _decimal_pb2.Decimal | None = ...,
+        maximum_amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fixed_amount", b"fixed_amount", "free_quantity", b"free_quantity", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "rate_percent", b"rate_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fixed_amount", b"fixed_amount", "free_events", b"free_events", "free_quantity", b"free_quantity", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "rate_percent", b"rate_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PercentagePrice: _TypeAlias = PercentagePrice  # noqa: Y015
+
+@_typing.final
+class DynamicPrice(_message.Message):
+    """The events say themselves what they cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_METER_ID_FIELD_NUMBER: _builtins.int
+    amount_meter_id: _builtins.str
+    """The meter that adds up the amounts of the events, in the plan's currency. It
+    is read with the filter of the price, and keeps the same dimensions.
+    Required.
+    """
+    def __init__(
+        self,
+        *,
+        amount_meter_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_meter_id", b"amount_meter_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DynamicPrice: _TypeAlias = DynamicPrice  # noqa: Y015
+
+@_typing.final
+class CostPlusPrice(_message.Message):
+    """What the usage cost its seller, and a markup on that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_METER_ID_FIELD_NUMBER: _builtins.int
+    MARKUP_PERCENT_FIELD_NUMBER: _builtins.int
+    cost_meter_id: _builtins.str
+    """The meter that adds up the cost of the events, in the plan's currency. It is
+    read with the filter of the price, and keeps the same dimensions. Required.
+    """
+    @_builtins.property
+    def markup_percent(self) -> _decimal_pb2.Decimal:
+        """How many percent of the cost are added to it. Required."""
+
+    def __init__(
+        self,
+        *,
+        cost_meter_id: _builtins.str = ...,
+        markup_percent: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["markup_percent", b"markup_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_meter_id", b"cost_meter_id", "markup_percent", b"markup_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CostPlusPrice: _TypeAlias = CostPlusPrice  # noqa: Y015
+
+@_typing.final
+class MatrixRow(_message.Message):
+    """A row of a table of prices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Prices usage whose dimensions hold all of these values; a dimension that is
+        not named may have any value. Each key is one that the meter groups by. At
+        most 8; empty for the row that prices what no other row does.
+        """
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """The price of `per_quantity` units. Required."""
+
+    def __init__(
+        self,
+        *,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "dimensions", b"dimensions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatrixRow: _TypeAlias = MatrixRow  # noqa: Y015
+
+@_typing.final
+class MatrixPrice(_message.Message):
+    """A table over dimensions, for example model, kind of token and region. Of the
+    rows that match, the one that names most dimensions prices; among rows that
+    name as many, the first does.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    PER_QUANTITY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___MatrixRow]:
+        """The rows, 1 to 1,000; no two name the same values, and one names none."""
+
+    @_builtins.property
+    def per_quantity(self) -> _decimal_pb2.Decimal:
+        """How many units an amount buys, as of `StandardPrice`. Absent means 1."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___MatrixRow] | None = ...,
+        per_quantity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["per_quantity", b"per_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["per_quantity", b"per_quantity", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatrixPrice: _TypeAlias = MatrixPrice  # noqa: Y015
+
+@_typing.final
+class ContextTier(_message.Message):
+    """A tier of calls by their size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UP_TO_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def up_to(self) -> _decimal_pb2.Decimal:
+        """The largest call of the tier, inclusive, as of `Tier`."""
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """The price of `per_quantity` units of such a call. Required."""
+
+    def __init__(
+        self,
+        *,
+        up_to: _decimal_pb2.Decimal | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "up_to", b"up_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextTier: _TypeAlias = ContextTier  # noqa: Y015
+
+@_typing.final
+class ContextTierPrice(_message.Message):
+    """The size of each call chooses the price of the whole call: above 200,000
+    tokens of context, say, every token of the call costs more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_QUANTITY_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    PER_QUANTITY_FIELD_NUMBER: _builtins.int
+    context_quantity: _builtins.str
+    """The quantity of the usage event that is its size, for example
+    `input_tokens`: 1 to 63 characters. An event without it has size 0. It need
+    not be the quantity that the meter counts. Required.
+    """
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextTier]:
+        """The tiers, ascending, 1 to 100; the first begins at 0, the last has no end."""
+
+    @_builtins.property
+    def per_quantity(self) -> _decimal_pb2.Decimal:
+        """How many units an amount buys, as of `StandardPrice`. Absent means 1."""
+
+    def __init__(
+        self,
+        *,
+        context_quantity: _builtins.str = ...,
+        tiers: _abc.Iterable[Global___ContextTier] | None = ...,
+        per_quantity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["per_quantity", b"per_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_quantity", b"context_quantity", "per_quantity", b"per_quantity", "tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextTierPrice: _TypeAlias = ContextTierPrice  # noqa: Y015
+
+@_typing.final
+class TimeWindow(_message.Message):
+    """Hours of the week with a price of their own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEEKDAYS_FIELD_NUMBER: _builtins.int
+    START_HOUR_FIELD_NUMBER: _builtins.int
+    END_HOUR_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    start_hour: _builtins.int
+    """The hour at which it starts, from 0 to 23."""
+    end_hour: _builtins.int
+    """The hour before which it ends, from 0 to 24. Not above `start_hour` spans
+    midnight: hours after midnight belong to the day on which the window starts.
+    """
+    @_builtins.property
+    def weekdays(self) -> _containers.RepeatedScalarFieldContainer[_dayofweek_pb2.DayOfWeek.ValueType]:
+        """The days of the week on which the window starts. Empty means every day."""
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """The price of `per_quantity` units. Required."""
+
+    def __init__(
+        self,
+        *,
+        weekdays: _abc.Iterable[_dayofweek_pb2.DayOfWeek.ValueType] | None = ...,
+        start_hour: _builtins.int = ...,
+        end_hour: _builtins.int = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "end_hour", b"end_hour", "start_hour", b"start_hour", "weekdays", b"weekdays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeWindow: _TypeAlias = TimeWindow  # noqa: Y015
+
+@_typing.final
+class TimeOfUsePrice(_message.Message):
+    """The hour of use chooses the price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    OTHER_AMOUNT_FIELD_NUMBER: _builtins.int
+    PER_QUANTITY_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """The IANA time zone of the hours. Empty means UTC."""
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeWindow]:
+        """The windows, 1 to 100; the first that covers an hour prices it."""
+
+    @_builtins.property
+    def other_amount(self) -> _decimal_pb2.Decimal:
+        """The price of `per_quantity` units at all other hours. Required."""
+
+    @_builtins.property
+    def per_quantity(self) -> _decimal_pb2.Decimal:
+        """How many units an amount buys, as of `StandardPrice`. Absent means 1."""
+
+    def __init__(
+        self,
+        *,
+        time_zone: _builtins.str = ...,
+        windows: _abc.Iterable[Global___TimeWindow] | None = ...,
+        other_amount: _decimal_pb2.Decimal | None = ...,
+        per_quantity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["other_amount", b"other_amount", "per_quantity", b"per_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_amount", b"other_amount", "per_quantity", b"per_quantity", "time_zone", b"time_zone", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeOfUsePrice: _TypeAlias = TimeOfUsePrice  # noqa: Y015
+
+@_typing.final
+class QuantityConversion(_message.Message):
+    """How the quantity that the meter counts becomes the one that is priced: bytes
+    become gigabytes, seconds become hours.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIVISOR_FIELD_NUMBER: _builtins.int
+    ROUNDING_FIELD_NUMBER: _builtins.int
+    DECIMALS_FIELD_NUMBER: _builtins.int
+    rounding: Global___QuantityRounding.ValueType
+    """How the quotient is rounded; one that does not end is cut at the 24th digit
+    after the point unless it is rounded.
+    """
+    decimals: _builtins.int
+    """To how many digits after the point, from -12 to 12; a negative number
+    rounds to tens or hundreds. Must be 0 where nothing is rounded.
+    """
+    @_builtins.property
+    def divisor(self) -> _decimal_pb2.Decimal:
+        """What the quantity is divided by: from 1 to 10^20. Absent means 1."""
+
+    def __init__(
+        self,
+        *,
+        divisor: _decimal_pb2.Decimal | None = ...,
+        rounding: Global___QuantityRounding.ValueType = ...,
+        decimals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["divisor", b"divisor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decimals", b"decimals", "divisor", b"divisor", "rounding", b"rounding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuantityConversion: _TypeAlias = QuantityConversion  # noqa: Y015
+
+@_typing.final
+class VirtualCurrency(_message.Message):
+    """Credits in which a price is written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    DECIMALS_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """What people read, for example `CRD`: 1 to 12 upper-case letters. Required."""
+    decimals: _builtins.int
+    """Rounds what the price comes to, half up, to this many decimals of a credit
+    before it is converted, from 0 to 12. Absent rounds the line alone.
+    """
+    @_builtins.property
+    def rate(self) -> _decimal_pb2.Decimal:
+        """What one credit is worth in the plan's currency: above 0, up to 10,000, at
+        most 12 digits after the point. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        rate: _decimal_pb2.Decimal | None = ...,
+        decimals: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decimals", b"_decimals", "decimals", b"decimals", "rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decimals", b"_decimals", "code", b"code", "decimals", b"decimals", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decimals: _TypeAlias = _typing.Literal["decimals"]  # noqa: Y015
+    _WhichOneofArgType__decimals: _TypeAlias = _typing.Literal["_decimals", b"_decimals"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decimals) -> _WhichOneofReturnType__decimals | None: ...
+
+Global___VirtualCurrency: _TypeAlias = VirtualCurrency  # noqa: Y015
+
+@_typing.final
 class Price(_message.Message):
     """A price: the usage of one meter, and what it costs."""
 
@@ -208,7 +816,19 @@ class Price(_message.Message):
     STANDARD_FIELD_NUMBER: _builtins.int
     GRADUATED_FIELD_NUMBER: _builtins.int
     PACKAGE_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    STAIRSTEP_FIELD_NUMBER: _builtins.int
+    GRADUATED_PERCENTAGE_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    DYNAMIC_FIELD_NUMBER: _builtins.int
+    COST_PLUS_FIELD_NUMBER: _builtins.int
+    MATRIX_FIELD_NUMBER: _builtins.int
+    CONTEXT_TIERS_FIELD_NUMBER: _builtins.int
+    TIME_OF_USE_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    VIRTUAL_CURRENCY_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
     """The id within the plan: 1 to 63 lower-case letters, digits and `_ . -`.
     Required.
@@ -223,14 +843,19 @@ class Price(_message.Message):
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Prices only usage whose dimensions hold all of these values; each key is one
         that the meter groups by. Empty prices all usage of the meter. Usage that
-        two prices of one meter match is billed by both: overlapping filters of
-        one plan are refused. At most 8; a key has 1 to 63 characters, a value 1 to
-        128.
+        two prices of one meter match is billed by the one that names more
+        dimensions; two that name as many and could match the same usage are
+        refused. At most 8; a key has 1 to 63 characters, a value 1 to 128.
         """
 
     @_builtins.property
     def included_quantity(self) -> _decimal_pb2.Decimal:
-        """This much of a period's usage costs nothing: from 0 to 10^20. Absent means 0."""
+        """This much of a period's usage costs nothing: from 0 to 10^20, after the
+        conversion of the quantity. It is taken off the parts of a matrix, of
+        context tiers and of time of use in proportion. Absent means 0; must be
+        absent for a percentage, which has its own, and where another meter counts
+        the amount.
+        """
 
     @_builtins.property
     def standard(self) -> Global___StandardPrice:
@@ -244,6 +869,62 @@ class Price(_message.Message):
     def package(self) -> Global___PackagePrice:
         """Units are sold in whole packages."""
 
+    @_builtins.property
+    def volume(self) -> Global___VolumePrice:
+        """The tier in which the quantity ends prices all units."""
+
+    @_builtins.property
+    def stairstep(self) -> Global___StairstepPrice:
+        """The stair in which the quantity ends has one amount for all of it."""
+
+    @_builtins.property
+    def graduated_percentage(self) -> Global___GraduatedPercentagePrice:
+        """Each tier takes its percentage of the money that falls into it."""
+
+    @_builtins.property
+    def percentage(self) -> Global___PercentagePrice:
+        """A percentage of the money of each event."""
+
+    @_builtins.property
+    def dynamic(self) -> Global___DynamicPrice:
+        """The events say themselves what they cost."""
+
+    @_builtins.property
+    def cost_plus(self) -> Global___CostPlusPrice:
+        """What the usage cost its seller, and a markup on that."""
+
+    @_builtins.property
+    def matrix(self) -> Global___MatrixPrice:
+        """A table over dimensions."""
+
+    @_builtins.property
+    def context_tiers(self) -> Global___ContextTierPrice:
+        """The size of each call chooses the price of the whole call."""
+
+    @_builtins.property
+    def time_of_use(self) -> Global___TimeOfUsePrice:
+        """The hour of use chooses the price."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keeps usage apart by these dimensions, each one that the meter groups by and
+        none that `dimensions` names: a line for each combination of their values
+        that was used, priced by itself. At most 8.
+        """
+
+    @_builtins.property
+    def conversion(self) -> Global___QuantityConversion:
+        """How the quantity that the meter counts becomes the one that is priced. Absent
+        prices it as it is. Must be absent for a percentage, a matrix, context
+        tiers, time of use, and where another meter counts the amount.
+        """
+
+    @_builtins.property
+    def virtual_currency(self) -> Global___VirtualCurrency:
+        """Writes every amount of the price in credits. Absent means in the plan's
+        currency.
+        """
+
     def __init__(
         self,
         *,
@@ -255,13 +936,25 @@ class Price(_message.Message):
         standard: Global___StandardPrice | None = ...,
         graduated: Global___GraduatedPrice | None = ...,
         package: Global___PackagePrice | None = ...,
+        volume: Global___VolumePrice | None = ...,
+        stairstep: Global___StairstepPrice | None = ...,
+        graduated_percentage: Global___GraduatedPercentagePrice | None = ...,
+        percentage: Global___PercentagePrice | None = ...,
+        dynamic: Global___DynamicPrice | None = ...,
+        cost_plus: Global___CostPlusPrice | None = ...,
+        matrix: Global___MatrixPrice | None = ...,
+        context_tiers: Global___ContextTierPrice | None = ...,
+        time_of_use: Global___TimeOfUsePrice | None = ...,
         category: Global___ProductCategory.ValueType = ...,
+        group_by: _abc.Iterable[_builtins.str] | None = ...,
+        conversion: Global___QuantityConversion | None = ...,
+        virtual_currency: Global___VirtualCurrency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["graduated", b"graduated", "included_quantity", b"included_quantity", "model", b"model", "package", b"package", "standard", b"standard"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "included_quantity", b"included_quantity", "matrix", b"matrix", "model", b"model", "package", b"package", "percentage", b"percentage", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "dimensions", b"dimensions", "display_name", b"display_name", "graduated", b"graduated", "included_quantity", b"included_quantity", "meter_id", b"meter_id", "model", b"model", "package", b"package", "price_id", b"price_id", "standard", b"standard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "display_name", b"display_name", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "meter_id", b"meter_id", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["standard", "graduated", "package"]  # noqa: Y015
+    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["standard", "graduated", "package", "volume", "stairstep", "graduated_percentage", "percentage", "dynamic", "cost_plus", "matrix", "context_tiers", "time_of_use"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_model) -> _WhichOneofReturnType_model | None: ...
 

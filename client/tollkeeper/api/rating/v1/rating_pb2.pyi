@@ -47,6 +47,34 @@ LINE_KIND_USAGE: LineKind.ValueType  # 2
 """The usage of one price."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
+class _Stage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STAGE_UNSPECIFIED: _Stage.ValueType  # 0
+    """Never sent."""
+    STAGE_CONVERSION: _Stage.ValueType  # 1
+    """The quantity that the meter counts becomes the one that is priced."""
+    STAGE_INCLUDED: _Stage.ValueType  # 2
+    """What is included is taken off."""
+    STAGE_PRICE: _Stage.ValueType  # 3
+    """The price itself."""
+
+class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
+    """Where in the pipeline a step stands; a line passes the stages in this order."""
+
+STAGE_UNSPECIFIED: Stage.ValueType  # 0
+"""Never sent."""
+STAGE_CONVERSION: Stage.ValueType  # 1
+"""The quantity that the meter counts becomes the one that is priced."""
+STAGE_INCLUDED: Stage.ValueType  # 2
+"""What is included is taken off."""
+STAGE_PRICE: Stage.ValueType  # 3
+"""The price itself."""
+Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
 @_typing.final
 class FormulaStep(_message.Message):
     """One step of a formula. The amounts of a line's steps add up to its unrounded
@@ -59,8 +87,11 @@ class FormulaStep(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What the step is, in words, for example `included` or `tier 2: above 1000`."""
+    stage: Global___Stage.ValueType
+    """Where in the pipeline it stands."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How many units (or packages, or periods) it prices."""
@@ -71,7 +102,7 @@ class FormulaStep(_message.Message):
 
     @_builtins.property
     def amount(self) -> _decimal_pb2.Decimal:
-        """What the step comes to, exact."""
+        """What the step comes to, exact; below 0 where it takes something off."""
 
     def __init__(
         self,
@@ -80,10 +111,11 @@ class FormulaStep(_message.Message):
         quantity: _decimal_pb2.Decimal | None = ...,
         unit_amount: _decimal_pb2.Decimal | None = ...,
         amount: _decimal_pb2.Decimal | None = ...,
+        stage: Global___Stage.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "quantity", b"quantity", "unit_amount", b"unit_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "quantity", b"quantity", "unit_amount", b"unit_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "quantity", b"quantity", "stage", b"stage", "unit_amount", b"unit_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +151,7 @@ class UsageReference(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     customer_id: _builtins.str
@@ -131,6 +164,12 @@ class UsageReference(_message.Message):
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The dimensions by which the usage was filtered."""
 
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageFilter]:
+        """Usage that matches one of these filters as well is not counted: a more
+        specific price counts it.
+        """
+
     def __init__(
         self,
         *,
@@ -138,14 +177,59 @@ class UsageReference(_message.Message):
         customer_id: _builtins.str = ...,
         interval: _interval_pb2.Interval | None = ...,
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        excluded: _abc.Iterable[Global___UsageFilter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "dimensions", b"dimensions", "interval", b"interval", "meter_id", b"meter_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "dimensions", b"dimensions", "excluded", b"excluded", "interval", b"interval", "meter_id", b"meter_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageReference: _TypeAlias = UsageReference  # noqa: Y015
+
+@_typing.final
+class UsageFilter(_message.Message):
+    """A filter of usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The values that the dimensions of the usage hold."""
+
+    def __init__(
+        self,
+        *,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageFilter: _TypeAlias = UsageFilter  # noqa: Y015
 
 @_typing.final
 class Proration(_message.Message):

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 from google.type import interval_pb2 as google_dot_type_dot_interval__pb2
@@ -30,7 +31,7 @@ from tollkeeper.api.rating.v1 import plan_pb2 as tollkeeper_dot_api_dot_rating_d
 from tollkeeper.api.rating.v1 import rating_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tollkeeper/api/rating/v1/rating_service.proto\x12\x18tollkeeper.api.rating.v1\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a#tollkeeper/api/rating/v1/plan.proto\x1a%tollkeeper/api/rating/v1/rating.proto\"R\n\x0ePutPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04plan\x18\x02 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"?\n\x0fPutPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"2\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"?\n\x0fGetPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"9\n\x10ListPlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x11ListPlansResponse\x12-\n\x05plans\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc9\x01\n\rUsageQuantity\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12K\n\ndimensions\x18\x02 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.DimensionsEntry\x12&\n\x08quantity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\nGivenUsage\x12;\n\nquantities\x18\x01 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.UsageQuantity\"\xe3\x01\n\x0bRateRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\x05\x12%\n\x06period\x18\x04 \x01(\x0b\x32\x15.google.type.Interval\x12\x36\n\tproration\x18\x05 \x01(\x0b\x32#.tollkeeper.api.rating.v1.Proration\x12\x39\n\x0bgiven_usage\x18\x06 \x01(\x0b\x32$.tollkeeper.api.rating.v1.GivenUsage\"@\n\x0cRateResponse\x12\x30\n\x06rating\x18\x01 \x01(\x0b\x32 .tollkeeper.api.rating.v1.Rating\"K\n\x10\x42\x61tchRateRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.tollkeeper.api.rating.v1.RateRequest\"\x85\x01\n\x11\x42\x61tchRateResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x32\n\x06rating\x18\x02 \x01(\x0b\x32 .tollkeeper.api.rating.v1.RatingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\xca\x04\n\rRatingService\x12p\n\x07PutPlan\x12(.tollkeeper.api.rating.v1.PutPlanRequest\x1a).tollkeeper.api.rating.v1.PutPlanResponse\"\x10\xea\xe0\x18\x0crating.write\x12o\n\x07GetPlan\x12(.tollkeeper.api.rating.v1.GetPlanRequest\x1a).tollkeeper.api.rating.v1.GetPlanResponse\"\x0f\xea\xe0\x18\x0brating.read\x12u\n\tListPlans\x12*.tollkeeper.api.rating.v1.ListPlansRequest\x1a+.tollkeeper.api.rating.v1.ListPlansResponse\"\x0f\xea\xe0\x18\x0brating.read\x12\x66\n\x04Rate\x12%.tollkeeper.api.rating.v1.RateRequest\x1a&.tollkeeper.api.rating.v1.RateResponse\"\x0f\xea\xe0\x18\x0brating.read\x12w\n\tBatchRate\x12*.tollkeeper.api.rating.v1.BatchRateRequest\x1a+.tollkeeper.api.rating.v1.BatchRateResponse\"\x0f\xea\xe0\x18\x0brating.read0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tollkeeper/api/rating/v1/rating_service.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a#tollkeeper/api/rating/v1/plan.proto\x1a%tollkeeper/api/rating/v1/rating.proto\"R\n\x0ePutPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04plan\x18\x02 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"?\n\x0fPutPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"2\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"?\n\x0fGetPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"9\n\x10ListPlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x11ListPlansResponse\x12-\n\x05plans\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf3\x02\n\rUsageQuantity\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12K\n\ndimensions\x18\x02 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.DimensionsEntry\x12&\n\x08quantity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12K\n\nquantities\x18\x05 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\nGivenUsage\x12;\n\nquantities\x18\x01 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.UsageQuantity\"\xe3\x01\n\x0bRateRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\x05\x12%\n\x06period\x18\x04 \x01(\x0b\x32\x15.google.type.Interval\x12\x36\n\tproration\x18\x05 \x01(\x0b\x32#.tollkeeper.api.rating.v1.Proration\x12\x39\n\x0bgiven_usage\x18\x06 \x01(\x0b\x32$.tollkeeper.api.rating.v1.GivenUsage\"@\n\x0cRateResponse\x12\x30\n\x06rating\x18\x01 \x01(\x0b\x32 .tollkeeper.api.rating.v1.Rating\"K\n\x10\x42\x61tchRateRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.tollkeeper.api.rating.v1.RateRequest\"\x85\x01\n\x11\x42\x61tchRateResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x32\n\x06rating\x18\x02 \x01(\x0b\x32 .tollkeeper.api.rating.v1.RatingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\xca\x04\n\rRatingService\x12p\n\x07PutPlan\x12(.tollkeeper.api.rating.v1.PutPlanRequest\x1a).tollkeeper.api.rating.v1.PutPlanResponse\"\x10\xea\xe0\x18\x0crating.write\x12o\n\x07GetPlan\x12(.tollkeeper.api.rating.v1.GetPlanRequest\x1a).tollkeeper.api.rating.v1.GetPlanResponse\"\x0f\xea\xe0\x18\x0brating.read\x12u\n\tListPlans\x12*.tollkeeper.api.rating.v1.ListPlansRequest\x1a+.tollkeeper.api.rating.v1.ListPlansResponse\"\x0f\xea\xe0\x18\x0brating.read\x12\x66\n\x04Rate\x12%.tollkeeper.api.rating.v1.RateRequest\x1a&.tollkeeper.api.rating.v1.RateResponse\"\x0f\xea\xe0\x18\x0brating.read\x12w\n\tBatchRate\x12*.tollkeeper.api.rating.v1.BatchRateRequest\x1a+.tollkeeper.api.rating.v1.BatchRateResponse\"\x0f\xea\xe0\x18\x0brating.read0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._loaded_options = None
   _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._loaded_options = None
+  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_options = b'8\001'
   _globals['_RATINGSERVICE'].methods_by_name['PutPlan']._loaded_options = None
   _globals['_RATINGSERVICE'].methods_by_name['PutPlan']._serialized_options = b'\352\340\030\014rating.write'
   _globals['_RATINGSERVICE'].methods_by_name['GetPlan']._loaded_options = None
@@ -49,32 +52,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATINGSERVICE'].methods_by_name['Rate']._serialized_options = b'\352\340\030\013rating.read'
   _globals['_RATINGSERVICE'].methods_by_name['BatchRate']._loaded_options = None
   _globals['_RATINGSERVICE'].methods_by_name['BatchRate']._serialized_options = b'\352\340\030\013rating.read'
-  _globals['_PUTPLANREQUEST']._serialized_start=276
-  _globals['_PUTPLANREQUEST']._serialized_end=358
-  _globals['_PUTPLANRESPONSE']._serialized_start=360
-  _globals['_PUTPLANRESPONSE']._serialized_end=423
-  _globals['_GETPLANREQUEST']._serialized_start=425
-  _globals['_GETPLANREQUEST']._serialized_end=475
-  _globals['_GETPLANRESPONSE']._serialized_start=477
-  _globals['_GETPLANRESPONSE']._serialized_end=540
-  _globals['_LISTPLANSREQUEST']._serialized_start=542
-  _globals['_LISTPLANSREQUEST']._serialized_end=599
-  _globals['_LISTPLANSRESPONSE']._serialized_start=601
-  _globals['_LISTPLANSRESPONSE']._serialized_end=692
-  _globals['_USAGEQUANTITY']._serialized_start=695
-  _globals['_USAGEQUANTITY']._serialized_end=896
-  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_start=847
-  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_end=896
-  _globals['_GIVENUSAGE']._serialized_start=898
-  _globals['_GIVENUSAGE']._serialized_end=971
-  _globals['_RATEREQUEST']._serialized_start=974
-  _globals['_RATEREQUEST']._serialized_end=1201
-  _globals['_RATERESPONSE']._serialized_start=1203
-  _globals['_RATERESPONSE']._serialized_end=1267
-  _globals['_BATCHRATEREQUEST']._serialized_start=1269
-  _globals['_BATCHRATEREQUEST']._serialized_end=1344
-  _globals['_BATCHRATERESPONSE']._serialized_start=1347
-  _globals['_BATCHRATERESPONSE']._serialized_end=1480
-  _globals['_RATINGSERVICE']._serialized_start=1483
-  _globals['_RATINGSERVICE']._serialized_end=2069
+  _globals['_PUTPLANREQUEST']._serialized_start=309
+  _globals['_PUTPLANREQUEST']._serialized_end=391
+  _globals['_PUTPLANRESPONSE']._serialized_start=393
+  _globals['_PUTPLANRESPONSE']._serialized_end=456
+  _globals['_GETPLANREQUEST']._serialized_start=458
+  _globals['_GETPLANREQUEST']._serialized_end=508
+  _globals['_GETPLANRESPONSE']._serialized_start=510
+  _globals['_GETPLANRESPONSE']._serialized_end=573
+  _globals['_LISTPLANSREQUEST']._serialized_start=575
+  _globals['_LISTPLANSREQUEST']._serialized_end=632
+  _globals['_LISTPLANSRESPONSE']._serialized_start=634
+  _globals['_LISTPLANSRESPONSE']._serialized_end=725
+  _globals['_USAGEQUANTITY']._serialized_start=728
+  _globals['_USAGEQUANTITY']._serialized_end=1099
+  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_start=999
+  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_end=1048
+  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_start=1050
+  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_end=1099
+  _globals['_GIVENUSAGE']._serialized_start=1101
+  _globals['_GIVENUSAGE']._serialized_end=1174
+  _globals['_RATEREQUEST']._serialized_start=1177
+  _globals['_RATEREQUEST']._serialized_end=1404
+  _globals['_RATERESPONSE']._serialized_start=1406
+  _globals['_RATERESPONSE']._serialized_end=1470
+  _globals['_BATCHRATEREQUEST']._serialized_start=1472
+  _globals['_BATCHRATEREQUEST']._serialized_end=1547
+  _globals['_BATCHRATERESPONSE']._serialized_start=1550
+  _globals['_BATCHRATERESPONSE']._serialized_end=1683
+  _globals['_RATINGSERVICE']._serialized_start=1686
+  _globals['_RATINGSERVICE']._serialized_end=2272
 # @@protoc_insertion_point(module_scope)

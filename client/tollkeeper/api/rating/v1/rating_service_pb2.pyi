@@ -6,6 +6,7 @@ Turns usage into priced lines."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from google.type import decimal_pb2 as _decimal_pb2
@@ -183,7 +184,7 @@ Global___ListPlansResponse: _TypeAlias = ListPlansResponse  # noqa: Y015
 
 @_typing.final
 class UsageQuantity(_message.Message):
-    """The usage of one meter, given by the caller."""
+    """The usage of one meter, given by the caller: one event, as the meter counts it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -207,9 +208,31 @@ class UsageQuantity(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class QuantitiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     METER_ID_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter. Required."""
     @_builtins.property
@@ -222,16 +245,30 @@ class UsageQuantity(_message.Message):
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much was used: from 0 to 10^20. Required."""
 
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was used. Usage outside of the period is not counted. Absent counts
+        in the period; required where a price depends on the hour of use.
+        """
+
+    @_builtins.property
+    def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The quantities of the event, as of `tollkeeper.api.meter.v1.UsageEvent`, for
+        prices that look at another one than the meter counts. At most 16.
+        """
+
     def __init__(
         self,
         *,
         meter_id: _builtins.str = ...,
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quantity: _decimal_pb2.Decimal | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        quantities: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "meter_id", b"meter_id", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "meter_id", b"meter_id", "quantities", b"quantities", "quantity", b"quantity", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
