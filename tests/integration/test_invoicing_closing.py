@@ -220,6 +220,28 @@ async def test_two_closings_at_once_make_each_invoice_once(world: World) -> None
     assert reported == {each.number for each in listed}
 
 
+async def test_a_closing_that_is_broken_off_is_taken_up_again(world: World) -> None:
+    """A caller that goes away after a few periods leaves no gap, and the repeat tells all."""
+    for number in range(60):
+        await world.put_customer(f"customer-{number:02}")
+        await world.subscribe(f"customer-{number:02}")
+    request = messages.CloseBillingPeriodRequest(request_id="january", finalize=True)
+    stream = world.stubs["invoicing"].CloseBillingPeriod(request, metadata=world.metadata())
+    for _ in range(5):
+        await stream.read()
+    stream.cancel()
+
+    repeated = await world.close(request_id="january")
+
+    assert repeated[0].total == 60
+    assert [each.subscription_id for each in repeated[1:]] == [
+        f"customer-{number:02}-team" for number in range(60)
+    ]
+    assert sorted(each.invoice.number for each in repeated[1:]) == [
+        f"INV-2026-{number:06}" for number in range(1, 61)
+    ]
+
+
 async def test_one_failure_is_reported_and_the_others_go_on(world: World) -> None:
     """A customer whose currency cannot be converted does not keep the next from an invoice."""
     await world.put_plan("dong", currency="VND", base_fee="500000")
@@ -344,6 +366,7 @@ async def test_a_void_invoice_opens_its_period_for_a_corrected_one(world: World)
         "invoicing.VoidInvoice",
         messages.VoidInvoiceRequest(invoice_id="INV-2026-000001", reason="wrong address"),
     )
+    world.clock.advance(timedelta(seconds=1))
 
     repeated = await world.close(request_id="january")
     corrected = await world.close()
