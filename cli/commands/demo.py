@@ -76,7 +76,7 @@ def demo(
                 tenant=tenant,
                 database_url=database_url,
                 redis_url=redis_url,
-                report=output.say,
+                report=lambda line: output.say(line, style="dim"),
             )
         )
         output.section("Five services, PostgreSQL and Redis, on this machine")
@@ -121,7 +121,7 @@ async def _play(
         calls = plan_calls(CUSTOMERS, periods, call_count, seed)
         jobs = plan_gpu_jobs(CUSTOMERS, periods, seed)
         limits = demo_limits(calls)
-        story.tell_world(output, month, periods)
+        story.tell_world(output, month)
         await put_everything(services, month, limits)
 
         story.tell_plan(output, calls, jobs)
@@ -132,7 +132,7 @@ async def _play(
         story.tell_refusals(output, limits, traffic, await query_balances(services, limits))
 
         usage = await query_usage(services, periods)
-        story.tell_usage(output, usage)
+        story.tell_usage(output, usage, jobs, periods)
         with output.progress("invoices", len(CUSTOMERS)) as advance:
             invoices = await close_month(services, last_end(periods), advance)
         files = _save(await fetch_documents(services, invoices), invoices_folder)

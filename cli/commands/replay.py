@@ -1,5 +1,6 @@
 """`tollkeeper replay`: send a recorded trace and show what the meter made of it."""
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -25,49 +26,56 @@ from cli.times import parse_time_option
 _CUSTOMER = "replay"
 
 
+File = Annotated[Path, typer.Argument(help="The trace.", show_default=False)]
+Format = Annotated[str, typer.Option("--format", help=f"One of auto, {', '.join(FORMATS)}.")]
+Customer = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Whose calls they are, by default {_CUSTOMER}'s; several take turns."),
+]
+Customers = Annotated[
+    int, typer.Option(min=0, max=100_000, help="Spread the calls over this many customers.")
+]
+Model = Annotated[
+    list[str] | None, typer.Option(help="The model of the calls; several take turns.")
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        help="Who reports the usage; by default named after the file's content, so that the same "
+        "file counts once."
+    ),
+]
+Since = Annotated[str, typer.Option(help="Move the times so that the first call happens then.")]
+SpeedUp = Annotated[
+    float, typer.Option(min=0, help="How much faster than recorded; 0 is as fast as possible.")
+]
+ThroughGate = Annotated[
+    bool,
+    typer.Option(
+        "--through-gate",
+        help="Reserve and commit every call at the gate, whose limits may refuse it. Else the "
+        "usage goes straight to the meter.",
+    ),
+]
+Patience = Annotated[
+    float, typer.Option(min=1, help="Seconds to wait for a service that has died.")
+]
+
+
 def replay(
-    file: Annotated[Path, typer.Argument(help="The trace.", show_default=False)],
+    file: File,
     *,
-    trace_format: Annotated[
-        str, typer.Option("--format", help=f"One of auto, {', '.join(FORMATS)}.")
-    ] = "auto",
-    customer: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Whose calls they are; several take turns. [default: {_CUSTOMER}]"),
-    ] = None,
-    customers: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Spread the calls over this many customers.")
-    ] = 0,
-    model: Annotated[
-        list[str] | None, typer.Option(help="The model of the calls; several take turns.")
-    ] = None,
+    trace_format: Format = "auto",
+    customer: Customer = None,
+    customers: Customers = 0,
+    model: Model = None,
     project: Annotated[str, typer.Option(help="The project of the calls.")] = "",
     key: Annotated[str, typer.Option(help="The API key of the calls.")] = "",
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Who reports the usage; by default named after the file's content, so that the "
-            "same file counts once."
-        ),
-    ] = "",
-    since: Annotated[
-        str, typer.Option(help="Move the times so that the first call happens then.")
-    ] = "",
-    speed_up: Annotated[
-        float,
-        typer.Option(min=0, help="How much faster than recorded; 0 is as fast as possible."),
-    ] = 0,
-    through_gate: Annotated[
-        bool,
-        typer.Option(
-            "--through-gate",
-            help="Reserve and commit every call at the gate, whose limits may refuse it. Else the "
-            "usage goes straight to the meter.",
-        ),
-    ] = False,
-    patience: Annotated[
-        float, typer.Option(min=1, help="Seconds to wait for a service that has died.")
-    ] = PATIENCE_S,
+    source: Source = "",
+    since: Since = "",
+    speed_up: SpeedUp = 0,
+    through_gate: ThroughGate = False,
+    patience: Patience = PATIENCE_S,
     data_dir: DataDir = DEFAULT,
     address: Addresses = None,
     as_json: AsJson = False,
@@ -75,6 +83,8 @@ def replay(
     """Replay a recorded trace: Azure LLM CSV, Mooncake JSON lines, or usage events."""
     if trace_format not in {"auto", *FORMATS}:
         raise CommandError(f"--format {trace_format!r} is none of auto, {', '.join(FORMATS)}")
+    if not (math.isfinite(speed_up) and math.isfinite(patience)):
+        raise CommandError("--speed-up and --patience are finite numbers")
     if customer and customers:
         raise CommandError("--customer and --customers exclude each other")
     numbered = tuple(f"{_CUSTOMER}-{number}" for number in range(1, customers + 1))

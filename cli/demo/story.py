@@ -19,7 +19,6 @@ from cli.output import (
     quantity_text,
     rate_text,
     tax_text,
-    time_text,
 )
 from kit.decimals import parse_decimal
 from kit.interval import Interval
@@ -29,7 +28,7 @@ from tollkeeper.api.quota.v1.quota_pb2 import Limit, LimitStatus
 _DIFFERENCES_SHOWN_MAX = 20
 
 
-def tell_world(output: Output, month: date, periods: Mapping[str, Interval]) -> None:
+def tell_world(output: Output, month: date) -> None:
     """Introduce the customers and the month."""
     output.section(f"{SELLER.legal_name} sells AI to four customers, {month:%B %Y}")
     output.table(
@@ -38,8 +37,8 @@ def tell_world(output: Output, month: date, periods: Mapping[str, Interval]) -> 
             Column("name"),
             Column("from"),
             Column("plan"),
-            Column("invoiced in"),
-            Column("its month, in UTC"),
+            Column("pays in"),
+            Column("time zone"),
         ],
         [
             [
@@ -48,11 +47,12 @@ def tell_world(output: Output, month: date, periods: Mapping[str, Interval]) -> 
                 _place(each.customer.address.country, each.customer.address.region),
                 each.plan_id,
                 each.customer.currency,
-                _interval(periods[each.customer_id]),
+                each.customer.time_zone,
             ]
             for each in CUSTOMERS
         ],
     )
+    output.say("Its month begins and ends at midnight where the customer is.")
     output.say("pro      100 USD a month, 1,000,000 tokens included, 0.02 USD per 1,000 beyond")
     output.say("starter  50 USD a month, 500,000 tokens included, 0.01 USD per 1,000 beyond,")
     output.say("         GPU hours in packs of 10 at 25 USD")
@@ -123,8 +123,10 @@ def tell_refusals(
         output.say(f"  {refusal}", style="yellow")
 
 
-def tell_usage(output: Output, usage: Usage) -> None:
-    """Show what each customer used."""
+def tell_usage(
+    output: Output, usage: Usage, jobs: Sequence[GpuJob], periods: Mapping[str, Interval]
+) -> None:
+    """Show what each customer used, and what the bounds of the month leave out."""
     output.section("Usage, as the meter answers for each customer's month")
     output.table(
         [
@@ -138,6 +140,11 @@ def tell_usage(output: Output, usage: Usage) -> None:
             ]
             for each in CUSTOMERS
         ],
+    )
+    outside = sum(not periods[job.customer_id].contains(job.time) for job in jobs)
+    output.say(
+        f"{outside} GPU jobs happened at the very end of their customer's month: that instant "
+        "belongs to the next one."
     )
 
 
@@ -205,7 +212,7 @@ def _explain(output: Output, invoices: Sequence[Invoice]) -> None:
     output.say()
     output.say(
         f"Line {line.position} of {invoice.number} explained: {rated.description}, "
-        f"{_text(rated.quantity.value)} {rated.unit}"
+        f"{_text(rated.quantity.value)} (unit: {rated.unit})"
     )
     output.table(
         [
@@ -233,10 +240,6 @@ def _explain(output: Output, invoices: Sequence[Invoice]) -> None:
 
 def _place(country: str, region: str) -> str:
     return f"{country}-{region}" if region else country
-
-
-def _interval(interval: Interval) -> str:
-    return f"{time_text(interval.start)} to {time_text(interval.end)}"
 
 
 def _figure(value: Fraction) -> str:
