@@ -113,7 +113,7 @@ async def test_customers_and_subscriptions_are_listed_by_id_page_by_page(world: 
     assert [each.customer_id for each in first.customers] == ["A", "a", "b"]
     assert [each.customer_id for each in second.customers] == ["c"]
     assert second.next_page_token == ""
-    assert [each.subscription_id for each in of_one.subscriptions] == ["plan-97"]
+    assert [each.subscription_id for each in of_one.subscriptions] == ["a-97"]
     assert misused.reason == "INVALID_PAGE_TOKEN"
 
 
