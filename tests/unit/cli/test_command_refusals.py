@@ -95,7 +95,7 @@ REFUSED = [
     Refused("state", "invoices list --state paid", "--state 'paid' is none of draft, finalized"),
     Refused("until", "invoices close --until soon", "--until 'soon' is not a time"),
     Refused("format", "replay x.csv --format xml", "--format 'xml' is none of auto, azure, moonc"),
-    Refused("endless", "replay x.csv --speed-up nan", "--speed-up and --patience are finite"),
+    Refused("endless", "replay x.csv --speed-up inf", "--speed-up and --patience are finite"),
     Refused("no trace", "replay absent.csv", "cannot read absent.csv: No such file or directory"),
     Refused(
         "customers twice",
