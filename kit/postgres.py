@@ -98,7 +98,7 @@ class Database:
         try:
             async with self._entered(tenant) as connection:
                 yield connection
-        except (DBAPIError, PoolTimeoutError) as error:
+        except (DBAPIError, PoolTimeoutError, asyncpg.PostgresError) as error:
             outage = _as_domain_error(error)
             if outage is None:
                 raise
@@ -217,17 +217,20 @@ def _place(url: str) -> str:
     return f"{host}:{parts.port or 5432}"
 
 
-def _as_domain_error(error: DBAPIError | PoolTimeoutError) -> Unavailable | None:
+def _as_domain_error(error: Exception) -> Unavailable | None:
     if isinstance(error, PoolTimeoutError):
         return _outage()
-    sqlstate = str(getattr(error.orig, "sqlstate", None) or "")
+    # What a `raw_connection` raises, SQLAlchemy has not wrapped.
+    original = error.orig if isinstance(error, DBAPIError) else error
+    sqlstate = str(getattr(original, "sqlstate", None) or "")
     if sqlstate in _SQLSTATES_OF_LOST_RACES:
         return TransactionConflict(
             "UNAVAILABLE",
             "another transaction had precedence; repeat the call",
             retry_after=timedelta(0),
         )
-    if error.connection_invalidated or sqlstate.startswith(_SQLSTATE_CLASSES_OF_OUTAGES):
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if lost or sqlstate.startswith(_SQLSTATE_CLASSES_OF_OUTAGES):
         return _outage()
     return None
 

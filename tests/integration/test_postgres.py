@@ -55,6 +55,13 @@ async def run(database: Database, tenant: str, *statements: str) -> None:
             await transaction.execute(text(statement))
 
 
+async def run_raw(database: Database, statement: str) -> None:
+    """Run statements in one transaction, on asyncpg's own connection."""
+    async with database.transaction("acme") as transaction:
+        raw = await raw_connection(transaction)
+        await raw.execute(statement)
+
+
 async def notes_of(database: Database, tenant: str) -> list[tuple[str, str]]:
     """List what a tenant sees."""
     async with database.transaction(tenant) as transaction:
@@ -361,6 +368,29 @@ async def test_copying_joins_the_transaction(database: Database) -> None:
         assert service_of(transaction) == SERVICE
 
     assert await notes_of(database, "acme") == rows
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("RESET ROLE; SELECT pg_terminate_backend(pg_backend_pid())", Unavailable),
+        ("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$", TransactionConflict),
+        ("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100'; END $$", Unavailable),
+        (
+            "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '23514'; END $$",
+            asyncpg.CheckViolationError,
+        ),
+    ],
+    ids=["the connection ends", "a lost race", "a full disk", "a broken constraint"],
+)
+async def test_what_fails_beside_sqlalchemy_is_told_apart_all_the_same(
+    database: Database, statement: str, expected: type[Exception]
+) -> None:
+    """An outage or a lost race is one, also where asyncpg was spoken to directly."""
+    with pytest.raises(expected) as failed:
+        await run_raw(database, statement)
+
+    assert type(failed.value) is expected
 
 
 async def test_numbers_in_json_stay_exact(database: Database) -> None:
