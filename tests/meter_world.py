@@ -96,6 +96,7 @@ class World:
     issuer: TokenIssuer
     tenant: str
     clock: ManualClock
+    address: str
 
     def token(self, *scopes: str, tenant: str = "") -> tuple[tuple[str, str], ...]:
         """Make the metadata of a caller, by default of this test's tenant with every scope."""
@@ -192,4 +193,4 @@ async def meter_world(
         open_channel(address) as channel,
     ):
         issuer = TokenIssuer(keys.issuer_key(), clock)
-        yield World(MeterServiceStub(channel), issuer, tenant, clock)
+        yield World(MeterServiceStub(channel), issuer, tenant, clock, address)
