@@ -1,11 +1,13 @@
 """Composes the tax service: `python -m services.tax serve | migrate | check | import-rates FILE`.
 
-`import-rates` stores a CSV of the European Central Bank's reference rates. A sample of them comes
-with the code and is stored at each start, so that conversions work without a network.
+`import-rates FILE [SOURCE]` stores a CSV of the European Central Bank's reference rates, its zip,
+or a CSV of the same form from another source. A sample of the former comes with the code and is
+stored at each start, so that conversions work without a network.
 """
 
 import asyncio
 import sys
+import zipfile
 from pathlib import Path
 
 from kit.clock import Clock
@@ -15,13 +17,16 @@ from kit.hosting import Foundation
 from kit.postgres import Database
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings, load_migration_settings
+from services.tax.reference_rates import SOURCE_ECB, SOURCE_NAME
 from services.tax.rulebook_files import ECB_SAMPLE, load_ended_currencies, load_rulebook
 from services.tax.service import TaxService
-from services.tax.usecases import TaxUseCases
+from services.tax.usecases.exchange import ExchangeUseCases
+from services.tax.usecases.taxes import TaxUseCases
 from tollkeeper.api.tax.v1 import tax_service_pb2
 
 SERVICE = "tax"
 _IMPORT_RATES = "import-rates"
+_FILE_BYTES_MAX = 100_000_000
 
 
 async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
@@ -31,18 +36,19 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
         CannotStart: a table of the law cannot be read.
     """
     foundation = Foundation(settings, clock)
-    use_cases = _use_cases(foundation.database)
+    exchange = ExchangeUseCases(foundation.database, load_ended_currencies())
+    taxes = TaxUseCases(foundation.database, load_rulebook(), exchange)
     foundation.server.add(
-        TaxService(use_cases, clock),
+        TaxService(taxes, exchange, clock),
         tax_service_pb2.DESCRIPTOR.services_by_name["TaxService"],
     )
-    return foundation.host(_SampleRates(use_cases))
+    return foundation.host(_SampleRates(exchange))
 
 
 class _SampleRates:
     """Stores the reference rates that come with the code, before the service serves."""
 
-    def __init__(self, use_cases: TaxUseCases) -> None:
+    def __init__(self, use_cases: ExchangeUseCases) -> None:
         self._use_cases = use_cases
 
     async def connect(self) -> None:
@@ -53,8 +59,8 @@ class _SampleRates:
         """Nothing was opened."""
 
 
-async def import_rates(database_url: str, file: Path) -> int:
-    """Store the reference rates of a file; answer how many were new.
+async def import_rates(database_url: str, file: Path, source: str = SOURCE_ECB) -> int:
+    """Store the exchange rates of a CSV, or of the one CSV in a zip; answer how many were new.
 
     Raises:
         CannotStart: the database does not answer, or the file cannot be read.
@@ -62,9 +68,10 @@ async def import_rates(database_url: str, file: Path) -> int:
     database = Database(database_url, SERVICE)
     await database.connect()
     try:
-        with file.open(encoding="utf-8") as lines:
-            return await _use_cases(database).import_reference_rates(lines)
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _read_lines(file)
+        exchange = ExchangeUseCases(database, load_ended_currencies())
+        return await exchange.import_reference_rates(lines, source)
+    except (OSError, UnicodeDecodeError, ValueError, zipfile.BadZipFile) as error:
         raise CannotStart(f"cannot read {file}: {error}") from error
     except DomainError as error:
         raise CannotStart(f"{file}: {error.message}") from error
@@ -72,17 +79,23 @@ async def import_rates(database_url: str, file: Path) -> int:
         await database.close()
 
 
-def _use_cases(database: Database) -> TaxUseCases:
-    return TaxUseCases(database, load_rulebook(), load_ended_currencies())
+def _read_lines(file: Path) -> list[str]:
+    if not zipfile.is_zipfile(file):
+        return file.read_text(encoding="utf-8").splitlines()
+    with zipfile.ZipFile(file) as archive:
+        (name,) = archive.namelist()
+        if archive.getinfo(name).file_size > _FILE_BYTES_MAX:
+            raise ValueError(f"{name} has over {_FILE_BYTES_MAX} bytes")
+        return archive.read(name).decode("utf-8").splitlines()
 
 
 def _import_rates(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print(f"usage: python -m services.tax {_IMPORT_RATES} FILE", file=sys.stderr)  # noqa: T201 - for the person who calls it.
+    if len(arguments) not in {1, 2} or not SOURCE_NAME.fullmatch((*arguments, SOURCE_ECB)[1]):
+        print(f"usage: python -m services.tax {_IMPORT_RATES} FILE [SOURCE]", file=sys.stderr)  # noqa: T201 - for the person who calls it.
         return 2
     try:
         settings = load_migration_settings(SERVICE)
-        new = asyncio.run(import_rates(settings.database_url, Path(arguments[0])))
+        new = asyncio.run(import_rates(settings.database_url, Path(arguments[0]), *arguments[1:]))
     except CannotStart as error:
         print(f"{SERVICE}: {error}", file=sys.stderr)  # noqa: T201 - for the person who calls it.
         return 1

@@ -63,6 +63,27 @@ class Conversion:
     rounding: Rounding
 
 
+@dataclass(frozen=True, slots=True)
+class DifferenceQuestion:
+    """An amount in a foreign currency, and the days of its invoice and of its payment."""
+
+    amount: Money
+    book_currency: str
+    invoice_date: date
+    payment_date: date
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What an amount was worth when invoiced and when paid; a loss is negative."""
+
+    invoiced: Money
+    paid: Money
+    difference: Money
+    invoice_rate: ExchangeRate
+    payment_rate: ExchangeRate
+
+
 def legs(base: str, quote: str) -> tuple[str, ...]:
     """Answer the currencies whose published rates a pair needs: none, one or two."""
     return () if base == quote else tuple(sorted({base, quote} - {EURO}))
@@ -74,6 +95,8 @@ def exchange_rate(
     day: date,
     newest: Sequence[PublishedRate],
     ended: Mapping[str, EndedCurrency],
+    *,
+    age_max_days: int = AGE_MAX_DAYS,
 ) -> ExchangeRate:
     """Answer the rate of a day.
 
@@ -83,7 +106,7 @@ def exchange_rate(
 
     Raises:
         NotFound: EXCHANGE_RATE_NOT_FOUND, none was published or a currency had ended.
-        Precondition: EXCHANGE_RATE_STALE, the last publication is over 7 days before.
+        Precondition: EXCHANGE_RATE_STALE, the last publication is over `age_max_days` before.
     """
     for currency in (base, quote):
         end = ended.get(currency)
@@ -94,14 +117,14 @@ def exchange_rate(
     if not newest:
         raise _not_found(base, quote, day, f"no rate of {base} in {quote} is known on {day}")
     rate_date = newest[0].rate_date
-    if (day - rate_date).days > AGE_MAX_DAYS:
+    if (day - rate_date).days > age_max_days:
         raise Precondition(
             "EXCHANGE_RATE_STALE",
             f"the newest rate of {base} in {quote} before {day} is of {rate_date}, more than"
-            f" {AGE_MAX_DAYS} days before",
+            f" {age_max_days} days before",
             metadata={
                 "newest_date": rate_date.isoformat(),
-                "maximum_age_days": str(AGE_MAX_DAYS),
+                "maximum_age_days": str(age_max_days),
             },
         )
     units = {EURO: Decimal(1), **{each.currency: each.units_per_euro for each in newest}}
@@ -118,6 +141,21 @@ def convert(amount: Decimal, rate: ExchangeRate, rounding: Rounding) -> tuple[De
     with exactly():
         exact = amount * rate.rate
     return exact, settle(exact, rate.quote, rounding)
+
+
+def exchange_difference(
+    amount: Money, invoice_rate: ExchangeRate, payment_rate: ExchangeRate
+) -> Difference:
+    """Compute what was paid less what was invoiced, each settled half up by itself.
+
+    IAS 21.28: the difference between the rates of recognition and of settlement is a gain or loss.
+
+    Raises:
+        InvalidInput: a result exceeds what money can hold.
+    """
+    _, invoiced = convert(amount.to_decimal(), invoice_rate, Rounding.HALF_UP)
+    _, paid = convert(amount.to_decimal(), payment_rate, Rounding.HALF_UP)
+    return Difference(invoiced, paid, paid - invoiced, invoice_rate, payment_rate)
 
 
 def _not_found(base: str, quote: str, day: date, message: str) -> NotFound:

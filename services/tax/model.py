@@ -159,6 +159,14 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class SellerSettings:
+    """What the seller has decided on; without it, these defaults hold."""
+
+    exchange_rate_source: str = "ECB"
+    maximum_rate_age_days: int = 7
+
+
+@dataclass(frozen=True, slots=True)
 class Seller:
     """The seller as its registrations describe it."""
 

@@ -1,4 +1,4 @@
-"""Reads the reference rates of the European Central Bank, in the CSV that it publishes.
+"""Reads exchange rates against the euro, in the CSV that the European Central Bank publishes.
 
 One row for a day, one column for a currency, units of it for one euro, `N/A` where there is no
 rate. It refuses a file that it cannot read whole. Columns of currencies that ISO 4217 withdrew
@@ -6,8 +6,10 @@ long ago are passed over.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from datetime import date
+from decimal import Decimal
 
 from kit.decimals import parse_decimal
 from kit.errors import InvalidInput
@@ -15,11 +17,14 @@ from kit.money import minor_digits
 from services.tax.exchange import PublishedRate
 
 SOURCE_ECB = "ECB"
+SOURCE_NAME = re.compile(r"[A-Z0-9_]{1,32}")
 _NO_RATE = ("", "N/A")
 
 
-def parse_reference_rates(lines: Iterable[str]) -> Iterator[PublishedRate]:
-    """Read the published rates, in the order of the file.
+def parse_reference_rates(
+    lines: Iterable[str], source: str = SOURCE_ECB
+) -> Iterator[PublishedRate]:
+    """Read the rates that a source published, in the order of the file.
 
     Raises:
         InvalidInput: naming the line that cannot be read.
@@ -31,7 +36,8 @@ def parse_reference_rates(lines: Iterable[str]) -> Iterator[PublishedRate]:
             raise InvalidInput.of("line 1", "must start with the column Date")
         columns = [(index, code) for index, code in enumerate(header) if index and _known(code)]
         for cells in reader:
-            yield from _rates(cells, columns, f"line {reader.line_num}")
+            for currency, day, units in _rates(cells, columns, f"line {reader.line_num}"):
+                yield PublishedRate(source, currency, day, units)
     except csv.Error as error:
         raise InvalidInput.of(f"line {reader.line_num}", f"is no CSV: {error}") from error
 
@@ -67,7 +73,9 @@ def _known(code: str) -> bool:
         return False
 
 
-def _rates(cells: list[str], columns: list[tuple[int, str]], line: str) -> Iterator[PublishedRate]:
+def _rates(
+    cells: list[str], columns: list[tuple[int, str]], line: str
+) -> Iterator[tuple[str, date, Decimal]]:
     try:
         day = date.fromisoformat(cells[0].strip())
         texts = [(code, cells[index].strip()) for index, code in columns]
@@ -79,4 +87,4 @@ def _rates(cells: list[str], columns: list[tuple[int, str]], line: str) -> Itera
         units = parse_decimal(text, f"{line}, {code}")
         if units <= 0:
             raise InvalidInput.of(f"{line}, {code}", "must be above 0")
-        yield PublishedRate(SOURCE_ECB, code, day, units)
+        yield code, day, units

@@ -6,9 +6,11 @@ from kit.paging import page_size
 from kit.rpc.auth import caller
 from kit.rpc.methods import Context
 from services.tax.convert import exchange, fields, registrations, supplies
-from services.tax.model import Supply
+from services.tax.exchange import Conversion
+from services.tax.model import SellerSettings, Supply
 from services.tax.tax_ids import check_tax_id
-from services.tax.usecases import PutRegistration, TaxUseCases
+from services.tax.usecases.exchange import ExchangeUseCases
+from services.tax.usecases.taxes import PutRegistration, TaxUseCases
 from tollkeeper.api.tax.v1 import tax_service_pb2 as pb
 
 _RATES_PAGE_SIZE = 100
@@ -17,8 +19,9 @@ _RATES_PAGE_SIZE = 100
 class TaxService:
     """Serves `tollkeeper.api.tax.v1.TaxService`."""
 
-    def __init__(self, use_cases: TaxUseCases, clock: Clock) -> None:
-        self._use_cases = use_cases
+    def __init__(self, taxes: TaxUseCases, exchange_: ExchangeUseCases, clock: Clock) -> None:
+        self._use_cases = taxes
+        self._exchange = exchange_
         self._clock = clock
 
     async def DetermineTax(
@@ -89,15 +92,56 @@ class TaxService:
         self, request: pb.GetExchangeRateRequest, context: Context
     ) -> pb.GetExchangeRateResponse:
         pair = exchange.parse_currency_pair(request)
-        rate = await self._use_cases.exchange_rate(caller(context).tenant, *pair)
+        rate = await self._exchange.exchange_rate(caller(context).tenant, *pair)
         return pb.GetExchangeRateResponse(rate=exchange.render_exchange_rate(rate))
 
     async def ConvertMoney(
         self, request: pb.ConvertMoneyRequest, context: Context
     ) -> pb.ConvertMoneyResponse:
         conversion = exchange.parse_conversion(request)
-        converted = await self._use_cases.convert(caller(context).tenant, conversion)
+        converted = await self._exchange.convert(caller(context).tenant, conversion)
         return exchange.render_conversion(*converted)
+
+    async def BatchConvert(
+        self, request: pb.BatchConvertRequest, context: Context
+    ) -> pb.BatchConvertResponse:
+        parsed = exchange.parse_conversions(request)
+        readable = [each for each in parsed if isinstance(each, Conversion)]
+        converted = iter(await self._exchange.convert_each(caller(context).tenant, readable))
+        return exchange.render_conversions(
+            [next(converted) if isinstance(each, Conversion) else each for each in parsed]
+        )
+
+    async def GetExchangeDifference(
+        self, request: pb.GetExchangeDifferenceRequest, context: Context
+    ) -> pb.GetExchangeDifferenceResponse:
+        asked = exchange.parse_difference(request)
+        found = await self._exchange.exchange_difference(caller(context).tenant, asked)
+        return exchange.render_difference(found)
+
+    async def GetTaxSettings(
+        self, _request: pb.GetTaxSettingsRequest, context: Context
+    ) -> pb.GetTaxSettingsResponse:
+        settings = await self._exchange.get_settings(caller(context).tenant)
+        return pb.GetTaxSettingsResponse(settings=exchange.render_settings(settings))
+
+    async def PutTaxSettings(
+        self, request: pb.PutTaxSettingsRequest, context: Context
+    ) -> pb.PutTaxSettingsResponse:
+        settings = exchange.parse_put_settings(request)
+        once = Once(
+            request_id=request.request_id,
+            method="PutTaxSettings",
+            fingerprint=fingerprint(request),
+            answer_type=pb.PutTaxSettingsResponse,
+            render=_render_settings,
+            now=self._clock.now(),
+        )
+        return await self._exchange.put_settings(caller(context).tenant, settings, once)
+
+
+def _render_settings(settings: SellerSettings) -> pb.PutTaxSettingsResponse:
+    return pb.PutTaxSettingsResponse(settings=exchange.render_settings(settings))
 
 
 def _render_put(put: PutRegistration) -> pb.PutRegistrationResponse:

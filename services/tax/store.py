@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.tax.exchange import PublishedRate
-from services.tax.model import DateRange, Registration, RegistrationScheme
-from services.tax.tables import exchange_rates, registrations
+from services.tax.model import DateRange, Registration, RegistrationScheme, SellerSettings
+from services.tax.tables import exchange_rates, registrations, settings
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('tax.registrations ' || :tenant, 0))")
 
@@ -68,6 +68,27 @@ async def save_registration(
     )
 
 
+async def load_settings(transaction: AsyncConnection, tenant: str) -> SellerSettings:
+    """Load what the seller has decided on, or the defaults."""
+    found = await transaction.execute(select(settings).where(settings.c.tenant_id == tenant))
+    row = found.one_or_none()
+    if row is None:
+        return SellerSettings()
+    return SellerSettings(row.exchange_rate_source, row.maximum_rate_age_days)
+
+
+async def save_settings(transaction: AsyncConnection, tenant: str, decided: SellerSettings) -> None:
+    """Store what the seller has decided on."""
+    values = {
+        "exchange_rate_source": decided.exchange_rate_source,
+        "maximum_rate_age_days": decided.maximum_rate_age_days,
+    }
+    statement = insert(settings).values(tenant_id=tenant, **values)
+    await transaction.execute(
+        statement.on_conflict_do_update(index_elements=["tenant_id"], set_=values)
+    )
+
+
 async def load_newest_rates(
     transaction: AsyncConnection, source: str, currencies: Sequence[str], day: date
 ) -> tuple[PublishedRate, ...]:
@@ -75,23 +96,21 @@ async def load_newest_rates(
     if not currencies:
         return ()
     legs = [exchange_rates.alias(f"leg_{index}") for index, _ in enumerate(currencies)]
-    first = legs[0]
-    newest = select(func.max(first.c.rate_date)).where(first.c.rate_date <= day)
+    first = legs[0].c
+    columns = (first.rate_date, *(leg.c.units_per_euro for leg in legs))
+    newest = select(*columns).where(first.rate_date <= day).order_by(first.rate_date.desc())
     for leg, currency in zip(legs, currencies, strict=True):
         newest = newest.where(
-            leg.c.source == source,
-            leg.c.currency == currency,
-            leg.c.rate_date == first.c.rate_date,
+            leg.c.source == source, leg.c.currency == currency, leg.c.rate_date == first.rate_date
         )
-    table = exchange_rates.c
-    found = await transaction.execute(
-        select(exchange_rates).where(
-            table.source == source,
-            table.currency.in_(currencies),
-            table.rate_date == newest.scalar_subquery(),
-        )
+    found = (await transaction.execute(newest.limit(1))).one_or_none()
+    if found is None:
+        return ()
+    rate_date, *units = found
+    return tuple(
+        PublishedRate(source, currency, rate_date, each)
+        for currency, each in zip(currencies, units, strict=True)
     )
-    return tuple(_published(row) for row in found)
 
 
 async def load_rates_between(

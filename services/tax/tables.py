@@ -1,6 +1,6 @@
 """The tables of the schema `tax`; `migrations/` makes them."""
 
-from sqlalchemy import Boolean, Column, Date, DateTime, MetaData, Numeric, Table, Text
+from sqlalchemy import Boolean, Column, Date, DateTime, Integer, MetaData, Numeric, Table, Text
 
 metadata = MetaData(schema="tax")
 
@@ -17,6 +17,14 @@ registrations = Table(
     Column("start_date", Date, nullable=False),
     Column("end_date", Date),
     Column("create_time", DateTime(timezone=True), nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("exchange_rate_source", Text, nullable=False),
+    Column("maximum_rate_age_days", Integer, nullable=False),
 )
 
 # Published rates are the same for everybody and nobody's data, so this table has no tenant.

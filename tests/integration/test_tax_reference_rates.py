@@ -15,8 +15,7 @@ from kit.errors import CannotStart, NotFound, Precondition
 from kit.postgres import Database
 from services.tax.__main__ import import_rates, main
 from services.tax.rulebook_files import ECB_SAMPLE, load_ended_currencies
-from services.tax.usecases import NO_TENANT, TaxUseCases
-from tests.tax_builders import BOOK
+from services.tax.usecases.exchange import NO_TENANT, ExchangeUseCases
 
 PUBLISHED = (
     Path(__file__).parents[3] / "shared" / "data" / "ecb-fx-rates" / "eurofxref-hist-from-2019.csv"
@@ -28,10 +27,10 @@ needs_history = pytest.mark.skipif(
 
 
 @pytest.fixture
-async def use_cases(database_url: str) -> AsyncIterator[TaxUseCases]:
+async def use_cases(database_url: str) -> AsyncIterator[ExchangeUseCases]:
     """The use cases of tax over a database without any rate."""
     database = Database(database_url, "tax")
-    yield TaxUseCases(database, BOOK, load_ended_currencies())
+    yield ExchangeUseCases(database, load_ended_currencies())
     await database.close()
 
 
@@ -43,7 +42,7 @@ def a_file(folder: Path, *lines: str) -> Path:
 
 
 async def rate_of(
-    use_cases: TaxUseCases, day: date, base: str = "EUR", quote: str = "USD"
+    use_cases: ExchangeUseCases, day: date, base: str = "EUR", quote: str = "USD"
 ) -> tuple[Decimal, date]:
     """Ask for a rate, and answer it with its day."""
     found = await use_cases.exchange_rate(NO_TENANT, base, quote, day)
@@ -55,7 +54,7 @@ def figure_of(cell: str) -> Decimal | None:
     return None if cell == "N/A" else Decimal(cell)
 
 
-async def rate_or_none(use_cases: TaxUseCases, currency: str, day: date) -> Decimal | None:
+async def rate_or_none(use_cases: ExchangeUseCases, currency: str, day: date) -> Decimal | None:
     """Ask for a rate against the euro, and answer nothing where there is none."""
     try:
         return (await rate_of(use_cases, day, "EUR", currency))[0]
@@ -64,7 +63,7 @@ async def rate_or_none(use_cases: TaxUseCases, currency: str, day: date) -> Deci
 
 
 async def test_a_file_is_imported_once(
-    database_url: str, use_cases: TaxUseCases, tmp_path: Path
+    database_url: str, use_cases: ExchangeUseCases, tmp_path: Path
 ) -> None:
     """The same file adds nothing; a longer one adds its new days."""
     day = date(2026, 10, 29)
@@ -94,7 +93,7 @@ async def test_many_imports_at_once_agree(database_url: str, tmp_path: Path) -> 
     ],
 )
 async def test_a_file_that_contradicts_or_cannot_be_read_changes_nothing(
-    database_url: str, use_cases: TaxUseCases, tmp_path: Path, line: str, fault: str
+    database_url: str, use_cases: ExchangeUseCases, tmp_path: Path, line: str, fault: str
 ) -> None:
     """All of a file is taken, or none of it."""
     await import_rates(database_url, a_file(tmp_path, "2026-10-30,1.1,175,"))
@@ -108,7 +107,7 @@ async def test_a_file_that_contradicts_or_cannot_be_read_changes_nothing(
 
 
 async def test_a_cross_rate_needs_both_currencies_on_one_day(
-    database_url: str, use_cases: TaxUseCases, tmp_path: Path
+    database_url: str, use_cases: ExchangeUseCases, tmp_path: Path
 ) -> None:
     """The last day that has both counts, not the last of each."""
     file = a_file(tmp_path, "2026-10-30,1.1,N/A,", "2026-10-29,1.1,176,", "2026-10-28,N/A,175,")
@@ -157,7 +156,7 @@ def test_the_command_says_how_many_rates_were_new(
 
 def test_the_command_says_how_it_is_called(command: Callable[..., tuple[int, str, str]]) -> None:
     """It takes one file."""
-    assert command() == (2, "", "usage: python -m services.tax import-rates FILE\n")
+    assert command() == (2, "", "usage: python -m services.tax import-rates FILE [SOURCE]\n")
 
 
 def test_the_command_says_in_one_line_what_is_wrong(
@@ -192,7 +191,7 @@ def test_the_sample_is_what_the_central_bank_published() -> None:
 
 @needs_history
 async def test_every_day_since_2019_has_the_published_rate(
-    database_url: str, use_cases: TaxUseCases
+    database_url: str, use_cases: ExchangeUseCases
 ) -> None:
     """A day answers with its own publication, or the last before; an ended currency with none."""
     await import_rates(database_url, PUBLISHED)

@@ -10,6 +10,8 @@ from services.tax.model import Address, TaxId
 from services.tax.places import parse_country, parse_region
 from tollkeeper.api.tax.v1 import tax_pb2
 
+BATCH_MAX = 1000
+DOMAIN = "tollkeeper.tax"
 NUMBER_LENGTH_MAX = 64
 POSTAL_CODE_LENGTH_MAX = 16
 

@@ -15,6 +15,8 @@ from kit.rpc.wire import parse_money, render_decimal, render_money
 from services.tax.assessment import AMOUNT_DIGITS_MAX
 from services.tax.convert.exchange import render_exchange_rate
 from services.tax.convert.fields import (
+    BATCH_MAX,
+    DOMAIN,
     NUMBER_LENGTH_MAX,
     check_count,
     check_length,
@@ -48,12 +50,10 @@ from services.tax.tax_ids import check_tax_id
 from tollkeeper.api.tax.v1 import tax_pb2, tax_service_pb2
 
 LINES_MAX = 1000
-BATCH_MAX = 1000
 TAX_IDS_MAX = 8
 CERTIFICATES_MAX = 50
 EVIDENCE_MAX = 8
 LINE_ID_LENGTH_MAX = 128
-DOMAIN = "tollkeeper.tax"
 
 _LANGUAGE = re.compile(r"[a-z]{2}")
 _COUNTRIES_WITH_REGIONS = ("CA", "US")

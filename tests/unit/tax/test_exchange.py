@@ -7,7 +7,15 @@ import pytest
 
 from kit.errors import InvalidInput, NotFound, Precondition
 from kit.money import Money, Rounding
-from services.tax.exchange import ExchangeRate, PublishedRate, convert, exchange_rate, legs
+from services.tax.exchange import (
+    Difference,
+    ExchangeRate,
+    PublishedRate,
+    convert,
+    exchange_difference,
+    exchange_rate,
+    legs,
+)
 from services.tax.rulebook_files import load_ended_currencies
 
 FRIDAY = date(2026, 10, 30)
@@ -155,3 +163,35 @@ def test_a_conversion_beyond_what_money_holds_is_refused() -> None:
 
     with pytest.raises(InvalidInput, match="is too large for IDR"):
         convert(Decimal(10) ** 17, rate, Rounding.HALF_UP)
+
+
+def test_how_old_a_rate_may_be_is_the_sellers_to_say() -> None:
+    """A seller that allows one day has no rate on a Sunday."""
+    sunday = date(2026, 11, 1)
+
+    assert exchange_rate("EUR", "USD", sunday, (USD,), ENDED, age_max_days=2).rate_date == FRIDAY
+    with pytest.raises(Precondition) as caught:
+        exchange_rate("EUR", "USD", sunday, (USD,), ENDED, age_max_days=1)
+    assert caught.value.metadata["maximum_age_days"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("units", "paid_rate", "paid", "difference"),
+    [(100_000, "0.91", 91_000, 1_000), (100_000, "0.89", 89_000, -1_000), (5, "0.91", 5, 0)],
+)
+def test_a_payment_gains_or_loses_by_the_rates_of_two_days(
+    units: int, paid_rate: str, paid: int, difference: int
+) -> None:
+    """1,000.00 USD invoiced at 0.90 are 900.00 EUR; at 0.91 they come to 10.00 more."""
+    invoiced_at = ExchangeRate("USD", "EUR", Decimal("0.90"), FRIDAY, "ECB")
+    paid_at = ExchangeRate("USD", "EUR", Decimal(paid_rate), date(2026, 11, 30), "ECB")
+
+    found = exchange_difference(Money("USD", units), invoiced_at, paid_at)
+
+    assert found == Difference(
+        invoiced=Money("EUR", paid - difference),
+        paid=Money("EUR", paid),
+        difference=Money("EUR", difference),
+        invoice_rate=invoiced_at,
+        payment_rate=paid_at,
+    )

@@ -724,6 +724,36 @@ class TaxRate(_message.Message):
 Global___TaxRate: _TypeAlias = TaxRate  # noqa: Y015
 
 @_typing.final
+class TaxSettings(_message.Message):
+    """What the seller has decided on. Without it, the defaults hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXCHANGE_RATE_SOURCE_FIELD_NUMBER: _builtins.int
+    MAXIMUM_RATE_AGE_DAYS_FIELD_NUMBER: _builtins.int
+    exchange_rate_source: _builtins.str
+    """Whose exchange rates are taken: the name under which the operator imported
+    them, 1 to 32 upper-case letters, digits and `_`. Empty means `ECB`.
+    """
+    maximum_rate_age_days: _builtins.int
+    """How many days before the day asked for an exchange rate may have been
+    published, 1 to 31. Zero means 7.
+    """
+    def __init__(
+        self,
+        *,
+        exchange_rate_source: _builtins.str = ...,
+        maximum_rate_age_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rate_source", b"exchange_rate_source", "maximum_rate_age_days", b"maximum_rate_age_days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaxSettings: _TypeAlias = TaxSettings  # noqa: Y015
+
+@_typing.final
 class ExchangeRate(_message.Message):
     """An exchange rate: one unit of the base costs `rate` units of the quote."""
 

@@ -650,8 +650,8 @@ class GetExchangeRateRequest(_message.Message):
     """The currency in which it is priced, ISO 4217. Required."""
     @_builtins.property
     def date(self) -> _date_pb2.Date:
-        """The day. A day without a published rate takes the last one before, at most 7
-        days back. Required.
+        """The day. A day without a published rate takes the last one before, as many
+        days back as the settings of the seller allow. Required.
         """
 
     def __init__(
@@ -770,3 +770,268 @@ class ConvertMoneyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConvertMoneyResponse: _TypeAlias = ConvertMoneyResponse  # noqa: Y015
+
+@_typing.final
+class BatchConvertRequest(_message.Message):
+    """Asks for many conversions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConvertMoneyRequest]:
+        """The conversions, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___ConvertMoneyRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchConvertRequest: _TypeAlias = BatchConvertRequest  # noqa: Y015
+
+@_typing.final
+class BatchConvertResult(_message.Message):
+    """What became of one of many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def conversion(self) -> Global___ConvertMoneyResponse:
+        """The converted amount."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The request failed, as `ConvertMoney` would have, with the same details."""
+
+    def __init__(
+        self,
+        *,
+        conversion: Global___ConvertMoneyResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "error", b"error", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "error", b"error", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["conversion", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___BatchConvertResult: _TypeAlias = BatchConvertResult  # noqa: Y015
+
+@_typing.final
+class BatchConvertResponse(_message.Message):
+    """Many converted amounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchConvertResult]:
+        """One result for each request, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchConvertResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchConvertResponse: _TypeAlias = BatchConvertResponse  # noqa: Y015
+
+@_typing.final
+class GetExchangeDifferenceRequest(_message.Message):
+    """Asks what an amount gained or lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    BOOK_CURRENCY_FIELD_NUMBER: _builtins.int
+    INVOICE_DATE_FIELD_NUMBER: _builtins.int
+    PAYMENT_DATE_FIELD_NUMBER: _builtins.int
+    book_currency: _builtins.str
+    """The currency in which the seller keeps its books, ISO 4217. Required."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """The amount in the foreign currency; at most 18 digits. Required."""
+
+    @_builtins.property
+    def invoice_date(self) -> _date_pb2.Date:
+        """The day of the invoice. Required."""
+
+    @_builtins.property
+    def payment_date(self) -> _date_pb2.Date:
+        """The day of the payment; not before that of the invoice. Required."""
+
+    def __init__(
+        self,
+        *,
+        amount: _money_pb2.Money | None = ...,
+        book_currency: _builtins.str = ...,
+        invoice_date: _date_pb2.Date | None = ...,
+        payment_date: _date_pb2.Date | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "invoice_date", b"invoice_date", "payment_date", b"payment_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "book_currency", b"book_currency", "invoice_date", b"invoice_date", "payment_date", b"payment_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExchangeDifferenceRequest: _TypeAlias = GetExchangeDifferenceRequest  # noqa: Y015
+
+@_typing.final
+class GetExchangeDifferenceResponse(_message.Message):
+    """What an amount gained or lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICED_FIELD_NUMBER: _builtins.int
+    PAID_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    INVOICE_RATE_FIELD_NUMBER: _builtins.int
+    PAYMENT_RATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoiced(self) -> _money_pb2.Money:
+        """The amount in the currency of the books at the rate of the invoice, rounded
+        half up.
+        """
+
+    @_builtins.property
+    def paid(self) -> _money_pb2.Money:
+        """The same at the rate of the payment."""
+
+    @_builtins.property
+    def difference(self) -> _money_pb2.Money:
+        """What was paid less what was invoiced: a gain, or a loss when negative."""
+
+    @_builtins.property
+    def invoice_rate(self) -> _tax_pb2.ExchangeRate:
+        """The rate of the day of the invoice."""
+
+    @_builtins.property
+    def payment_rate(self) -> _tax_pb2.ExchangeRate:
+        """The rate of the day of the payment."""
+
+    def __init__(
+        self,
+        *,
+        invoiced: _money_pb2.Money | None = ...,
+        paid: _money_pb2.Money | None = ...,
+        difference: _money_pb2.Money | None = ...,
+        invoice_rate: _tax_pb2.ExchangeRate | None = ...,
+        payment_rate: _tax_pb2.ExchangeRate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "invoice_rate", b"invoice_rate", "invoiced", b"invoiced", "paid", b"paid", "payment_rate", b"payment_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "invoice_rate", b"invoice_rate", "invoiced", b"invoiced", "paid", b"paid", "payment_rate", b"payment_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExchangeDifferenceResponse: _TypeAlias = GetExchangeDifferenceResponse  # noqa: Y015
+
+@_typing.final
+class GetTaxSettingsRequest(_message.Message):
+    """Asks for the settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTaxSettingsRequest: _TypeAlias = GetTaxSettingsRequest  # noqa: Y015
+
+@_typing.final
+class GetTaxSettingsResponse(_message.Message):
+    """The settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def settings(self) -> _tax_pb2.TaxSettings:
+        """The settings, with the defaults filled in."""
+
+    def __init__(
+        self,
+        *,
+        settings: _tax_pb2.TaxSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTaxSettingsResponse: _TypeAlias = GetTaxSettingsResponse  # noqa: Y015
+
+@_typing.final
+class PutTaxSettingsRequest(_message.Message):
+    """Replaces the settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    @_builtins.property
+    def settings(self) -> _tax_pb2.TaxSettings:
+        """The settings. Required."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        settings: _tax_pb2.TaxSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutTaxSettingsRequest: _TypeAlias = PutTaxSettingsRequest  # noqa: Y015
+
+@_typing.final
+class PutTaxSettingsResponse(_message.Message):
+    """The settings were replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def settings(self) -> _tax_pb2.TaxSettings:
+        """The settings, with the defaults filled in."""
+
+    def __init__(
+        self,
+        *,
+        settings: _tax_pb2.TaxSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutTaxSettingsResponse: _TypeAlias = PutTaxSettingsResponse  # noqa: Y015

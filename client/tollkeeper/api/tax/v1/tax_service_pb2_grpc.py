@@ -75,6 +75,26 @@ class TaxServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ConvertMoneyRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ConvertMoneyResponse.FromString,
                 _registered_method=True)
+        self.BatchConvert = channel.unary_unary(
+                '/tollkeeper.api.tax.v1.TaxService/BatchConvert',
+                request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.BatchConvertRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.BatchConvertResponse.FromString,
+                _registered_method=True)
+        self.GetExchangeDifference = channel.unary_unary(
+                '/tollkeeper.api.tax.v1.TaxService/GetExchangeDifference',
+                request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeDifferenceRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeDifferenceResponse.FromString,
+                _registered_method=True)
+        self.GetTaxSettings = channel.unary_unary(
+                '/tollkeeper.api.tax.v1.TaxService/GetTaxSettings',
+                request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetTaxSettingsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetTaxSettingsResponse.FromString,
+                _registered_method=True)
+        self.PutTaxSettings = channel.unary_unary(
+                '/tollkeeper.api.tax.v1.TaxService/PutTaxSettings',
+                request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutTaxSettingsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutTaxSettingsResponse.FromString,
+                _registered_method=True)
 
 
 class TaxServiceServicer:
@@ -139,6 +159,35 @@ class TaxServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchConvert(self, request, context):
+        """Converts many amounts; an answer for each, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExchangeDifference(self, request, context):
+        """Says what an amount in a foreign currency gained or lost between the day of
+        the invoice and the day of the payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTaxSettings(self, request, context):
+        """Returns what the seller has decided on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutTaxSettings(self, request, context):
+        """Replaces what the seller has decided on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaxServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +230,26 @@ def add_TaxServiceServicer_to_server(servicer, server):
                     servicer.ConvertMoney,
                     request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ConvertMoneyRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ConvertMoneyResponse.SerializeToString,
+            ),
+            'BatchConvert': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchConvert,
+                    request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.BatchConvertRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.BatchConvertResponse.SerializeToString,
+            ),
+            'GetExchangeDifference': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExchangeDifference,
+                    request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeDifferenceRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeDifferenceResponse.SerializeToString,
+            ),
+            'GetTaxSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTaxSettings,
+                    request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetTaxSettingsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetTaxSettingsResponse.SerializeToString,
+            ),
+            'PutTaxSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutTaxSettings,
+                    request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutTaxSettingsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutTaxSettingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +469,114 @@ class TaxService:
             '/tollkeeper.api.tax.v1.TaxService/ConvertMoney',
             tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ConvertMoneyRequest.SerializeToString,
             tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ConvertMoneyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchConvert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.tax.v1.TaxService/BatchConvert',
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.BatchConvertRequest.SerializeToString,
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.BatchConvertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExchangeDifference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.tax.v1.TaxService/GetExchangeDifference',
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeDifferenceRequest.SerializeToString,
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeDifferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTaxSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.tax.v1.TaxService/GetTaxSettings',
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetTaxSettingsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetTaxSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutTaxSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.tax.v1.TaxService/PutTaxSettings',
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutTaxSettingsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutTaxSettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,16 @@ class TaxServiceStub:
     """Returns what one currency was worth in another on a day."""
     ConvertMoney: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.ConvertMoneyRequest, _tax_service_pb2.ConvertMoneyResponse]
     """Converts an amount at the rate of a day."""
+    BatchConvert: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.BatchConvertRequest, _tax_service_pb2.BatchConvertResponse]
+    """Converts many amounts; an answer for each, in order."""
+    GetExchangeDifference: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.GetExchangeDifferenceRequest, _tax_service_pb2.GetExchangeDifferenceResponse]
+    """Says what an amount in a foreign currency gained or lost between the day of
+    the invoice and the day of the payment.
+    """
+    GetTaxSettings: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.GetTaxSettingsRequest, _tax_service_pb2.GetTaxSettingsResponse]
+    """Returns what the seller has decided on."""
+    PutTaxSettings: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.PutTaxSettingsRequest, _tax_service_pb2.PutTaxSettingsResponse]
+    """Replaces what the seller has decided on."""
 
 @_typing.type_check_only
 class TaxServiceAsyncStub(TaxServiceStub):
@@ -79,6 +89,16 @@ class TaxServiceAsyncStub(TaxServiceStub):
     """Returns what one currency was worth in another on a day."""
     ConvertMoney: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.ConvertMoneyRequest, _tax_service_pb2.ConvertMoneyResponse]  # type: ignore[assignment]
     """Converts an amount at the rate of a day."""
+    BatchConvert: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.BatchConvertRequest, _tax_service_pb2.BatchConvertResponse]  # type: ignore[assignment]
+    """Converts many amounts; an answer for each, in order."""
+    GetExchangeDifference: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.GetExchangeDifferenceRequest, _tax_service_pb2.GetExchangeDifferenceResponse]  # type: ignore[assignment]
+    """Says what an amount in a foreign currency gained or lost between the day of
+    the invoice and the day of the payment.
+    """
+    GetTaxSettings: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.GetTaxSettingsRequest, _tax_service_pb2.GetTaxSettingsResponse]  # type: ignore[assignment]
+    """Returns what the seller has decided on."""
+    PutTaxSettings: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.PutTaxSettingsRequest, _tax_service_pb2.PutTaxSettingsResponse]  # type: ignore[assignment]
+    """Replaces what the seller has decided on."""
 
 class TaxServiceServicer(metaclass=_abc_1.ABCMeta):
     """Determines indirect taxes by dated rules, and converts money by dated rates."""
@@ -150,5 +170,39 @@ class TaxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tax_service_pb2.ConvertMoneyResponse, _abc.Awaitable[_tax_service_pb2.ConvertMoneyResponse]]:
         """Converts an amount at the rate of a day."""
+
+    @_abc_1.abstractmethod
+    def BatchConvert(
+        self,
+        request: _tax_service_pb2.BatchConvertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tax_service_pb2.BatchConvertResponse, _abc.Awaitable[_tax_service_pb2.BatchConvertResponse]]:
+        """Converts many amounts; an answer for each, in order."""
+
+    @_abc_1.abstractmethod
+    def GetExchangeDifference(
+        self,
+        request: _tax_service_pb2.GetExchangeDifferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tax_service_pb2.GetExchangeDifferenceResponse, _abc.Awaitable[_tax_service_pb2.GetExchangeDifferenceResponse]]:
+        """Says what an amount in a foreign currency gained or lost between the day of
+        the invoice and the day of the payment.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTaxSettings(
+        self,
+        request: _tax_service_pb2.GetTaxSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tax_service_pb2.GetTaxSettingsResponse, _abc.Awaitable[_tax_service_pb2.GetTaxSettingsResponse]]:
+        """Returns what the seller has decided on."""
+
+    @_abc_1.abstractmethod
+    def PutTaxSettings(
+        self,
+        request: _tax_service_pb2.PutTaxSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tax_service_pb2.PutTaxSettingsResponse, _abc.Awaitable[_tax_service_pb2.PutTaxSettingsResponse]]:
+        """Replaces what the seller has decided on."""
 
 def add_TaxServiceServicer_to_server(servicer: TaxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,52 +1,35 @@
-"""What the tax service does: loads what the core needs, asks it, and stores what is to be kept.
+"""Taxes on supplies, the seller's registrations, and the rates in force."""
 
-Each use case is one transaction. It refuses to compute anything itself.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
-from decimal import Decimal
-
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.errors import DomainError
 from kit.idempotency import Answer, Once
-from kit.money import Money
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.tax import store
 from services.tax.determination import determine
-from services.tax.exchange import (
-    Conversion,
-    EndedCurrency,
-    ExchangeRate,
-    convert,
-    exchange_rate,
-    legs,
-)
+from services.tax.exchange import ExchangeRate
 from services.tax.model import Determination, Registration, Seller, Supply
-from services.tax.reference_rates import SOURCE_ECB, new_rates, parse_reference_rates
 from services.tax.registrations import check_registration
 from services.tax.reporting import CurrencyPair, Determined, currency_pairs, report
 from services.tax.rulebook import Rate, Rulebook
+from services.tax.usecases.exchange import DatedPair, ExchangeUseCases
 
-NO_TENANT = ""
 _ALL_REGISTRATIONS = "registrations"
 
 PutRegistration = tuple[Registration, datetime]
-_Rates = dict[tuple[date, CurrencyPair], ExchangeRate | DomainError]
+_Rates = dict[DatedPair, ExchangeRate | DomainError]
 
 
 class TaxUseCases:
-    """The use cases over one database, one rulebook and the currencies that ended."""
+    """The use cases over one database, one rulebook and the exchange rates."""
 
-    def __init__(
-        self, database: Database, book: Rulebook, ended: Mapping[str, EndedCurrency]
-    ) -> None:
+    def __init__(self, database: Database, book: Rulebook, exchange: ExchangeUseCases) -> None:
         self._database = database
         self._book = book
-        self._ended = ended
+        self._exchange = exchange
 
     @traced("tax.determine")
     async def determine(self, tenant: str, supply: Supply, today: date) -> Determined:
@@ -76,7 +59,9 @@ class TaxUseCases:
             seller = Seller(tuple(registration for registration, _ in loaded))
             determinations = [self._attempt(seller, supply) for supply in supplies]
             days = [min(supply.day, today) for supply in supplies]
-            rates = await self._rates_for(transaction, determinations, days)
+            settings = await store.load_settings(transaction, tenant)
+            pairs = self._dated_pairs(determinations, days)
+            rates = await self._exchange.load_rates(transaction, settings, pairs)
         return [
             self._report(determination, day, rates)
             for determination, day in zip(determinations, days, strict=True)
@@ -131,73 +116,15 @@ class TaxUseCases:
         token = encode_page_token(listing, _rate_key(found[size - 1])) if len(found) > size else ""
         return Page(tuple(found[:size]), token)
 
-    @traced("tax.exchange_rate")
-    async def exchange_rate(self, tenant: str, base: str, quote: str, day: date) -> ExchangeRate:
-        """Answer what one currency was worth in another on a day.
-
-        Raises:
-            NotFound: EXCHANGE_RATE_NOT_FOUND.
-            Precondition: EXCHANGE_RATE_STALE.
-        """
-        async with self._database.transaction(tenant) as transaction:
-            return await self._rate(transaction, base, quote, day)
-
-    async def convert(
-        self, tenant: str, conversion: Conversion
-    ) -> tuple[Money, Decimal, ExchangeRate]:
-        """Convert an amount at the rate of a day: settled, exact, and the rate taken.
-
-        Raises:
-            InvalidInput: the result exceeds what money can hold.
-            NotFound: EXCHANGE_RATE_NOT_FOUND.
-            Precondition: EXCHANGE_RATE_STALE.
-        """
-        rate = await self.exchange_rate(tenant, conversion.base, conversion.quote, conversion.day)
-        exact, money = convert(conversion.amount, rate, conversion.rounding)
-        return money, exact, rate
-
-    @traced("tax.import_reference_rates")
-    async def import_reference_rates(self, lines: Iterable[str]) -> int:
-        """Store the rates of a file of the European Central Bank; answer how many were new.
-
-        Raises:
-            InvalidInput: the file cannot be read, or contradicts a stored rate; nothing is stored.
-        """
-        rates = tuple(parse_reference_rates(lines))
-        if not rates:
-            return 0
-        days = [rate.rate_date for rate in rates]
-        async with self._database.transaction(NO_TENANT) as transaction:
-            stored = await store.load_rates_between(transaction, SOURCE_ECB, min(days), max(days))
-            new = new_rates(rates, stored)
-            await store.save_rates(transaction, SOURCE_ECB, new)
-        return len(new)
-
-    async def _rate(
-        self, transaction: AsyncConnection, base: str, quote: str, day: date
-    ) -> ExchangeRate:
-        newest = await store.load_newest_rates(transaction, SOURCE_ECB, legs(base, quote), day)
-        return exchange_rate(base, quote, day, newest, self._ended)
-
-    async def _rates_for(
-        self,
-        transaction: AsyncConnection,
-        determinations: Sequence[Determination | DomainError],
-        days: Sequence[date],
-    ) -> _Rates:
-        wanted = {
-            (day, pair)
+    def _dated_pairs(
+        self, determinations: Sequence[Determination | DomainError], days: Sequence[date]
+    ) -> list[DatedPair]:
+        return [
+            (*pair, day)
             for determination, day in zip(determinations, days, strict=True)
             if isinstance(determination, Determination)
             for pair in currency_pairs(determination, day, self._book)
-        }
-        rates: _Rates = {}
-        for day, pair in sorted(wanted):
-            try:
-                rates[day, pair] = await self._rate(transaction, *pair, day)
-            except DomainError as error:
-                rates[day, pair] = error
-        return rates
+        ]
 
     def _report(
         self, determination: Determination | DomainError, day: date, rates: _Rates
@@ -206,7 +133,7 @@ class TaxUseCases:
             return determination
         found: dict[CurrencyPair, ExchangeRate] = {}
         for pair in sorted(currency_pairs(determination, day, self._book)):
-            rate = rates[day, pair]
+            rate = rates[(*pair, day)]
             if isinstance(rate, DomainError):
                 return rate
             found[pair] = rate
