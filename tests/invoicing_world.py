@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
+from google.type.money_pb2 import Money
 
 from cli.scopes import all_scopes
 from cli.signing_keys import SigningKeys
@@ -297,6 +298,24 @@ def subscription(
     return customer_pb2.Subscription(**{**fields, **changes})
 
 
+def euro(units: int, cents: int = 0) -> Money:
+    """Make an amount."""
+    return Money(currency_code="EUR", units=units, nanos=cents * 10_000_000)
+
+
+def results(answers: list[messages.CloseBillingPeriodResponse]) -> list[tuple[str, str]]:
+    """Answer what became of each period: the subscription, and its number, state or reason."""
+    return [
+        (
+            answer.subscription_id,
+            answer.invoice.number or invoice_pb2.InvoiceState.Name(answer.invoice.state)
+            if answer.HasField("invoice")
+            else read_status(answer.error).reason,
+        )
+        for answer in answers[1:]
+    ]
+
+
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     """Read an error of a call."""
     trailers = error.trailing_metadata()
@@ -336,3 +355,14 @@ async def running_world(
             stubs[service] = STUBS[service](channel)
         issuer = TokenIssuer(keys.issuer_key(), clock)
         yield World(tenant, clock, issuer, addresses, stubs)
+
+
+@asynccontextmanager
+async def billing_world(
+    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
+) -> AsyncIterator[World]:
+    """Start a world on the morning of the first of February, with a seller and a plan in euro."""
+    async with running_world(settings_for, keys, tenant, FEBRUARY + timedelta(hours=6)) as world:
+        await world.put_seller()
+        await world.put_plan()
+        yield world

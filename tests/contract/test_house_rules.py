@@ -23,6 +23,7 @@ FILE_LINES_MAX = 500
 SHELL_MODULES = frozenset(
     {"__init__", "__main__", "service", "runner", "convert", "usecases", "store", "counters"}
     | {"clients", "tables", "batcher", "catalogue", "sessions"}
+    | {"closing", "drafting", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")
 EXACT_KIT_MODULES = ("money", "decimals")

@@ -17,8 +17,8 @@ from tests.invoicing_world import (
     START,
     Refusal,
     World,
+    billing_world,
     customer,
-    running_world,
     seller,
     subscription,
 )
@@ -33,9 +33,7 @@ async def world(
     settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
 ) -> AsyncIterator[World]:
     """Four servers on the morning of the first of February, a seller, and a plan in euro."""
-    async with running_world(settings_for, keys, tenant, FEBRUARY + timedelta(hours=6)) as world:
-        await world.put_seller()
-        await world.put_plan()
+    async with billing_world(settings_for, keys, tenant) as world:
         yield world
 
 

@@ -36,7 +36,7 @@ def page_of(invoice: Invoice, time_zone: str = "UTC") -> Any:  # noqa: ANN401 - 
 
 
 def a_reverse_charged_invoice() -> Invoice:
-    """Issue 100.00 euro to a German business."""
+    """Make an invoice of 100.00 euro to a German business."""
     return an_issued_invoice(
         a_draft(a_rating(a_base_fee()), determination=a_reverse_charge((Money("EUR", 10000),)))
     )
