@@ -118,6 +118,7 @@ def assemble(
         total=subtotal + determination.tax_total,
         exchange_rate=exchange_rate,
         buyer_tax_id=determination.buyer_tax_id,
+        reported_taxes=determination.reported_taxes,
         issue_date=None,
         due_date=None,
         create_time=create_time,

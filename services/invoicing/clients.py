@@ -30,6 +30,7 @@ from services.invoicing.snapshot import (
     BUYER_KINDS,
     read_exchange_rate,
     read_rated_line,
+    read_reported_tax,
     read_tax,
     render_date,
     render_tax_id,
@@ -286,4 +287,5 @@ def _read_tax_result(
         totals=tuple(map(read_tax, determination.totals)),
         tax_total=parse_money(determination.tax_total, "tax_total"),
         buyer_tax_id=determination.buyer_tax_id.number,
+        reported_taxes=tuple(map(read_reported_tax, determination.reported_taxes)),
     )

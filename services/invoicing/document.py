@@ -14,12 +14,14 @@ from services.invoicing.glyphs import replace_unshown
 from services.invoicing.labels import LABELS, Labels, translate_step
 from services.invoicing.model import (
     Customer,
+    ExchangeRate,
     FormulaStep,
     Invoice,
     InvoiceLine,
     Language,
     PostalAddress,
     RatedLine,
+    ReportedTax,
     Tax,
     TaxTreatment,
 )
@@ -235,16 +237,31 @@ def _describe_tax(tax: Tax, labels: Labels, figures: Figures) -> str:
 
 
 def _describe_notes(invoice: Invoice, labels: Labels, figures: Figures) -> list[str]:
-    notes = [tax.invoice_note for tax in invoice.taxes if tax.invoice_note]
-    rate = invoice.exchange_rate
-    if rate is not None:
-        notes.append(
-            labels.exchange_rate.format(
-                rate.base_currency,
-                figures.number(rate.rate),
-                rate.quote_currency,
-                labels.names.get(rate.source, rate.source),
-                figures.day(rate.rate_date),
-            )
-        )
+    """Write why each tax is charged or not, what the law wants said, and the rates taken."""
+    notes = [text for tax in invoice.taxes for text in (tax.invoice_note, tax.explanation) if text]
+    for reported in invoice.reported_taxes:
+        notes.append(_describe_reported_tax(reported, labels, figures))
+        notes.append(_describe_exchange_rate(reported.exchange_rate, labels, figures))
+    if invoice.exchange_rate is not None:
+        notes.append(_describe_exchange_rate(invoice.exchange_rate, labels, figures))
     return list(dict.fromkeys(notes))
+
+
+def _describe_reported_tax(tax: ReportedTax, labels: Labels, figures: Figures) -> str:
+    return labels.reported_tax.format(
+        f"{labels.names.get(tax.name, tax.name)} {tax.jurisdiction}",
+        figures.percent(tax.rate_percent),
+        tax.tax_amount.currency,
+        figures.amount(tax.tax_amount),
+        figures.amount(tax.taxable_amount),
+    )
+
+
+def _describe_exchange_rate(rate: ExchangeRate, labels: Labels, figures: Figures) -> str:
+    return labels.exchange_rate.format(
+        rate.base_currency,
+        figures.number(rate.rate),
+        rate.quote_currency,
+        labels.names.get(rate.source, rate.source),
+        figures.day(rate.rate_date),
+    )

@@ -38,6 +38,7 @@ class Labels:
     payment: str
     notes: str
     exchange_rate: str
+    reported_tax: str
     page: str
     treatments: Mapping[TaxTreatment, str]
     names: Mapping[str, str]
@@ -66,6 +67,7 @@ _ENGLISH = Labels(
     total_due="Total due",
     payment="How to pay",
     notes="Notes",
+    reported_tax="{} {} in {}: {} on {}.",
     exchange_rate="Converted at 1 {} = {} {}, {} reference rate of {}.",
     page="Page {} of {}",
     treatments=MappingProxyType(
@@ -100,6 +102,7 @@ _GERMAN = Labels(
     total_due="Gesamtbetrag",
     payment="Zahlung",
     notes="Hinweise",
+    reported_tax="{} {} in {}: {} auf {}.",
     exchange_rate="Umgerechnet zu 1 {} = {} {}, Referenzkurs der {} vom {}.",
     page="Seite {} von {}",
     treatments=MappingProxyType(
@@ -134,6 +137,7 @@ _FRENCH = Labels(
     total_due="Total à payer",
     payment="Paiement",
     notes="Mentions",
+    reported_tax="{} {} en {} : {} sur {}.",
     exchange_rate="Converti à 1 {} = {} {}, taux de référence de la {} du {}.",
     page="Page {} sur {}",
     treatments=MappingProxyType(
@@ -176,6 +180,7 @@ _JAPANESE = Labels(
     total_due="ご請求金額",
     payment="お支払方法",
     notes="備考",
+    reported_tax="{} {}（{}建て）：{}（対象額 {}）",
     exchange_rate="換算レート 1 {} = {} {}（{} 参照レート、{}）",
     page="{} / {} ページ",
     treatments=MappingProxyType(

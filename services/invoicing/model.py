@@ -194,6 +194,7 @@ class Tax:
     tax_amount: Money
     treatment: TaxTreatment
     invoice_note: str
+    explanation: str
     seller_tax_id: str
     as_given: bytes
 
@@ -215,6 +216,7 @@ class Determination:
     totals: tuple[Tax, ...]
     tax_total: Money
     buyer_tax_id: str
+    reported_taxes: tuple["ReportedTax", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,19 @@ class ExchangeRate:
     rate: Decimal
     rate_date: date
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedTax:
+    """A charged tax in the currency in which its country wants it on the invoice."""
+
+    jurisdiction: str
+    name: str
+    rate_percent: Decimal
+    taxable_amount: Money
+    tax_amount: Money
+    exchange_rate: ExchangeRate
+    as_given: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +280,7 @@ class Invoice:
     finalize_time: datetime | None
     void_time: datetime | None
     void_reason: str
+    reported_taxes: tuple[ReportedTax, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from services.invoicing.model import (
     PostalAddress,
     ProductCategory,
     RatedLine,
+    ReportedTax,
     Seller,
     Tax,
     TaxId,
@@ -108,6 +109,9 @@ def render_invoice(invoice: Invoice) -> invoice_pb2.Invoice:
         finalize_time=None if finalized is None else render_time(finalized),
         void_time=None if voided is None else render_time(voided),
         void_reason=invoice.void_reason,
+        reported_taxes=[
+            tax_pb2.ReportedTax.FromString(tax.as_given) for tax in invoice.reported_taxes
+        ],
     )
 
 
@@ -140,6 +144,7 @@ def read_invoice(message: invoice_pb2.Invoice) -> Invoice:
         ),
         void_time=parse_time(message.void_time, "void_time") if has("void_time") else None,
         void_reason=message.void_reason,
+        reported_taxes=tuple(map(read_reported_tax, message.reported_taxes)),
     )
 
 
@@ -228,7 +233,21 @@ def read_tax(message: tax_pb2.Tax) -> Tax:
         tax_amount=parse_money(message.tax_amount, "tax_amount"),
         treatment=_TREATMENTS[message.treatment],
         invoice_note=message.invoice_note,
+        explanation=message.explanation,
         seller_tax_id=message.seller_tax_id,
+        as_given=message.SerializeToString(deterministic=True),
+    )
+
+
+def read_reported_tax(message: tax_pb2.ReportedTax) -> ReportedTax:
+    """Read a tax in the currency in which its country wants it."""
+    return ReportedTax(
+        jurisdiction=message.jurisdiction,
+        name=message.name,
+        rate_percent=_read_decimal(message.rate_percent),
+        taxable_amount=parse_money(message.taxable_amount, "taxable_amount"),
+        tax_amount=parse_money(message.tax_amount, "tax_amount"),
+        exchange_rate=read_exchange_rate(message.exchange_rate),
         as_given=message.SerializeToString(deterministic=True),
     )
 

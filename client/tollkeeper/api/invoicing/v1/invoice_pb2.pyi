@@ -123,6 +123,7 @@ class Invoice(_message.Message):
     FINALIZE_TIME_FIELD_NUMBER: _builtins.int
     VOID_TIME_FIELD_NUMBER: _builtins.int
     VOID_REASON_FIELD_NUMBER: _builtins.int
+    REPORTED_TAXES_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """The id. Set by the service."""
     number: _builtins.str
@@ -199,6 +200,12 @@ class Invoice(_message.Message):
     def void_time(self) -> _timestamp_pb2.Timestamp:
         """When it was voided. Absent unless it was."""
 
+    @_builtins.property
+    def reported_taxes(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.ReportedTax]:
+        """The charged taxes in the currency in which the law wants them on the invoice;
+        empty where it asks for no other than that of the invoice.
+        """
+
     def __init__(
         self,
         *,
@@ -225,10 +232,11 @@ class Invoice(_message.Message):
         finalize_time: _timestamp_pb2.Timestamp | None = ...,
         void_time: _timestamp_pb2.Timestamp | None = ...,
         void_reason: _builtins.str = ...,
+        reported_taxes: _abc.Iterable[_tax_pb2.ReportedTax] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "customer", b"customer", "due_date", b"due_date", "exchange_rate", b"exchange_rate", "finalize_time", b"finalize_time", "issue_date", b"issue_date", "period", b"period", "seller", b"seller", "subtotal", b"subtotal", "tax_total", b"tax_total", "total", b"total", "void_time", b"void_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "create_time", b"create_time", "currency", b"currency", "customer", b"customer", "due_date", b"due_date", "exchange_rate", b"exchange_rate", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "issue_date", b"issue_date", "lines", b"lines", "number", b"number", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "seller", b"seller", "state", b"state", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax_total", b"tax_total", "taxes", b"taxes", "total", b"total", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "create_time", b"create_time", "currency", b"currency", "customer", b"customer", "due_date", b"due_date", "exchange_rate", b"exchange_rate", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "issue_date", b"issue_date", "lines", b"lines", "number", b"number", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "reported_taxes", b"reported_taxes", "seller", b"seller", "state", b"state", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax_total", b"tax_total", "taxes", b"taxes", "total", b"total", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
