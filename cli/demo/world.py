@@ -69,7 +69,8 @@ SELLER = Seller(
         country="US",
     ),
     email="billing@northwind-inference.example",
-    payment_instructions="ACH or SWIFT to Example Bank, account 000123456789, quoting the number.",
+    payment_instructions="ACH or SWIFT to Example Bank, account 000123456789. "
+    "Please quote the invoice number.",
     number_prefix="NWI",
     payment_term_days=14,
 )

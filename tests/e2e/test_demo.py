@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,31 @@ COMMAND = Path(sys.executable).with_name("tollkeeper")
 TIMEOUT_S = 300
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A demo that has run, and the temporary folder that it was given."""
+
+    folder: Path
+    outcome: subprocess.CompletedProcess[str]
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that is left."""
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A place for temporary folders that every account can reach."""
     with reachable_folder() as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    """The demo as a newcomer runs it, with fewer calls."""
+    with reachable_folder() as folder:
+        yield Demo(folder, run_demo(folder, "--calls", "2000"))
 
 
 def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,42 +80,45 @@ def processes_naming(text: str) -> list[str]:
     return found
 
 
-def test_a_newcomer_gets_invoices_that_reconcile_and_nothing_else(folder: Path) -> None:
-    """Real servers, five processes, a month; afterwards no process, no port and no data is left."""
-    # when
-    outcome = run_demo(folder, "--calls", "2000")
+def test_every_figure_reconciles(demo: Demo) -> None:
+    """Real servers, five processes, a month; the exit status says what the last lines say."""
+    assert (demo.outcome.returncode, demo.outcome.stderr) == (0, "")
+    verdict = r"^reconciled: yes \(\d+ figures compared\)$"
+    assert re.search(verdict, demo.outcome.stdout, re.MULTILINE)
 
-    # then
-    assert (outcome.returncode, outcome.stderr) == (0, "")
-    assert re.search(r"^reconciled: yes \(\d+ figures compared\)$", outcome.stdout, re.MULTILINE)
-    addresses = re.findall(r" on (127\.0\.0\.1:\d+)$", outcome.stdout, re.MULTILINE)
+
+def test_nothing_is_left_but_the_invoices(demo: Demo) -> None:
+    """No process, no port, no data; the report names every file that is kept."""
+    addresses = re.findall(r" on (127\.0\.0\.1:\d+)$", demo.outcome.stdout, re.MULTILINE)
+
     assert len(addresses) == 7
     assert [address for address in addresses if is_listening(address)] == []
-    assert processes_naming(str(folder)) == []
-    (made,) = folder.iterdir()
-    left = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
-    assert [re.sub(r"\d", "0", name) for name in left] == ["invoices/NWI-0000-000000.pdf"] * 4
-    assert all(str(made / name) in outcome.stdout for name in left)
+    assert processes_naming(str(demo.folder)) == []
+    assert [re.sub(r"\d", "0", file.name) for file in demo.files] == ["NWI-0000-000000.pdf"] * 4
+    assert all(str(file) in demo.outcome.stdout for file in demo.files)
 
 
-def test_every_limit_refuses_and_says_so(folder: Path, servers: Servers, database: str) -> None:
+def test_every_limit_refuses_and_says_so(demo: Demo) -> None:
     """The report shows three limits with their refusals, and one as the developer sees it."""
-    outcome = run_demo(
-        folder,
-        *("--calls", "1000", "--database-url", database, "--redis-url", servers.redis_url),
-    )
+    limits = r"^(intern-rate|manon-budget|nightly-tokens) .* (\d+)$"
+    rows = re.findall(limits, demo.outcome.stdout, re.MULTILINE)
 
-    rows = re.findall(
-        r"^(intern-rate|manon-budget|nightly-tokens) .* (\d+)$", outcome.stdout, re.MULTILINE
-    )
     assert [limit for limit, _ in rows] == ["intern-rate", "manon-budget", "nightly-tokens"]
     assert all(int(count) > 0 for _, count in rows)
     assert re.search(
         r"refused by limit intern-rate of golden-gate/gg-intern: \d+ of \d+ requests left, "
         r"retry in \d+\.\d{3} s",
-        outcome.stdout,
+        demo.outcome.stdout,
     )
-    assert outcome.returncode == 0
+
+
+def test_documents_name_the_buyer_and_the_tax(demo: Demo) -> None:
+    """What a person checks first: who pays, and what is taxed and why."""
+    texts = ["".join(page.extract_text() for page in PdfReader(file).pages) for file in demo.files]
+    names = ["Golden Gate Robotics LLC", "Isar Analytik GmbH", "Manon Lefèvre", "佐藤 花子"]
+
+    assert [sum(name in text for text in texts) for name in names] == [1, 1, 1, 1]
+    assert any("DE136695976" in text and "Steuerschuldnerschaft" in text for text in texts)
 
 
 @pytest.fixture
@@ -103,30 +127,10 @@ def database(empty_database_url: str) -> str:
     return empty_database_url
 
 
-def test_documents_name_buyer_tax_and_total(folder: Path, servers: Servers, database: str) -> None:
-    """What a person checks first: who pays, what is taxed and why, and how much it is."""
-    outcome = run_demo(
-        folder,
-        *("--calls", "500", "--data-dir", str(folder / "kept")),
-        *("--database-url", database, "--redis-url", servers.redis_url),
-    )
-
-    files = sorted((folder / "kept" / "invoices").glob("*/*.pdf"))
-    texts = ["".join(page.extract_text() for page in PdfReader(file).pages) for file in files]
-    assert outcome.returncode == 0
-    assert sorted(
-        name
-        for text in texts
-        for name in ("Golden Gate Robotics LLC", "Isar Analytik GmbH", "Manon Lefèvre", "佐藤 花子")
-        if name in text
-    ) == ["Golden Gate Robotics LLC", "Isar Analytik GmbH", "Manon Lefèvre", "佐藤 花子"]
-    assert any("DE136695976" in text and "Steuerschuldnerschaft" in text for text in texts)
-
-
 def test_a_terminal_gets_colours_and_the_same_verdict(
     folder: Path, servers: Servers, database: str
 ) -> None:
-    """Tables and progress bars are for people; what they say is the same."""
+    """Tables and progress bars are for people; the servers may be anybody's."""
     command = [
         *(str(COMMAND), "demo", "--calls", "300", "--data-dir", str(folder / "kept")),
         *("--database-url", database, "--redis-url", servers.redis_url),
