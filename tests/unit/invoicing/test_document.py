@@ -285,8 +285,8 @@ def test_a_page_speaks_the_language_of_the_customer(language: Language, words: l
             id="no street",
         ),
         pytest.param(
-            PostalAddress(("Calle 1",), "Bogotá", "DC", "", "CO"),
-            ["Calle 1", "Bogotá, DC", "Colombia"],
+            PostalAddress(("Carrera 7",), "Bogotá", "DC", "", "CO"),
+            ["Carrera 7", "Bogotá, DC", "Colombia"],
             id="no postal code",
         ),
     ],
