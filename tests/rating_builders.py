@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 from kit.decimals import exactly
 from kit.interval import Interval
 from services.rating.model import (
+    UNKNOWN_CONTRACT,
+    Contract,
     GivenUsage,
     Plan,
     PlanVersion,
@@ -19,7 +22,7 @@ from services.rating.model import (
     Usage,
     UsageEntry,
 )
-from services.rating.pipeline import rate_period
+from services.rating.pipeline import Terms, rate_period, usage_period
 from services.rating.prices import (
     GraduatedPrice,
     PackagePrice,
@@ -100,7 +103,7 @@ def a_version(plan: Plan, version: int = 1) -> PlanVersion:
 def rated(plan: Plan, *quantities: str | Decimal, proration: Proration | None = None) -> Rating:
     """Rate January by a plan; one quantity for each of its prices, in order."""
     usages = [Usage((UsageEntry(Decimal(quantity)),), "unit") for quantity in quantities]
-    return rate_period(a_version(plan), "acme", JANUARY, usages, proration)
+    return rate_period(a_version(plan), Terms("acme", JANUARY, proration), usages)
 
 
 def rated_price(model: PriceModel, quantity: str | Decimal, included: str = "0") -> Rating:
@@ -124,10 +127,25 @@ def a_given_usage(
     )
 
 
-def rated_given(plan: Plan, *given: GivenUsage, proration: Proration | None = None) -> Rating:
-    """Rate January by a plan and usage that is given."""
-    usages = count_given(plan, given, JANUARY)
-    return rate_period(a_version(plan), "acme", JANUARY, usages, proration)
+def rated_given(
+    plan: Plan,
+    *given: GivenUsage,
+    period: Interval = JANUARY,
+    proration: Proration | None = None,
+    contract: Contract = UNKNOWN_CONTRACT,
+    as_of: datetime | None = None,
+) -> Rating:
+    """Rate a period, by default January, by a plan and usage that is given."""
+    terms = Terms("acme", period, proration, contract, as_of)
+    usages = count_given(plan, given, usage_period(plan, terms))
+    return rate_period(a_version(plan), terms, usages)
+
+
+def a_contract(
+    start: datetime | None, time_zone: str = "UTC", billed_before: str = "0"
+) -> Contract:
+    """Make what is known of a contract."""
+    return Contract(start, ZoneInfo(time_zone), Decimal(billed_before))
 
 
 def quantities_of(plan: Plan, given: Sequence[GivenUsage]) -> list[Decimal]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
+from zoneinfo import ZoneInfo
 
 from kit.interval import Interval
 from kit.money import Money
@@ -22,6 +23,7 @@ QUANTITY_MAX = Decimal(10**20)
 USAGE_MAX = QUANTITY_MAX * 10_000
 """The largest usage that one price can rate."""
 PRICES_MAX = 200
+BASE_FEES_MAX = 100
 TIERS_MAX = 100
 ROWS_MAX = 1000
 DIMENSIONS_MAX = 8
@@ -44,6 +46,15 @@ def may_meet(first: Dimensions, second: Dimensions) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Discounts:
+    """What is taken off in this order: usage, a percentage, an amount; never below 0."""
+
+    quantity: Decimal
+    percent: Decimal
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """The usage of a meter, filtered by dimensions, and what it costs beyond what is included.
 
@@ -61,6 +72,9 @@ class Price:
     group_by: tuple[str, ...] = ()
     conversion: QuantityConversion | None = None
     virtual_currency: VirtualCurrency | None = None
+    minimum_amount: Decimal | None = None
+    maximum_amount: Decimal | None = None
+    discounts: Discounts | None = None
 
     @property
     def name(self) -> str:
@@ -69,8 +83,55 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseFee:
+    """A fee for each billing period; prorated by days unless it is charged whole."""
+
+    fee_id: str
+    display_name: str
+    unit_amount: Decimal
+    quantity: Decimal
+    category: ProductCategory
+    whole: bool
+
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return self.display_name or self.fee_id
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentStep:
+    """What is committed to from so many months after the contract began."""
+
+    after_months: int
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """The least that a plan comes to: in each period, or over terms of so many months.
+
+    The steps ascend, and the first begins with the contract.
+    """
+
+    steps: tuple[CommitmentStep, ...]
+    term_months: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The first days of a contract, free of the base fee and perhaps of the price of usage."""
+
+    days: int
+    includes_usage: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What is charged for, and how; no effective time means since ever."""
+    """What is charged for, and how; no effective time means since ever.
+
+    A version that keeps contracts rates only those that began from its effective time on.
+    """
 
     plan_id: str
     display_name: str
@@ -79,6 +140,10 @@ class Plan:
     prices: tuple[Price, ...]
     effective_time: datetime | None
     category: ProductCategory
+    base_fees: tuple[BaseFee, ...] = ()
+    commitment: Commitment | None = None
+    trial: Trial | None = None
+    keeps_contracts: bool = False
 
     @property
     def name(self) -> str:
@@ -101,6 +166,21 @@ class Proration:
 
     billed_days: int
     period_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What rating must know of the customer's contract; no start means that it is unknown.
+
+    `billed_before` is what was billed in this term of a commitment before the period.
+    """
+
+    start: datetime | None
+    time_zone: ZoneInfo
+    billed_before: Decimal
+
+
+UNKNOWN_CONTRACT = Contract(None, ZoneInfo("UTC"), Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +210,7 @@ class PeriodToRate:
     """What is asked for: a customer's period, and by which version of which plan.
 
     No version means the one in effect at the start of the period; no given usage means that the
-    meters are asked.
+    meters are asked; `as_of` is where usage ends in a period that is still open.
     """
 
     customer_id: str
@@ -138,6 +218,8 @@ class PeriodToRate:
     plan_version: int | None
     period: Interval
     proration: Proration | None
+    contract: Contract
+    as_of: datetime | None
     given_usage: tuple[GivenUsage, ...] | None
 
 
@@ -187,6 +269,7 @@ class LineKind(Enum):
 
     BASE_FEE = auto()
     USAGE = auto()
+    TRUE_UP = auto()
 
 
 class Stage(Enum):
@@ -195,6 +278,11 @@ class Stage(Enum):
     CONVERSION = auto()
     INCLUDED = auto()
     PRICE = auto()
+    CREDITS = auto()
+    USAGE_DISCOUNT = auto()
+    DISCOUNT = auto()
+    MINIMUM = auto()
+    MAXIMUM = auto()
 
 
 @dataclass(frozen=True, slots=True)

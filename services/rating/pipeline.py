@@ -1,20 +1,41 @@
 """The order in which a period is rated, from usage to settled lines; the same for every price.
 
 Usage -> conversion of the quantity -> what is included -> the price -> conversion of virtual
-credits -> rounding, half up, once for each line. Refuses to fetch usage and to choose the version
-of a plan: both are arguments.
+credits -> usage discount -> percentage and fixed discount -> maximum -> rounding, half up, once for
+each line -> what is missing to the minimum of the price -> what is missing to the commitment of the
+plan. Refuses to fetch usage and to choose the version of a plan: both are arguments.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, Inexact
+from typing import get_args
 
 from kit.decimals import EXACT, exactly, plain
 from kit.errors import InvalidInput
 from kit.interval import Interval
 from kit.money import Money, Rounding, settle
+from services.rating.adjustments import (
+    take_off_amount,
+    take_off_excess,
+    take_off_percent,
+    take_off_usage,
+)
 from services.rating.entry_pricing import price_entries, price_metered_amount, price_percentage
+from services.rating.fees import (
+    check_contract,
+    prorate,
+    rate_fees,
+    true_up_plan,
+    true_up_price,
+    usage_interval,
+)
 from services.rating.model import (
+    UNKNOWN_CONTRACT,
     USAGE_MAX,
+    Contract,
+    Discounts,
     FormulaStep,
     LineKind,
     Plan,
@@ -36,6 +57,7 @@ from services.rating.prices import (
     MatrixPrice,
     PercentagePrice,
     QuantityConversion,
+    QuantityModel,
     QuantityRounding,
     TimeOfUsePrice,
     VirtualCurrency,
@@ -44,6 +66,8 @@ from services.rating.pricing import divide, price_quantity
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
+_NO_DISCOUNTS = Discounts(_ZERO, _ZERO, _ZERO)
+_QUANTITY_MODELS = get_args(QuantityModel)
 _ROUNDINGS = {
     QuantityRounding.HALF_UP: ROUND_HALF_UP,
     QuantityRounding.UP: ROUND_CEILING,
@@ -51,26 +75,48 @@ _ROUNDINGS = {
 }
 
 
-def rate_period(
-    rated_by: PlanVersion,
-    customer_id: str,
-    period: Interval,
-    usages: Sequence[Usage],
-    proration: Proration | None = None,
-) -> Rating:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a period is rated by beside the usage: whose it is, and which part of it is billed.
+
+    `as_of` is where usage ends in a period that is still open.
+    """
+
+    customer_id: str
+    period: Interval
+    proration: Proration | None = None
+    contract: Contract = UNKNOWN_CONTRACT
+    as_of: datetime | None = None
+
+
+def usage_period(plan: Plan, terms: Terms) -> Interval | None:
+    """Answer when usage is billed; nothing where none is."""
+    billed = usage_interval(plan, terms.period, terms.contract)
+    if billed is None or terms.as_of is None or terms.as_of >= billed.end:
+        return billed
+    return Interval(billed.start, terms.as_of) if billed.start < terms.as_of else None
+
+
+def rate_period(rated_by: PlanVersion, terms: Terms, usages: Sequence[Usage]) -> Rating:
     """Rate one period of one customer; `usages` holds what each price of the plan counts, in order.
 
     Raises:
         InvalidInput: a quantity, or an amount in minor units, is too large to be billed, or an
             amount has more digits than can be computed exactly.
+        Precondition: CONTRACT_START_REQUIRED.
     """
+    check_contract(rated_by, terms.contract)
     plan = rated_by.plan
     try:
         with exactly():
-            lines = [_rate_base_fee(plan, period, proration)] if plan.base_fee else []
+            lines = list(rate_fees(plan, terms.period, terms.proration, terms.contract))
             for price, usage in zip(plan.prices, usages, strict=True):
-                lines.extend(_rate_price(plan, price, customer_id, period, usage))
-            total = sum((line.amount for line in lines), Money.zero(plan.currency))
+                lines.extend(_rate_price(plan, price, terms, usage))
+            total = _sum_of(lines, plan)
+            if plan.commitment is not None and terms.as_of is None:
+                missing = true_up_plan(plan, total, terms.period, terms.proration, terms.contract)
+                lines.extend(missing)
+                total = _sum_of(lines, plan)
     except Inexact as error:
         raise InvalidInput.of(
             "quantity", f"comes to an amount of more than {EXACT.prec} digits"
@@ -78,45 +124,21 @@ def rate_period(
     return Rating(plan.plan_id, rated_by.version, plan.currency, tuple(lines), total)
 
 
-def _rate_base_fee(plan: Plan, period: Interval, proration: Proration | None) -> RatedLine:
-    """Bill base fee x billed days / period days, which is the base fee for a whole period."""
-    if proration is None or proration.billed_days == proration.period_days:
-        step = FormulaStep("base fee", _ONE, plan.base_fee, plan.base_fee)
-    else:
-        billed, whole = Decimal(proration.billed_days), Decimal(proration.period_days)
-        step = FormulaStep(
-            f"base fee: {proration.billed_days} of {proration.period_days} days",
-            divide(billed, whole),
-            plan.base_fee,
-            divide(plan.base_fee * billed, whole),
-        )
-    return RatedLine(
-        kind=LineKind.BASE_FEE,
-        price_id="",
-        description=f"{plan.name}: base fee",
-        quantity=step.quantity,
-        unit="period",
-        unrounded_amount=step.amount,
-        amount=settle(step.amount, plan.currency, Rounding.HALF_UP),
-        steps=(step,),
-        usage=None,
-        category=plan.category,
-        period=period,
-    )
-
-
-def _rate_price(
-    plan: Plan, price: Price, customer_id: str, period: Interval, usage: Usage
-) -> Iterator[RatedLine]:
-    """Rate one price: a line for its usage, or for each group of it."""
+def _rate_price(plan: Plan, price: Price, terms: Terms, usage: Usage) -> Iterator[RatedLine]:
+    """Rate one price: a line for its usage, or for each group of it, within its bounds."""
+    billed = Money.zero(plan.currency)
+    interval = usage_period(plan, terms) or terms.period
+    left = _Left.of(price, terms)
     for group, part in _groups(price, usage):
         quantity = sum((entry.quantity for entry in part.entries), _ZERO)
         _check_quantity(price, quantity)
         steps = _price_usage(price, quantity, part)
+        if left is not None:
+            steps += left.take_off(sum((step.amount for step in steps), _ZERO))
         unrounded_amount = sum((step.amount for step in steps), _ZERO)
         assert unrounded_amount >= 0, "no price gives a negative fee"
         values = ", ".join(value or "other" for _, value in group)
-        yield RatedLine(
+        line = RatedLine(
             kind=LineKind.USAGE,
             price_id=price.price_id,
             description=f"{price.name}: {values}" if group else price.name,
@@ -127,14 +149,60 @@ def _rate_price(
             steps=steps,
             usage=UsageReference(
                 price.meter_id,
-                customer_id,
-                period,
+                terms.customer_id,
+                interval,
                 tuple(sorted((*price.dimensions, *group))) if group else price.dimensions,
                 usage.excluded,
             ),
             category=price.category,
-            period=period,
+            period=terms.period,
         )
+        billed += line.amount
+        if left is not None:
+            left.billed(line)
+        yield line
+    if price.minimum_amount is not None and terms.as_of is None:
+        yield from true_up_price(plan, price, billed, terms.period, terms.proration)
+
+
+@dataclass(slots=True)
+class _Left:
+    """What is left of a price's fixed discount and of its maximum, line by line."""
+
+    discounts: Discounts
+    maximum: Decimal | None
+    discount_left: Decimal
+    maximum_left: Decimal
+
+    @classmethod
+    def of(cls, price: Price, terms: Terms) -> "_Left | None":
+        if price.discounts is None and price.maximum_amount is None:
+            return None
+        discounts = price.discounts or _NO_DISCOUNTS
+        maximum = None
+        if price.maximum_amount is not None:
+            maximum = prorate(price.maximum_amount, terms.proration)
+        return cls(discounts, maximum, discounts.amount, maximum or _ZERO)
+
+    def take_off(self, amount: Decimal) -> tuple[FormulaStep, ...]:
+        """The adjustments in their order: percentage, fixed discount, maximum."""
+        steps = [*take_off_percent(self.discounts.percent, amount)]
+        rest = amount + sum((step.amount for step in steps), _ZERO)
+        fixed = [*take_off_amount(self.discount_left, rest)]
+        taken = sum((step.amount for step in fixed), _ZERO)
+        self.discount_left += taken
+        steps += fixed
+        if self.maximum is not None:
+            steps += take_off_excess(self.maximum, rest + taken, self.maximum_left)
+        return tuple(steps)
+
+    def billed(self, line: RatedLine) -> None:
+        """Count what a line came to, as it was rounded."""
+        self.maximum_left -= line.amount.to_decimal()
+
+
+def _sum_of(lines: Sequence[RatedLine], plan: Plan) -> Money:
+    return sum((line.amount for line in lines), Money.zero(plan.currency))
 
 
 def _groups(price: Price, usage: Usage) -> Iterator[tuple[Dimensions, Usage]]:
@@ -158,11 +226,28 @@ def _groups(price: Price, usage: Usage) -> Iterator[tuple[Dimensions, Usage]]:
 
 
 def _price_usage(price: Price, quantity: Decimal, usage: Usage) -> tuple[FormulaStep, ...]:
-    """The pipeline itself: convert the quantity, include, price, convert the credits."""
+    """The pipeline up to the price: convert the quantity, include, price, take usage off."""
     steps: tuple[FormulaStep, ...] = ()
     if price.conversion is not None:
         converted, quantity = _convert_quantity(price.conversion, quantity)
         steps += converted
+    if isinstance(price.model, _QUANTITY_MODELS):
+        included, quantity = _include(price.included_quantity, quantity)
+        steps += included
+    priced = _price_model(price, quantity, usage)
+    if price.discounts is not None and price.discounts.quantity:
+        amount_of_rest = None
+        if isinstance(price.model, _QUANTITY_MODELS):
+            rest = max(quantity - price.discounts.quantity, _ZERO)
+            amount_of_rest = sum((step.amount for step in _price_model(price, rest, usage)), _ZERO)
+        amount = sum((step.amount for step in priced), _ZERO)
+        free = price.discounts.quantity
+        priced += (*take_off_usage(free, quantity, amount, amount_of_rest),)
+    return steps + priced
+
+
+def _price_model(price: Price, quantity: Decimal, usage: Usage) -> tuple[FormulaStep, ...]:
+    """Price a quantity, or the parts of the usage, in the plan's currency."""
     match price.model:
         case MatrixPrice() | ContextTierPrice() | TimeOfUsePrice() as model:
             priced = price_entries(model, usage.entries)
@@ -172,12 +257,10 @@ def _price_usage(price: Price, quantity: Decimal, usage: Usage) -> tuple[Formula
         case PercentagePrice() as model:
             priced = price_percentage(model, usage.entries)
         case _ as model:
-            included, quantity = _include(price.included_quantity, quantity)
-            steps += included
             priced = price_quantity(model, quantity)
     if price.virtual_currency is not None:
         priced = _convert_credits(price.virtual_currency, priced)
-    return steps + priced
+    return priced
 
 
 def _convert_quantity(
@@ -235,7 +318,9 @@ def _convert_credits(
         rounded = exact.quantize(places, context=Context(EXACT.prec, ROUND_HALF_UP))
         description = f"rounded to {plain(rounded)} {currency.code}"
         difference = (rounded - exact) * currency.rate
-        converted.append(FormulaStep(description, rounded - exact, currency.rate, difference))
+        converted.append(
+            FormulaStep(description, rounded - exact, currency.rate, difference, Stage.CREDITS)
+        )
     return tuple(converted)
 
 

@@ -88,18 +88,20 @@ def count(reading: Reading, entries: Iterable[UsageEntry]) -> tuple[UsageEntry, 
     )
 
 
-def count_given(plan: Plan, given: Sequence[GivenUsage], period: Interval) -> tuple[Usage, ...]:
+def count_given(
+    plan: Plan, given: Sequence[GivenUsage], period: Interval | None
+) -> tuple[Usage, ...]:
     """Answer what each price of the plan counts of usage that the caller gives; units are unknown.
 
     Usage that no price counts is left out, as it is when a meter has no price; so is usage with a
-    time outside of the period.
+    time outside of the period, and all of it where usage is billed at no time.
 
     Raises:
         InvalidInput: a price needs the time of usage that has none.
     """
     by_meter = defaultdict[str, list[UsageEntry]](list)
     for usage in given:
-        if usage.entry.time is None or period.contains(usage.entry.time):
+        if period and (usage.entry.time is None or period.contains(usage.entry.time)):
             by_meter[usage.meter_id].append(usage.entry)
 
     def matching(reading: Reading, meter_id: str) -> tuple[UsageEntry, ...]:

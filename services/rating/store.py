@@ -6,13 +6,26 @@ Refuses to decide which version counts beyond what is asked for, and to change a
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, or_, select, text
+from sqlalchemy import Row, Select, and_, func, insert, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.rating.documents import read_document, write_document
-from services.rating.model import Plan, PlanVersion, Price, ProductCategory
+from services.rating.model import (
+    BaseFee,
+    Commitment,
+    Plan,
+    PlanVersion,
+    Price,
+    ProductCategory,
+    Trial,
+)
 from services.rating.tables import plan_versions
 
+_TERMS: dict[str, Any] = {
+    "base_fees": tuple[BaseFee, ...],
+    "commitment": Commitment | None,
+    "trial": Trial | None,
+}
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('rating.plans ' || :key, 0))")
 
 
@@ -38,14 +51,29 @@ async def load_newest(
 
 
 async def load_in_effect(
-    transaction: AsyncConnection, tenant: str, plan_id: str, instant: datetime
+    transaction: AsyncConnection,
+    tenant: str,
+    plan_id: str,
+    instant: datetime,
+    contract_start: datetime,
 ) -> PlanVersion | None:
-    """Load the version whose effective time is the last that is not after the instant."""
+    """Load the version whose effective time is the last that is not after the instant.
+
+    One that keeps contracts counts only where the contract began no earlier than it.
+    """
     effective_time = plan_versions.c.effective_time
+    rates_contract = or_(
+        plan_versions.c.keeps_contracts.is_(False), effective_time <= contract_start
+    )
     return await _load_one(
         transaction,
         _versions_of(tenant, plan_id)
-        .where(or_(effective_time.is_(None), effective_time <= instant))
+        .where(
+            or_(
+                effective_time.is_(None),
+                and_(effective_time <= instant, rates_contract),
+            )
+        )
         .order_by(effective_time.desc().nulls_last())
         .limit(1),
     )
@@ -96,6 +124,8 @@ async def save_next_version(
             category=plan.category.name,
             effective_time=plan.effective_time,
             prices=write_document(plan.prices),
+            terms={name: write_document(getattr(plan, name)) for name in _TERMS},
+            keeps_contracts=plan.keeps_contracts,
             create_time=create_time,
         )
     )
@@ -121,5 +151,11 @@ def _plan_version(row: Row[Any]) -> PlanVersion:
         prices=tuple(read_document(Price, price) for price in row.prices),
         effective_time=row.effective_time,
         category=ProductCategory[row.category],
+        keeps_contracts=row.keeps_contracts,
+        **{
+            name: read_document(hint, row.terms[name])
+            for name, hint in _TERMS.items()
+            if name in row.terms
+        },
     )
     return PlanVersion(plan, row.version, row.create_time)

@@ -1,6 +1,6 @@
 """The tables of the schema `rating`; `migrations/` makes them."""
 
-from sqlalchemy import Column, DateTime, Integer, MetaData, Numeric, Table, Text
+from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Numeric, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(schema="rating")
@@ -17,5 +17,7 @@ plan_versions = Table(
     Column("category", Text, nullable=False),
     Column("effective_time", DateTime(timezone=True)),
     Column("prices", JSONB, nullable=False),
+    Column("terms", JSONB, nullable=False),
+    Column("keeps_contracts", Boolean, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
 )

@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.errors import AlreadyExists, DomainError, NotFound, Precondition, Unavailable, Violation
 from kit.idempotency import Answer, Once
+from kit.interval import Interval
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import get_logger, traced
@@ -28,7 +30,7 @@ from services.rating.model import (
     Usage,
     UsageEntry,
 )
-from services.rating.pipeline import rate_period
+from services.rating.pipeline import Terms, rate_period, usage_period
 from services.rating.prices import CostPlusPrice, DynamicPrice
 from services.rating.selection import (
     Grain,
@@ -53,11 +55,15 @@ _Meters = Mapping[str, Meter | Unavailable | None]
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which version of a plan rates; without a version, the one in effect at the instant."""
+    """Which version of a plan rates; without a version, the one in effect at the instant.
+
+    Versions that keep contracts depend on when the contract began.
+    """
 
     plan_id: str
     version: int | None
     instant: datetime
+    contract_start: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +192,19 @@ class RatingUseCases:
         version = prepared.versions[_wanted(to_rate)]
         if isinstance(version, DomainError):
             raise version
+        terms = Terms(
+            to_rate.customer_id, to_rate.period, to_rate.proration, to_rate.contract, to_rate.as_of
+        )
+        interval = usage_period(version.plan, terms)
         usages: Sequence[Usage]
-        if to_rate.given_usage is None:
-            _check_meters(version.plan, prepared.meters)
-            usages = await self._load_usages(tenant, to_rate, version.plan, prepared.meters)
+        if to_rate.given_usage is not None:
+            usages = count_given(version.plan, to_rate.given_usage, interval)
         else:
-            usages = count_given(version.plan, to_rate.given_usage, to_rate.period)
-        return rate_period(version, to_rate.customer_id, to_rate.period, usages, to_rate.proration)
+            _check_meters(version.plan, prepared.meters)
+            usages = await self._load_usages(
+                tenant, to_rate.customer_id, interval, version.plan, prepared.meters
+            )
+        return rate_period(version, terms, usages)
 
     async def _prepare(self, tenant: str, to_rate: Sequence[PeriodToRate]) -> _Prepared:
         """Load once what the ratings share: the plans, in one transaction, then the meters."""
@@ -211,7 +223,9 @@ class RatingUseCases:
         if wanted.version is not None:
             found = await store.load_version(transaction, tenant, plan_id, wanted.version)
             return found or _plan_not_found(plan_id, wanted.version)
-        found = await store.load_in_effect(transaction, tenant, plan_id, wanted.instant)
+        found = await store.load_in_effect(
+            transaction, tenant, plan_id, wanted.instant, wanted.contract_start
+        )
         if found is not None:
             return found
         if await store.load_newest(transaction, tenant, plan_id) is None:
@@ -237,33 +251,35 @@ class RatingUseCases:
         return dict(zip(ids, await asyncio.gather(*map(load, ids)), strict=True))
 
     async def _load_usages(
-        self, tenant: str, to_rate: PeriodToRate, plan: Plan, meters: _Meters
+        self, tenant: str, customer_id: str, interval: Interval | None, plan: Plan, meters: _Meters
     ) -> list[Usage]:
         """Ask for the usage of every price at once; no two prices of a plan count the same."""
 
         async def load(reading: Reading) -> Usage:
             meter = _found(meters, reading.meter_id)
+            if interval is None:
+                return Usage((), meter.unit)
+            read = partial(
+                self._meters.get_usage,
+                tenant,
+                customer_id=customer_id,
+                interval=interval,
+                reading=reading,
+            )
             amounts: tuple[UsageEntry, ...] = ()
             if reading.amount_meter_id is not None:
-                amounts = await self._read(tenant, to_rate, reading, reading.amount_meter_id)
+                amounts = await read(meter_id=reading.amount_meter_id)
             if reading.grain is Grain.EVENT:
                 entries = await self._meters.list_events(
-                    tenant, meter, to_rate.customer_id, to_rate.period, reading
+                    tenant, meter, customer_id, interval, reading
                 )
             else:
-                entries = await self._read(tenant, to_rate, reading, reading.meter_id)
+                entries = await read(meter_id=reading.meter_id)
             return Usage(
                 count(reading, entries), meter.unit, count(reading, amounts), reading.excluded
             )
 
         return await asyncio.gather(*map(load, readings_of(plan)))
-
-    async def _read(
-        self, tenant: str, to_rate: PeriodToRate, reading: Reading, meter_id: str
-    ) -> tuple[UsageEntry, ...]:
-        return await self._meters.get_usage(
-            tenant, meter_id, to_rate.customer_id, to_rate.period, reading
-        )
 
 
 def _found(meters: _Meters, meter_id: str) -> Meter:
@@ -275,7 +291,8 @@ def _found(meters: _Meters, meter_id: str) -> Meter:
 
 
 def _wanted(to_rate: PeriodToRate) -> _Wanted:
-    return _Wanted(to_rate.plan_id, to_rate.plan_version, to_rate.period.start)
+    start = to_rate.period.start
+    return _Wanted(to_rate.plan_id, to_rate.plan_version, start, to_rate.contract.start or start)
 
 
 def _check_meters(plan: Plan, meters: _Meters) -> None:

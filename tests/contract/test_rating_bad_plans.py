@@ -171,6 +171,124 @@ BAD_PLANS = [
         ("plan.prices: must have at most 200 entries",),
     ),
     Bad(
+        "tables, calls and hours that leave something open",
+        """
+        prices { price_id: "b" meter_id: "b" matrix {
+          rows { dimensions { key: "m" value: "x" } amount { value: "1" } }
+          rows { dimensions { key: "m" value: "x" } amount { value: "-1" } } } }
+        prices { price_id: "c" meter_id: "c" context_tiers {
+          tiers { up_to { value: "5" } amount { value: "1" } } } }
+        prices { price_id: "d" meter_id: "d" time_of_use {
+          windows { weekdays: 9 start_hour: 24 end_hour: 25 amount { value: "1" } }
+          time_zone: "Mars/Olympus" } }
+        prices { price_id: "e" meter_id: "e" matrix {} }
+        prices { price_id: "f" meter_id: "f" time_of_use {} }
+        """,
+        (
+            (
+                "plan.prices[1].matrix.rows[1].dimensions: are those of"
+                " plan.prices[1].matrix.rows[0] as well"
+            ),
+            (
+                "plan.prices[1].matrix.rows: one row without dimensions is required,"
+                " for what no other row prices"
+            ),
+            "plan.prices[1].matrix.rows[1].amount: must be at least 0",
+            "plan.prices[2].context_tiers.context_quantity: must have 1 to 63 characters",
+            (
+                "plan.prices[2].context_tiers.tiers[0].up_to:"
+                " must be absent: the last tier has no end"
+            ),
+            (
+                "plan.prices[3].time_of_use.time_zone:"
+                " must be an IANA time zone such as Europe/Berlin"
+            ),
+            ("plan.prices[3].time_of_use.windows[0].weekdays[0]: must be a day of the week"),
+            "plan.prices[3].time_of_use.windows[0].start_hour: must be from 0 to 23",
+            "plan.prices[3].time_of_use.windows[0].end_hour: must be from 0 to 24",
+            "plan.prices[3].time_of_use.other_amount: a decimal number is required",
+            "plan.prices[4].matrix.rows: at least one row is required",
+            "plan.prices[5].time_of_use.windows: at least one window is required",
+        ),
+    ),
+    Bad(
+        "percentages and stairs out of bounds",
+        """
+        prices { price_id: "b" meter_id: "b" percentage {
+          rate_percent { value: "1000001" } free_events: -1 free_quantity { value: "0" }
+          minimum_amount { value: "2" } maximum_amount { value: "1" } }
+          included_quantity { value: "1" } conversion {} discounts { quantity { value: "1" } } }
+        prices { price_id: "c" meter_id: "c" stairstep { stairs { amount { value: "x" } } } }
+        prices { price_id: "d" meter_id: "d" cost_plus { cost_meter_id: "!" } }
+        prices { price_id: "e" meter_id: "e" graduated_percentage {
+          tiers { rate_percent { value: "0.0000000000001" } } } }
+        """,
+        (
+            "plan.prices[1].percentage.free_events: must be from 0 to 1000000",
+            "plan.prices[1].percentage.free_quantity: must be above 0",
+            "plan.prices[1].percentage.rate_percent: must be at most 1000000",
+            "plan.prices[1].percentage.maximum_amount: must not be below minimum_amount",
+            "plan.prices[1].included_quantity: must be absent for the kind percentage",
+            "plan.prices[1].discounts.quantity: must be absent for the kind percentage",
+            "plan.prices[1].conversion: must be absent for the kind percentage",
+            f"plan.prices[2].stairstep.stairs[0].amount: {DECIMAL}",
+            f"plan.prices[3].cost_plus.cost_meter_id: {ID}",
+            "plan.prices[3].cost_plus.markup_percent: a decimal number is required",
+            (
+                "plan.prices[4].graduated_percentage.tiers[0].rate_percent:"
+                " must have at most 12 digits after the point"
+            ),
+        ),
+    ),
+    Bad(
+        "conversions, credits, groups and bounds that cannot be",
+        """
+        prices { price_id: "b" meter_id: "b" standard { amount { value: "1" } }
+          dimensions { key: "model" value: "x" } group_by: ["model", "a", "a"]
+          conversion { divisor { value: "0.5" } rounding: 9 decimals: 13 }
+          virtual_currency { code: "crd" rate { value: "10001" } decimals: -1 }
+          minimum_amount { value: "2" } maximum_amount { value: "1" }
+          discounts { percent { value: "101" } amount { value: "-1" } } }
+        """,
+        (
+            "plan.prices[1].discounts.amount: must be at least 0",
+            "plan.prices[1].discounts.percent: must be at most 100",
+            "plan.prices[1].conversion.divisor: must be at least 1",
+            "plan.prices[1].conversion.rounding: must be a rounding of the contract",
+            "plan.prices[1].conversion.decimals: must be absent where nothing is rounded",
+            "plan.prices[1].conversion.decimals: must be from -12 to 12",
+            "plan.prices[1].virtual_currency.code: must be 1 to 12 upper-case letters",
+            "plan.prices[1].virtual_currency.decimals: must be from 0 to 12",
+            "plan.prices[1].virtual_currency.rate: must be at most 10000",
+            "plan.prices[1].group_by[0]: has one value only: dimensions name it",
+            "plan.prices[1].group_by[2]: is given twice",
+            "plan.prices[1].maximum_amount: must not be below minimum_amount",
+        ),
+    ),
+    Bad(
+        "terms that cannot be",
+        """
+        base_fees { fee_id: "a" unit_amount { value: "1" } }
+        base_fees { fee_id: "b" quantity { value: "0" } }
+        commitment { term_months: 121 steps { after_months: 1 amount { value: "1" } }
+                     steps { after_months: 1 } }
+        trial {}
+        """,
+        (
+            "plan.commitment.term_months: must be from 0 to 120",
+            (
+                "plan.commitment.steps[0].after_months:"
+                " must be 0: the first step begins the contract"
+            ),
+            "plan.commitment.steps[1].after_months: must be above 1, up to 1200",
+            "plan.commitment.steps[1].amount: a decimal number is required",
+            "plan.trial.days: must be from 1 to 1000",
+            "plan.base_fees[0].fee_id: is the id of a price or a fee as well",
+            "plan.base_fees[1].unit_amount: a decimal number is required",
+            "plan.base_fees[1].quantity: must be above 0",
+        ),
+    ),
+    Bad(
         "everything at once",
         'plan_id: "!" currency: "X" base_fee { value: "-1" } prices { meter_id: "b" }',
         (

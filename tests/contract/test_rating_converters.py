@@ -19,6 +19,12 @@ from services.rating.convert.plans import parse_get_plan, parse_plan, render_pla
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
 from services.rating.documents import read_document, write_document
 from services.rating.model import (
+    UNKNOWN_CONTRACT,
+    BaseFee,
+    Commitment,
+    CommitmentStep,
+    Contract,
+    Discounts,
     GivenUsage,
     PeriodToRate,
     Plan,
@@ -26,6 +32,7 @@ from services.rating.model import (
     Price,
     ProductCategory,
     Proration,
+    Trial,
     UsageEntry,
 )
 from services.rating.prices import (
@@ -152,6 +159,17 @@ credit_currencies = st.builds(
 )
 
 
+discounts = st.builds(Discounts, quantities, st.integers(0, 100).map(Decimal), amounts)
+base_fees = st.builds(BaseFee, ids, names, amounts, quantities, categories, st.booleans())
+commitments = st.builds(
+    Commitment,
+    st.lists(amounts, min_size=1, max_size=3).map(
+        lambda drawn: tuple(CommitmentStep(3 * n, amount) for n, amount in enumerate(drawn))
+    ),
+    st.integers(0, 120),
+)
+
+
 @st.composite
 def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
     """Draw a price that no price of another index meets."""
@@ -169,6 +187,9 @@ def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
         group_by=draw(st.sampled_from([(), ("project",), ("user", "project")])),
         conversion=draw(conversions) if is_plain and draw(st.booleans()) else None,
         virtual_currency=draw(st.none() | credit_currencies),
+        minimum_amount=draw(st.none() | st.just(Decimal("0.5"))),
+        maximum_amount=draw(st.none() | st.just(Decimal("0.5"))),
+        discounts=draw(st.none() | discounts) if not has_own_allowance else None,
     )
 
 
@@ -184,6 +205,18 @@ def plans(draw: st.DrawFn) -> Plan:
         prices=tuple(draw(a_drawn_price(each, index)) for index, each in enumerate(price_ids)),
         effective_time=draw(st.none() | instants),
         category=draw(categories),
+        base_fees=tuple(
+            draw(
+                st.lists(
+                    base_fees.filter(lambda fee: fee.fee_id not in price_ids),
+                    max_size=2,
+                    unique_by=lambda fee: fee.fee_id,
+                )
+            )
+        ),
+        commitment=draw(st.none() | commitments),
+        trial=draw(st.none() | st.builds(Trial, st.integers(1, 1000), st.booleans())),
+        keeps_contracts=draw(st.booleans()),
     )
 
 
@@ -330,8 +363,11 @@ def test_a_period_to_rate_is_read_in_full() -> None:
         proration {{ billed_days: 17 period_days: 31 }}
         given_usage {{ quantities {{
           meter_id: "tokens" dimensions {{ key: "model" value: "large" }}
-          quantity {{ value: "1.5" }}
+          quantity {{ value: "1.5" }} time {{ seconds: 1767225600 }}
+          quantities {{ key: "input_tokens" value: "2.5" }}
         }} }}
+        contract_start {{ seconds: 1767225600 }} time_zone: "Asia/Kolkata"
+        billed_before {{ value: "9.5" }} as_of {{ seconds: 1769904000 }}
         """,
         rating_service_pb2.RateRequest(),
     )
@@ -342,7 +378,19 @@ def test_a_period_to_rate_is_read_in_full() -> None:
         plan_version=3,
         period=JANUARY,
         proration=Proration(17, 31),
-        given_usage=(GivenUsage("tokens", UsageEntry(Decimal("1.5"), {"model": "large"})),),
+        contract=Contract(JANUARY.start, ZoneInfo("Asia/Kolkata"), Decimal("9.5")),
+        as_of=JANUARY.end,
+        given_usage=(
+            GivenUsage(
+                "tokens",
+                UsageEntry(
+                    Decimal("1.5"),
+                    {"model": "large"},
+                    time=JANUARY.start,
+                    quantities={"input_tokens": Decimal("2.5")},
+                ),
+            ),
+        ),
     )
 
 
@@ -454,7 +502,7 @@ def test_a_bad_item_of_a_batch_spoils_only_itself() -> None:
     first, second = parse_batch_rate(rating_service_pb2.BatchRateRequest(requests=[bad, good]))
 
     assert isinstance(first, InvalidInput)
-    assert second == PeriodToRate("acme", "pro", None, JANUARY, None, None)
+    assert second == PeriodToRate("acme", "pro", None, JANUARY, None, UNKNOWN_CONTRACT, None, None)
 
 
 @pytest.mark.parametrize(

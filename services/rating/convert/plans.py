@@ -15,6 +15,14 @@ from services.rating.convert.fields import (
     take,
 )
 from services.rating.convert.prices import parse_prices, render_price
+from services.rating.convert.terms import (
+    parse_base_fees,
+    parse_commitment,
+    parse_trial,
+    render_base_fee,
+    render_commitment,
+    render_trial,
+)
 from services.rating.model import Plan, PlanVersion
 from tollkeeper.api.rating.v1 import plan_pb2, rating_service_pb2
 
@@ -35,7 +43,11 @@ def parse_plan(message: plan_pb2.Plan, field: str) -> Plan:
         violations.add(f"{field}.version", "must be absent: the service sets it")
     if message.HasField("create_time"):
         violations.add(f"{field}.create_time", "must be absent: the service sets it")
-    effective_time = None
+    effective_time = commitment = trial = None
+    if message.HasField("commitment"):
+        commitment = take(violations, f"{field}.commitment", parse_commitment, message.commitment)
+    if message.HasField("trial"):
+        trial = take(violations, f"{field}.trial", parse_trial, message.trial)
     if message.HasField("effective_time"):
         effective_time = take(
             violations, f"{field}.effective_time", parse_time, message.effective_time
@@ -48,6 +60,12 @@ def parse_plan(message: plan_pb2.Plan, field: str) -> Plan:
         prices=take(violations, f"{field}.prices", parse_prices, message.prices) or (),
         effective_time=effective_time,
         category=take(violations, f"{field}.category", parse_category, message.category),
+        base_fees=violations.take(
+            f"{field}.base_fees", lambda: parse_base_fees(message, f"{field}.base_fees")
+        ),
+        commitment=commitment,
+        trial=trial,
+        keeps_contracts=message.keeps_contracts,
     )
     violations.raise_if_any()
     return plan
@@ -74,6 +92,10 @@ def render_plan(stored: PlanVersion) -> plan_pb2.Plan:
         prices=map(render_price, plan.prices),
         category=render_category(plan.category),
         create_time=render_time(stored.create_time),
+        base_fees=map(render_base_fee, plan.base_fees),
+        commitment=None if plan.commitment is None else render_commitment(plan.commitment),
+        trial=None if plan.trial is None else render_trial(plan.trial),
+        keeps_contracts=plan.keeps_contracts,
     )
     if plan.effective_time is not None:
         message.effective_time.CopyFrom(render_time(plan.effective_time))

@@ -12,9 +12,11 @@ from kit.rpc.wire import render_decimal
 from services.rating.convert.fields import (
     check_length,
     decimal_or,
+    parse_amount,
     parse_category,
     parse_credit_rate,
     parse_name,
+    parse_percent,
     parse_price_dimensions,
     parse_quantity,
     parse_quantity_name,
@@ -22,7 +24,7 @@ from services.rating.convert.fields import (
     take,
 )
 from services.rating.convert.models import parse_model, render_model
-from services.rating.model import DIMENSIONS_MAX, PRICES_MAX, Price, may_meet
+from services.rating.model import DIMENSIONS_MAX, PRICES_MAX, Discounts, Price, may_meet
 from services.rating.prices import QuantityConversion, QuantityRounding, VirtualCurrency
 from tollkeeper.api.rating.v1 import plan_pb2
 
@@ -30,6 +32,7 @@ DECIMALS_MAX = 12
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
+_HUNDRED = Decimal(100)
 _CREDIT_CODE = re.compile(r"[A-Z]{1,12}")
 _ROUNDINGS = {
     plan_pb2.QUANTITY_ROUNDING_HALF_UP: QuantityRounding.HALF_UP,
@@ -73,12 +76,20 @@ def render_price(price: Price) -> plan_pb2.Price:
         message.conversion.CopyFrom(_render_conversion(price.conversion))
     if price.virtual_currency is not None:
         message.virtual_currency.CopyFrom(_render_virtual_currency(price.virtual_currency))
+    if price.minimum_amount is not None:
+        message.minimum_amount.CopyFrom(render_decimal(price.minimum_amount))
+    if price.maximum_amount is not None:
+        message.maximum_amount.CopyFrom(render_decimal(price.maximum_amount))
+    if price.discounts is not None:
+        message.discounts.CopyFrom(_render_discounts(price.discounts))
     return message
 
 
 def _price(message: plan_pb2.Price, field: str) -> Price:
     violations = Violations()
-    conversion = virtual_currency = None
+    conversion = virtual_currency = discounts = None
+    if message.HasField("discounts"):
+        discounts = take(violations, f"{field}.discounts", _discounts, message.discounts)
     if message.HasField("conversion"):
         conversion = take(violations, f"{field}.conversion", _conversion, message.conversion)
     if message.HasField("virtual_currency"):
@@ -104,7 +115,17 @@ def _price(message: plan_pb2.Price, field: str) -> Price:
         group_by=violations.take(f"{field}.group_by", lambda: _group_by(message, field)),
         conversion=conversion,
         virtual_currency=virtual_currency,
+        minimum_amount=decimal_or(
+            None, violations, f"{field}.minimum_amount", message, parse_amount
+        ),
+        maximum_amount=decimal_or(
+            None, violations, f"{field}.maximum_amount", message, parse_amount
+        ),
+        discounts=discounts,
     )
+    bounds = [each for each in (price.minimum_amount, price.maximum_amount) if each is not None]
+    if bounds != sorted(bounds):
+        violations.add(f"{field}.maximum_amount", "must not be below minimum_amount")
     for name, description in _misfits(message):
         violations.add(f"{field}.{name}", description)
     violations.raise_if_any()
@@ -158,11 +179,27 @@ def _virtual_currency(message: plan_pb2.VirtualCurrency, field: str) -> VirtualC
     return VirtualCurrency(message.code, rate, decimals)
 
 
+def _discounts(message: plan_pb2.Discounts, field: str) -> Discounts:
+    violations = Violations()
+    percent = decimal_or(_ZERO, violations, f"{field}.percent", message, parse_percent)
+    discounts = Discounts(
+        decimal_or(_ZERO, violations, f"{field}.quantity", message, parse_quantity),
+        percent,
+        decimal_or(_ZERO, violations, f"{field}.amount", message, parse_amount),
+    )
+    if percent and percent > _HUNDRED:
+        violations.add(f"{field}.percent", "must be at most 100")
+    violations.raise_if_any()
+    return discounts
+
+
 def _misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
     """Find what the kind of a price does not allow; each field with what is wrong with it."""
     kind = message.WhichOneof("model")
     if kind in _WITHOUT_INCLUDED and message.HasField("included_quantity"):
         yield "included_quantity", f"must be absent for the kind {kind}"
+    if kind == "percentage" and message.discounts.HasField("quantity"):
+        yield "discounts.quantity", f"must be absent for the kind {kind}"
     if kind in _WITHOUT_CONVERSION and message.HasField("conversion"):
         yield "conversion", f"must be absent for the kind {kind}"
 
@@ -210,4 +247,12 @@ def _render_conversion(conversion: QuantityConversion) -> plan_pb2.QuantityConve
 def _render_virtual_currency(currency: VirtualCurrency) -> plan_pb2.VirtualCurrency:
     return plan_pb2.VirtualCurrency(
         code=currency.code, rate=render_decimal(currency.rate), decimals=currency.decimals
+    )
+
+
+def _render_discounts(discounts: Discounts) -> plan_pb2.Discounts:
+    return plan_pb2.Discounts(
+        quantity=render_decimal(discounts.quantity) if discounts.quantity else None,
+        percent=render_decimal(discounts.percent),
+        amount=render_decimal(discounts.amount),
     )

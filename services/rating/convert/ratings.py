@@ -19,15 +19,18 @@ from kit.rpc.wire import (
     render_money,
 )
 from services.rating.convert.fields import (
+    amount_or_zero,
     check_length,
     parse_customer_id,
     parse_dimensions,
     parse_quantity,
+    parse_time_zone,
     parse_version,
     render_category,
     take,
 )
 from services.rating.model import (
+    Contract,
     FormulaStep,
     GivenUsage,
     LineKind,
@@ -50,11 +53,17 @@ PERIOD_DAYS_MAX = 5 * 366
 _LINE_KINDS = {
     LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
     LineKind.USAGE: rating_pb2.LINE_KIND_USAGE,
+    LineKind.TRUE_UP: rating_pb2.LINE_KIND_TRUE_UP,
 }
 _STAGES = {
     Stage.CONVERSION: rating_pb2.STAGE_CONVERSION,
     Stage.INCLUDED: rating_pb2.STAGE_INCLUDED,
     Stage.PRICE: rating_pb2.STAGE_PRICE,
+    Stage.CREDITS: rating_pb2.STAGE_CREDITS,
+    Stage.USAGE_DISCOUNT: rating_pb2.STAGE_USAGE_DISCOUNT,
+    Stage.DISCOUNT: rating_pb2.STAGE_DISCOUNT,
+    Stage.MINIMUM: rating_pb2.STAGE_MINIMUM,
+    Stage.MAXIMUM: rating_pb2.STAGE_MAXIMUM,
 }
 
 
@@ -62,7 +71,11 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
     """Read what is to be rated."""
     check_length(request.given_usage.quantities, "given_usage.quantities", GIVEN_QUANTITIES_MAX)
     violations = Violations()
-    proration = given_usage = None
+    proration = given_usage = contract_start = as_of = None
+    if request.HasField("contract_start"):
+        contract_start = take(violations, "contract_start", parse_time, request.contract_start)
+    if request.HasField("as_of"):
+        as_of = take(violations, "as_of", parse_time, request.as_of)
     if request.HasField("proration"):
         proration = take(violations, "proration", _proration, request.proration)
     if request.HasField("given_usage"):
@@ -74,8 +87,16 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
         plan_version=take(violations, "plan_version", parse_version, request.plan_version),
         period=take(violations, "period", _period, request.period),
         proration=proration,
+        contract=Contract(
+            start=contract_start,
+            time_zone=take(violations, "time_zone", parse_time_zone, request.time_zone),
+            billed_before=amount_or_zero(violations, "billed_before", request),
+        ),
+        as_of=as_of,
         given_usage=given_usage,
     )
+    if to_rate.period is not None:
+        _check_times(violations, to_rate)
     violations.raise_if_any()
     return to_rate
 
@@ -99,6 +120,14 @@ def render_rating(rating: Rating) -> rating_pb2.Rating:
         lines=map(_render_line, rating.lines),
         total=render_money(rating.total),
     )
+
+
+def _check_times(violations: Violations, to_rate: PeriodToRate) -> None:
+    period, start, as_of = to_rate.period, to_rate.contract.start, to_rate.as_of
+    if start is not None and start > period.end:
+        violations.add("contract_start", "must not be after the end of the period")
+    if as_of is not None and not period.start <= as_of <= period.end:
+        violations.add("as_of", "must be within the period")
 
 
 def _parse_one_of_batch(

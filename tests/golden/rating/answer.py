@@ -26,7 +26,7 @@ from services.rating.model import (
     Rating,
     UsageEntry,
 )
-from services.rating.pipeline import rate_period
+from services.rating.pipeline import Terms, rate_period
 from services.rating.selection import count_given
 
 PERIOD = re.compile(r"^period: (\S+) to (\S+)$", re.MULTILINE)
@@ -42,12 +42,13 @@ def answer(given: str) -> str:
     period = Interval(*(instant(day) for day in found(PERIOD, head).groups()))
     proration = PRORATION.search(head)
     usage = [given_quantity(*each.groups()) for each in USAGE.finditer(head)]
-    rating = rate_period(
-        PlanVersion(plan, 1, period.start),
+    terms = Terms(
         "acme",
         period,
-        count_given(plan, usage, period),
         Proration(int(proration[1]), int(proration[2])) if proration else None,
+    )
+    rating = rate_period(
+        PlanVersion(plan, 1, period.start), terms, count_given(plan, usage, period)
     )
     return written(rating)
 

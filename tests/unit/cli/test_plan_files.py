@@ -169,7 +169,8 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         "20:7 plan.prices[2]: must be a mapping of fields to values",
         (
             "21:3 plan.limits: is no field here: there is plan_id, version, display_name, currency,"
-            " base_fee, prices, effective_time, category, create_time"
+            " base_fee, prices, effective_time, category, base_fees, commitment, trial,"
+            " keeps_contracts, create_time"
         ),
     ]
 

@@ -60,6 +60,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A price filters by a dimension that its meter does not keep.
     Metadata: `{"meter_id": "…", "price_id": "…", "dimension": "…"}`.
     """
+    ERROR_REASON_CONTRACT_START_REQUIRED: _ErrorReason.ValueType  # 13
+    """The plan depends on the start of the contract, and the request has none.
+    Metadata: `{"plan_id": "…", "version": "3"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -114,6 +118,10 @@ Metadata: `{"plan_id": "…", "effective_time": "…"}`.
 ERROR_REASON_UNKNOWN_DIMENSION: ErrorReason.ValueType  # 12
 """A price filters by a dimension that its meter does not keep.
 Metadata: `{"meter_id": "…", "price_id": "…", "dimension": "…"}`.
+"""
+ERROR_REASON_CONTRACT_START_REQUIRED: ErrorReason.ValueType  # 13
+"""The plan depends on the start of the contract, and the request has none.
+Metadata: `{"plan_id": "…", "version": "3"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

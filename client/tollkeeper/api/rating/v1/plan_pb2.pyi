@@ -783,6 +783,49 @@ class VirtualCurrency(_message.Message):
 Global___VirtualCurrency: _TypeAlias = VirtualCurrency  # noqa: Y015
 
 @_typing.final
+class Discounts(_message.Message):
+    """What is taken off what the usage of a period costs; never below 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """This much of the usage costs nothing: the price of the whole less the price
+        of the rest, so that the last units are free, those of the highest tier. It
+        is taken off the parts of a matrix, of context tiers and of time of use, and
+        off an amount that another meter counts, in proportion. Counts converted
+        units. Absent means 0; must be absent for a percentage.
+        """
+
+    @_builtins.property
+    def percent(self) -> _decimal_pb2.Decimal:
+        """How many percent are taken off what is left, up to 100. Absent means 0."""
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """The amount that is taken off what is left then, over all groups of the price
+        in their order. Absent means 0.
+        """
+
+    def __init__(
+        self,
+        *,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        percent: _decimal_pb2.Decimal | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "percent", b"percent", "quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "percent", b"percent", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Discounts: _TypeAlias = Discounts  # noqa: Y015
+
+@_typing.final
 class Price(_message.Message):
     """A price: the usage of one meter, and what it costs."""
 
@@ -829,6 +872,9 @@ class Price(_message.Message):
     GROUP_BY_FIELD_NUMBER: _builtins.int
     CONVERSION_FIELD_NUMBER: _builtins.int
     VIRTUAL_CURRENCY_FIELD_NUMBER: _builtins.int
+    MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    DISCOUNTS_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
     """The id within the plan: 1 to 63 lower-case letters, digits and `_ . -`.
     Required.
@@ -925,6 +971,24 @@ class Price(_message.Message):
         currency.
         """
 
+    @_builtins.property
+    def minimum_amount(self) -> _decimal_pb2.Decimal:
+        """The least that the usage of a period costs, all groups of the price together:
+        what is missing is billed by a line of its own. Prorated by days, as the base
+        fee is. Absent means no such bound.
+        """
+
+    @_builtins.property
+    def maximum_amount(self) -> _decimal_pb2.Decimal:
+        """The most that the usage of a period costs, all groups of the price together,
+        in their order. Prorated by days, as the base fee is. Not below
+        `minimum_amount`. Absent means no such bound.
+        """
+
+    @_builtins.property
+    def discounts(self) -> Global___Discounts:
+        """What is taken off before these bounds. Absent means nothing."""
+
     def __init__(
         self,
         *,
@@ -949,16 +1013,165 @@ class Price(_message.Message):
         group_by: _abc.Iterable[_builtins.str] | None = ...,
         conversion: Global___QuantityConversion | None = ...,
         virtual_currency: Global___VirtualCurrency | None = ...,
+        minimum_amount: _decimal_pb2.Decimal | None = ...,
+        maximum_amount: _decimal_pb2.Decimal | None = ...,
+        discounts: Global___Discounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "included_quantity", b"included_quantity", "matrix", b"matrix", "model", b"model", "package", b"package", "percentage", b"percentage", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "discounts", b"discounts", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "display_name", b"display_name", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "meter_id", b"meter_id", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "discounts", b"discounts", "display_name", b"display_name", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["standard", "graduated", "package", "volume", "stairstep", "graduated_percentage", "percentage", "dynamic", "cost_plus", "matrix", "context_tiers", "time_of_use"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_model) -> _WhichOneofReturnType_model | None: ...
 
 Global___Price: _TypeAlias = Price  # noqa: Y015
+
+@_typing.final
+class BaseFee(_message.Message):
+    """A fee for each billing period beside the base fee, such as support or seats
+    of a fixed number.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEE_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    fee_id: _builtins.str
+    """The id within the plan, unlike that of any price: 1 to 63 lower-case letters,
+    digits and `_ . -`. Required.
+    """
+    display_name: _builtins.str
+    """What stands on the invoice line, up to 200 characters. Empty means the id."""
+    category: Global___ProductCategory.ValueType
+    """How the line is taxed."""
+    whole: _builtins.bool
+    """Charges the whole fee for a part of a period, and within a trial. False
+    prorates it by days, as the base fee is.
+    """
+    @_builtins.property
+    def unit_amount(self) -> _decimal_pb2.Decimal:
+        """The fee for one. Required."""
+
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """How many are charged. Absent means 1."""
+
+    def __init__(
+        self,
+        *,
+        fee_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        unit_amount: _decimal_pb2.Decimal | None = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        category: Global___ProductCategory.ValueType = ...,
+        whole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "unit_amount", b"unit_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "display_name", b"display_name", "fee_id", b"fee_id", "quantity", b"quantity", "unit_amount", b"unit_amount", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BaseFee: _TypeAlias = BaseFee  # noqa: Y015
+
+@_typing.final
+class CommitmentStep(_message.Message):
+    """A step of a commitment that grows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_MONTHS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    after_months: _builtins.int
+    """Counts from this many whole months after the contract began: 0 for the first
+    step, up to 1,200.
+    """
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """The least that the plan comes to, in each period or term. Required."""
+
+    def __init__(
+        self,
+        *,
+        after_months: _builtins.int = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_months", b"after_months", "amount", b"amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitmentStep: _TypeAlias = CommitmentStep  # noqa: Y015
+
+@_typing.final
+class Commitment(_message.Message):
+    """The least that a customer pays; what is missing is billed by a line of its
+    own, once everything else is rounded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    TERM_MONTHS_FIELD_NUMBER: _builtins.int
+    term_months: _builtins.int
+    """Commits over terms of so many months from the contract's start, up to 120:
+    what is missing is billed with the period in which a term ends. Needs the
+    contract's start when a period is rated. Zero commits in each period,
+    prorated by days, as the base fee is.
+    """
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommitmentStep]:
+        """The steps, ascending, 1 to 100; the first begins at 0. More than one needs
+        the contract's start when a period is rated.
+        """
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___CommitmentStep] | None = ...,
+        term_months: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps", "term_months", b"term_months"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Commitment: _TypeAlias = Commitment  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """The first days of a contract, which cost less."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    INCLUDES_USAGE_FIELD_NUMBER: _builtins.int
+    days: _builtins.int
+    """How many days, from the day on which the contract began, on the calendar of
+    the customer: 1 to 1,000. They are not billed by the base fee.
+    """
+    includes_usage: _builtins.bool
+    """Leaves the usage of these days out as well."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.int = ...,
+        includes_usage: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "includes_usage", b"includes_usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
@@ -974,6 +1187,10 @@ class Plan(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
+    BASE_FEES_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    KEEPS_CONTRACTS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
@@ -987,6 +1204,10 @@ class Plan(_message.Message):
     """The currency of every amount of the plan, an ISO 4217 code. Required."""
     category: Global___ProductCategory.ValueType
     """How the base fee is taxed."""
+    keeps_contracts: _builtins.bool
+    """Contracts that began before the effective time keep the version they had.
+    False moves them to this version as well, with their first period from then.
+    """
     @_builtins.property
     def base_fee(self) -> _decimal_pb2.Decimal:
         """Charged for each whole billing period; prorated by days for a shorter one.
@@ -1004,6 +1225,22 @@ class Plan(_message.Message):
         """
 
     @_builtins.property
+    def base_fees(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseFee]:
+        """Fees beside the base fee, at most 100; they are billed after it, in this
+        order.
+        """
+
+    @_builtins.property
+    def commitment(self) -> Global___Commitment:
+        """The least that a customer pays. Absent means no commitment."""
+
+    @_builtins.property
+    def trial(self) -> Global___Trial:
+        """The first days of a contract. Absent means no trial. Needs the contract's
+        start when a period is rated.
+        """
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the version was put. Set by the service."""
 
@@ -1018,11 +1255,15 @@ class Plan(_message.Message):
         prices: _abc.Iterable[Global___Price] | None = ...,
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         category: Global___ProductCategory.ValueType = ...,
+        base_fees: _abc.Iterable[Global___BaseFee] | None = ...,
+        commitment: Global___Commitment | None = ...,
+        trial: Global___Trial | None = ...,
+        keeps_contracts: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "create_time", b"create_time", "effective_time", b"effective_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "commitment", b"commitment", "create_time", b"create_time", "effective_time", b"effective_time", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "category", b"category", "create_time", b"create_time", "currency", b"currency", "display_name", b"display_name", "effective_time", b"effective_time", "plan_id", b"plan_id", "prices", b"prices", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "base_fees", b"base_fees", "category", b"category", "commitment", b"commitment", "create_time", b"create_time", "currency", b"currency", "display_name", b"display_name", "effective_time", b"effective_time", "keeps_contracts", b"keeps_contracts", "plan_id", b"plan_id", "prices", b"prices", "trial", b"trial", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,8 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """The base fee of the plan."""
     LINE_KIND_USAGE: _LineKind.ValueType  # 2
     """The usage of one price."""
+    LINE_KIND_TRUE_UP: _LineKind.ValueType  # 3
+    """What is missing to the minimum of a price, or to the plan's commitment."""
 
 class LineKind(_LineKind, metaclass=_LineKindEnumTypeWrapper):
     """What a line is for."""
@@ -45,6 +47,8 @@ LINE_KIND_BASE_FEE: LineKind.ValueType  # 1
 """The base fee of the plan."""
 LINE_KIND_USAGE: LineKind.ValueType  # 2
 """The usage of one price."""
+LINE_KIND_TRUE_UP: LineKind.ValueType  # 3
+"""What is missing to the minimum of a price, or to the plan's commitment."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
 class _Stage:
@@ -60,7 +64,17 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_INCLUDED: _Stage.ValueType  # 2
     """What is included is taken off."""
     STAGE_PRICE: _Stage.ValueType  # 3
-    """The price itself."""
+    """The price itself, or the fee."""
+    STAGE_CREDITS: _Stage.ValueType  # 4
+    """Virtual credits are rounded."""
+    STAGE_USAGE_DISCOUNT: _Stage.ValueType  # 5
+    """Usage is taken off again."""
+    STAGE_DISCOUNT: _Stage.ValueType  # 6
+    """A percentage and an amount are taken off."""
+    STAGE_MINIMUM: _Stage.ValueType  # 7
+    """What is missing to a minimum or a commitment is added."""
+    STAGE_MAXIMUM: _Stage.ValueType  # 8
+    """What is beyond a maximum is taken off."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
     """Where in the pipeline a step stands; a line passes the stages in this order."""
@@ -72,7 +86,17 @@ STAGE_CONVERSION: Stage.ValueType  # 1
 STAGE_INCLUDED: Stage.ValueType  # 2
 """What is included is taken off."""
 STAGE_PRICE: Stage.ValueType  # 3
-"""The price itself."""
+"""The price itself, or the fee."""
+STAGE_CREDITS: Stage.ValueType  # 4
+"""Virtual credits are rounded."""
+STAGE_USAGE_DISCOUNT: Stage.ValueType  # 5
+"""Usage is taken off again."""
+STAGE_DISCOUNT: Stage.ValueType  # 6
+"""A percentage and an amount are taken off."""
+STAGE_MINIMUM: Stage.ValueType  # 7
+"""What is missing to a minimum or a commitment is added."""
+STAGE_MAXIMUM: Stage.ValueType  # 8
+"""What is beyond a maximum is taken off."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 @_typing.final
@@ -277,7 +301,7 @@ class RatedLine(_message.Message):
     kind: Global___LineKind.ValueType
     """What the line is for."""
     price_id: _builtins.str
-    """The price of the plan; empty for the base fee."""
+    """The price or the fee of the plan; empty for the base fee and the commitment."""
     description: _builtins.str
     """What stands on the invoice."""
     unit: _builtins.str
@@ -305,7 +329,7 @@ class RatedLine(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___UsageReference:
-        """The query that reproduces the quantity; absent for the base fee."""
+        """The query that reproduces the quantity; absent for fees and true-ups."""
 
     @_builtins.property
     def period(self) -> _interval_pb2.Interval:
@@ -353,8 +377,10 @@ class Rating(_message.Message):
     """The currency of every amount."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatedLine]:
-        """The base fee, if there is one, then a line for each price, in order; a
-        price without usage has a line as well.
+        """The base fee, if there is one, the other fees, then a line for each price, in
+        order, or for each of its groups, and for what is missing to its minimum; at
+        last what is missing to the commitment. A price without usage has a line as
+        well, unless it has groups.
         """
 
     @_builtins.property

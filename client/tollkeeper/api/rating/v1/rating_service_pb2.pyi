@@ -310,13 +310,21 @@ class RateRequest(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     PRORATION_FIELD_NUMBER: _builtins.int
     GIVEN_USAGE_FIELD_NUMBER: _builtins.int
+    CONTRACT_START_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    BILLED_BEFORE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer whose usage is rated. Required."""
     plan_id: _builtins.str
     """The plan. Required."""
     plan_version: _builtins.int
-    """The version of the plan. Zero means the one in effect at the start of the
-    period.
+    """The version of the plan. Zero means the one in effect for the contract at the
+    start of the period.
+    """
+    time_zone: _builtins.str
+    """The customer's IANA time zone, on whose calendar days and months are counted.
+    Empty means UTC.
     """
     @_builtins.property
     def period(self) -> _interval_pb2.Interval:
@@ -330,6 +338,27 @@ class RateRequest(_message.Message):
     def given_usage(self) -> Global___GivenUsage:
         """Rates this usage and asks no meter. Absent asks the meter service."""
 
+    @_builtins.property
+    def contract_start(self) -> _timestamp_pb2.Timestamp:
+        """When the customer's contract began; not after the end of the period. A trial,
+        a commitment that grows or has a term, and versions that keep contracts
+        depend on it. Absent means unknown: versions rate as if it began with the
+        period, and plans that need it are refused.
+        """
+
+    @_builtins.property
+    def billed_before(self) -> _decimal_pb2.Decimal:
+        """What was billed in this term of the commitment before this period, in the
+        plan's currency: from 0 to 10^12. Absent means 0.
+        """
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Rates an open period as of this instant, within the period or its end: usage
+        from then on is not counted, and nothing is added to reach a minimum or the
+        commitment. Absent rates the whole period.
+        """
+
     def __init__(
         self,
         *,
@@ -339,10 +368,14 @@ class RateRequest(_message.Message):
         period: _interval_pb2.Interval | None = ...,
         proration: _rating_pb2.Proration | None = ...,
         given_usage: Global___GivenUsage | None = ...,
+        contract_start: _timestamp_pb2.Timestamp | None = ...,
+        time_zone: _builtins.str = ...,
+        billed_before: _decimal_pb2.Decimal | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["given_usage", b"given_usage", "period", b"period", "proration", b"proration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "given_usage", b"given_usage", "period", b"period", "proration", b"proration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "given_usage", b"given_usage", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "proration", b"proration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "given_usage", b"given_usage", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
