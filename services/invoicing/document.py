@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from decimal import Decimal
 
-from kit.decimals import exactly
+from kit.decimals import DECIMALS_MAX, exactly
 from kit.money import minor_digits
 from services.invoicing.figures import Figures, figures_of
 from services.invoicing.glyphs import replace_unshown
@@ -260,7 +260,7 @@ def _describe_reported_tax(tax: ReportedTax, labels: Labels, figures: Figures) -
 def _describe_exchange_rate(rate: ExchangeRate, labels: Labels, figures: Figures) -> str:
     return labels.exchange_rate.format(
         rate.base_currency,
-        figures.number(rate.rate),
+        figures.number(rate.rate, decimals_max=DECIMALS_MAX),
         rate.quote_currency,
         labels.names.get(rate.source, rate.source),
         figures.day(rate.rate_date),

@@ -32,15 +32,21 @@ class Figures:
 
     locale: Locale
 
-    def number(self, value: Decimal, *, decimals_min: int = 0) -> str:
-        """Write a number with every digit; beyond eight decimals an ellipsis stands for the rest.
+    def number(
+        self,
+        value: Decimal,
+        *,
+        decimals_min: int = 0,
+        decimals_max: int = _DECIMALS_SHOWN_MAX,
+    ) -> str:
+        """Write a number with every digit; beyond `decimals_max` an ellipsis stands for the rest.
 
         `decimals_min` fills up with zeros.
         """
         sign, digits = ("-", plain(value)[1:]) if value < 0 else ("", plain(value))
         whole, _, decimals = digits.partition(".")
-        rest = "…" if len(decimals) > _DECIMALS_SHOWN_MAX else ""
-        decimals = decimals[:_DECIMALS_SHOWN_MAX].ljust(decimals_min, "0")
+        rest = "…" if len(decimals) > decimals_max else ""
+        decimals = decimals[:decimals_max].ljust(decimals_min, "0")
         point = self._symbol("decimal") if decimals else ""
         return f"{sign}{self._group(whole)}{point}{decimals}{rest}"
 

@@ -174,6 +174,19 @@ def test_a_converted_invoice_names_the_rate_and_both_currencies() -> None:
     ]
 
 
+def test_a_rate_is_shown_with_every_digit() -> None:
+    """Whoever wants to compute the conversion again can."""
+    rate = a_rate(rate="154.031378472222")
+    rating = a_rating(a_base_fee("100", "USD"), currency="USD")
+    amounts = tuple(line.amount for line in settle_lines(rating, "JPY", rate))
+    customer = a_customer(currency="JPY")
+    draft = a_draft(rating, customer=customer, rate=rate, determination=a_determination(amounts))
+
+    (note,) = page_of(an_issued_invoice(draft))["notes"]
+
+    assert note.startswith("Converted at 1 USD = 154.031378472222 JPY, ")
+
+
 def test_a_part_of_a_month_shows_its_days() -> None:
     """A prorated base fee names the days that are billed instead of an endless fraction."""
     step = a_step(
