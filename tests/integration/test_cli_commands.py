@@ -28,6 +28,8 @@ from tollkeeper.api.tax.v1.tax_service_pb2 import PutRegistrationRequest
 
 COMMAND = Path(sys.executable).with_name("tollkeeper")
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+# The contract gives every replica of the gate a second to learn of a limit.
+LIMIT_REACHES_ALL_S = 1.0
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 APRIL_NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
 
@@ -40,14 +42,18 @@ class Shell:
     folder: Path
 
     async def run(self, *arguments: object, **environment: str) -> Outcome:
-        """Run a command to its end."""
+        """Run a command of `tollkeeper` to its end."""
+        return await self.execute(COMMAND, *arguments, **environment)
+
+    async def execute(self, program: Path, *arguments: object, **environment: str) -> Outcome:
+        """Run a program that is told where the services are."""
         addresses = {
             f"TOLLKEEPER_{service.upper()}_ADDRESS": address
             for service, address in self.world.addresses.items()
         }
         token = {"TOLLKEEPER_TOKEN": self.world.token()}
         process = await asyncio.create_subprocess_exec(
-            COMMAND,
+            program,
             *map(str, arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -297,3 +303,19 @@ async def test_another_tenant_sees_nothing(shell: Shell) -> None:
 
     assert listed.output == "there are no plans; put one by `tollkeeper plans apply FILE`\n"
     assert (shown.status, shown.errors.count("\n")) == (1, 1)
+
+
+async def test_the_example_gateway_asks_the_gate_and_reports_usage(shell: Shell) -> None:
+    """Its call passes, is metered, and is refused once a limit has no room."""
+    gateway = (Path(sys.executable), EXAMPLES / "gateway.py")
+    shell.world.clock.set(datetime.now(UTC))
+
+    passed = await shell.execute(*gateway)
+    await shell.lines("limits", "put", "none", "--capacity", 0, "--per", "day")
+    await asyncio.sleep(LIMIT_REACHES_ALL_S)
+    refused = await shell.execute(*gateway)
+
+    assert passed == Outcome(0, "You said: How much is the toll?\n", "")
+    assert refused.output == (
+        "429, refused by limit none of acme: 0 of 0 requests left, and the amount never fits\n"
+    )
