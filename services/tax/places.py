@@ -16,6 +16,7 @@ from services.tax.rulebook import (
     Regime,
     Rulebook,
     Territory,
+    normalize_postal_code,
     undetermined,
 )
 
@@ -138,7 +139,7 @@ def locate(address: Address, day: date, book: Rulebook) -> Place:
 
 
 def _territory(address: Address, day: date, book: Rulebook) -> Territory | None:
-    postal_code = address.postal_code.upper().replace(" ", "").replace("-", "")
+    postal_code = normalize_postal_code(address.postal_code)
     best: tuple[int, Territory] | None = None
     for territory in book.territories.get(address.country, ()):
         if day not in territory.valid:

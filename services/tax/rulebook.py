@@ -5,7 +5,7 @@ force on a day, and refuses to guess: what no row covers is an error.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -174,7 +174,11 @@ class ReportingCurrency:
 
 @dataclass(frozen=True, slots=True)
 class Rulebook:
-    """Every table, by the key that it is asked with."""
+    """Every table, by the key that it is asked with.
+
+    `local_rates` are those that a seller uploaded, with the beginnings of the postal codes where
+    they apply.
+    """
 
     rates: Mapping[str, tuple[Rate, ...]]
     countries: Mapping[str, tuple[Country, ...]]
@@ -183,6 +187,9 @@ class Rulebook:
     wording: Mapping[tuple[str, str], str]
     exports: Mapping[str, tuple[Export, ...]]
     reporting_currencies: Mapping[str, tuple[ReportingCurrency, ...]]
+    local_rates: Mapping[str, tuple[tuple[tuple[str, ...], Rate], ...]] = field(
+        default_factory=dict
+    )
 
     def country_on(self, code: str, day: date) -> Country:
         """Answer how a country taxes on a day.
@@ -224,6 +231,15 @@ class Rulebook:
                 return rate
         raise undetermined(jurisdiction[:2], f"the rate of {name} in {jurisdiction} on {day}")
 
+    def local_rates_on(self, jurisdiction: str, postal_code: str, day: date) -> tuple[Rate, ...]:
+        """Answer the local rates that a seller uploaded for an address, on a day."""
+        code = normalize_postal_code(postal_code)
+        return tuple(
+            rate
+            for prefixes, rate in self.local_rates.get(jurisdiction, ())
+            if day in rate.valid and code.startswith(prefixes)
+        )
+
     def taxability_on(
         self, jurisdiction: str, category: ProductCategory, kind: BuyerKind, day: date
     ) -> Taxability | None:
@@ -257,6 +273,11 @@ class Rulebook:
         """Answer the wording for an invoice, in English where it is not translated."""
         text = self.wording.get((key, language)) or self.wording[key, DEFAULT_LANGUAGE]
         return text.replace("{tax}", self.wording.get((f"tax.{tax_name}", language), tax_name))
+
+
+def normalize_postal_code(text: str) -> str:
+    """Write a postal code in capitals and without blanks and hyphens."""
+    return text.upper().replace(" ", "").replace("-", "")
 
 
 def undetermined(country: str, missing: str) -> Precondition:

@@ -5,7 +5,7 @@ from kit.idempotency import Once, fingerprint
 from kit.paging import page_size
 from kit.rpc.auth import caller
 from kit.rpc.methods import Context
-from services.tax.convert import exchange, fields, registrations, supplies
+from services.tax.convert import exchange, fields, registrations, supplies, uploads
 from services.tax.exchange import Conversion
 from services.tax.model import SellerSettings, Supply
 from services.tax.tax_ids import check_tax_id
@@ -88,6 +88,31 @@ class TaxService:
             rates=map(registrations.render_rate, page.items), next_page_token=page.next_page_token
         )
 
+    async def PutUploadedRates(
+        self, request: pb.PutUploadedRatesRequest, context: Context
+    ) -> pb.PutUploadedRatesResponse:
+        rates = uploads.parse_uploads(request)
+        once = Once(
+            request_id=request.request_id,
+            method="PutUploadedRates",
+            fingerprint=fingerprint(request),
+            answer_type=pb.PutUploadedRatesResponse,
+            render=_render_upload_count,
+            now=self._clock.now(),
+        )
+        return await self._use_cases.put_uploaded_rates(caller(context).tenant, rates, once)
+
+    async def ListUploadedRates(
+        self, request: pb.ListUploadedRatesRequest, context: Context
+    ) -> pb.ListUploadedRatesResponse:
+        size = page_size(request.page_size, default=_RATES_PAGE_SIZE)
+        page = await self._use_cases.list_uploaded_rates(
+            caller(context).tenant, size, request.page_token
+        )
+        return pb.ListUploadedRatesResponse(
+            rates=map(uploads.render_upload, page.items), next_page_token=page.next_page_token
+        )
+
     async def GetExchangeRate(
         self, request: pb.GetExchangeRateRequest, context: Context
     ) -> pb.GetExchangeRateResponse:
@@ -138,6 +163,10 @@ class TaxService:
             now=self._clock.now(),
         )
         return await self._exchange.put_settings(caller(context).tenant, settings, once)
+
+
+def _render_upload_count(count: int) -> pb.PutUploadedRatesResponse:
+    return pb.PutUploadedRatesResponse(rate_count=count)
 
 
 def _render_settings(settings: SellerSettings) -> pb.PutTaxSettingsResponse:

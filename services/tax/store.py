@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Row, select, text
+from sqlalchemy import Row, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.tax.exchange import PublishedRate
 from services.tax.model import DateRange, Registration, RegistrationScheme, SellerSettings
-from services.tax.tables import exchange_rates, registrations, settings
+from services.tax.tables import exchange_rates, registrations, settings, uploaded_rates
+from services.tax.uploads import UploadedRate
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('tax.registrations ' || :tenant, 0))")
 
@@ -87,6 +88,53 @@ async def save_settings(transaction: AsyncConnection, tenant: str, decided: Sell
     await transaction.execute(
         statement.on_conflict_do_update(index_elements=["tenant_id"], set_=values)
     )
+
+
+async def load_uploads(
+    transaction: AsyncConnection, tenant: str, *, after: int = -1, limit: int | None = None
+) -> tuple[UploadedRate, ...]:
+    """Load the rates that the seller uploaded, in their order."""
+    table = uploaded_rates.c
+    found = await transaction.execute(
+        select(uploaded_rates)
+        .where(table.tenant_id == tenant, table.position > after)
+        .order_by(table.position)
+        .limit(limit)
+    )
+    return tuple(
+        UploadedRate(
+            jurisdiction=row.jurisdiction,
+            name=row.name,
+            rate_percent=row.rate_percent,
+            postal_codes=tuple(row.postal_codes),
+            valid=DateRange(row.start_date, row.end_date),
+            source=row.source,
+        )
+        for row in found
+    )
+
+
+async def replace_uploads(
+    transaction: AsyncConnection, tenant: str, uploads: Sequence[UploadedRate]
+) -> None:
+    """Store the rates that the seller uploaded in place of those before."""
+    await transaction.execute(delete(uploaded_rates).where(uploaded_rates.c.tenant_id == tenant))
+    rows = [
+        {
+            "tenant_id": tenant,
+            "position": position,
+            "jurisdiction": upload.jurisdiction,
+            "name": upload.name,
+            "rate_percent": upload.rate_percent,
+            "postal_codes": list(upload.postal_codes),
+            "start_date": upload.valid.start,
+            "end_date": upload.valid.end,
+            "source": upload.source,
+        }
+        for position, upload in enumerate(uploads)
+    ]
+    if rows:
+        await transaction.execute(insert(uploaded_rates), rows)
 
 
 async def load_newest_rates(

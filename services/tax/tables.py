@@ -1,6 +1,17 @@
 """The tables of the schema `tax`; `migrations/` makes them."""
 
-from sqlalchemy import Boolean, Column, Date, DateTime, Integer, MetaData, Numeric, Table, Text
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Integer,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+)
 
 metadata = MetaData(schema="tax")
 
@@ -25,6 +36,20 @@ settings = Table(
     Column("tenant_id", Text, primary_key=True),
     Column("exchange_rate_source", Text, nullable=False),
     Column("maximum_rate_age_days", Integer, nullable=False),
+)
+
+uploaded_rates = Table(
+    "uploaded_rates",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("jurisdiction", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("rate_percent", Numeric, nullable=False),
+    Column("postal_codes", ARRAY(Text), nullable=False),
+    Column("start_date", Date, nullable=False),
+    Column("end_date", Date),
+    Column("source", Text, nullable=False),
 )
 
 # Published rates are the same for everybody and nobody's data, so this table has no tenant.

@@ -28,7 +28,7 @@ from tollkeeper.api.auth.v1.required_scope_pb2 import required_scope
 API = Path(tollkeeper.api.__path__[0])
 SERVICES = ("invoicing", "meter", "quota", "rating", "tax")
 READING_VERBS = (
-    "BatchDetermine", "BatchRate", "Check", "Convert", "Determine", "Get", "List", "Preview",
+    "BatchConvert", "BatchDetermine", "BatchRate", "Check", "Convert", "Determine", "Get", "List", "Preview",
     "Query", "Rate", "Validate",
 )  # fmt: skip
 MUTATIONS_WITHOUT_REQUEST_ID = {

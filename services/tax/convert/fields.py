@@ -81,6 +81,15 @@ def check_count(count: int, maximum: int, field: str) -> None:
     """
     if not count:
         raise InvalidInput.of(field, "must hold at least one")
+    check_at_most(count, maximum, field)
+
+
+def check_at_most(count: int, maximum: int, field: str) -> None:
+    """Refuse a list that is too long.
+
+    Raises:
+        InvalidInput: PAYLOAD_TOO_LARGE.
+    """
     if count > maximum:
         raise InvalidInput(
             "PAYLOAD_TOO_LARGE",

@@ -1,10 +1,20 @@
 """Sales taxes of the states of the USA, where the seller is registered.
 
-It charges what is levied everywhere in a state, and nothing that is local: cities, counties and
-districts are not covered, and the reason says so. A registration stands for nexus.
+It charges what is levied everywhere in a state. What is local, by cities, counties and districts,
+is charged only where the seller has uploaded the rates, and the reason says so. A registration
+stands for nexus.
 """
 
-from services.tax.model import HUNDRED, BuyerKind, RegistrationScheme, Ruling, Treatment
+from collections.abc import Iterator
+
+from services.tax.model import (
+    HUNDRED,
+    BuyerKind,
+    Registration,
+    RegistrationScheme,
+    Ruling,
+    Treatment,
+)
 from services.tax.rulebook import Outcome, Rate, Taxability, undetermined
 from services.tax.rules.case import Case, taxed
 
@@ -41,13 +51,35 @@ def rule(case: Case) -> tuple[Ruling, ...]:
         rate_percent=verdict.rate_percent,
         taxable_percent=verdict.taxable_percent,
     )
-    return (ruling,)
+    return (ruling, *_local(case, jurisdiction, registration, verdict))
+
+
+def _local(
+    case: Case, jurisdiction: str, registration: Registration, verdict: Taxability
+) -> Iterator[Ruling]:
+    """Charge the local rates that the seller uploaded, on what the state taxes."""
+    if not case.book.local_rates.get(jurisdiction):
+        return
+    postal_code = case.buyer.address.postal_code
+    if not postal_code:
+        raise undetermined("US", "the postal code of the buyer's address, for local rates")
+    for rate in case.book.local_rates_on(jurisdiction, postal_code, case.day):
+        yield taxed(
+            rate,
+            registration,
+            f"us.{jurisdiction[3:].lower()}.local",
+            f"The seller uploaded {rate.name} for the postal code {postal_code}.",
+            verdict.source,
+            taxable_percent=verdict.taxable_percent,
+        )
 
 
 def _reason(case: Case, jurisdiction: str, verdict: Taxability) -> str:
     percent = verdict.taxable_percent
     share = "" if percent == HUNDRED else f" on {percent} % of the price"
-    return f"{jurisdiction} taxes {_supply(case)}{share}. Local taxes are not covered."
+    uploaded = case.book.local_rates.get(jurisdiction)
+    local = "those that the seller uploaded" if uploaded else "not covered"
+    return f"{jurisdiction} taxes {_supply(case)}{share}. Local taxes are {local}."
 
 
 def _supply(case: Case) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import date, datetime
 
-from kit.errors import DomainError
+from kit.errors import DomainError, InvalidInput
 from kit.idempotency import Answer, Once
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
@@ -15,9 +15,12 @@ from services.tax.model import Determination, Registration, Seller, Supply
 from services.tax.registrations import check_registration
 from services.tax.reporting import CurrencyPair, Determined, currency_pairs, report
 from services.tax.rulebook import Rate, Rulebook
+from services.tax.uploads import UploadedRate, check_uploads, lay_over
 from services.tax.usecases.exchange import DatedPair, ExchangeUseCases
 
 _ALL_REGISTRATIONS = "registrations"
+_ALL_UPLOADS = "uploaded rates"
+_BOOKS_KEPT_MAX = 100
 
 PutRegistration = tuple[Registration, datetime]
 _Rates = dict[DatedPair, ExchangeRate | DomainError]
@@ -30,6 +33,7 @@ class TaxUseCases:
         self._database = database
         self._book = book
         self._exchange = exchange
+        self._books: dict[str, tuple[tuple[UploadedRate, ...], Rulebook]] = {}
 
     @traced("tax.determine")
     async def determine(self, tenant: str, supply: Supply, today: date) -> Determined:
@@ -57,7 +61,8 @@ class TaxUseCases:
         async with self._database.transaction(tenant) as transaction:
             loaded = await store.load_registrations(transaction, tenant)
             seller = Seller(tuple(registration for registration, _ in loaded))
-            determinations = [self._attempt(seller, supply) for supply in supplies]
+            book = self._laid_over(tenant, await store.load_uploads(transaction, tenant))
+            determinations = [_attempt(seller, supply, book) for supply in supplies]
             days = [min(supply.day, today) for supply in supplies]
             settings = await store.load_settings(transaction, tenant)
             pairs = self._dated_pairs(determinations, days)
@@ -116,6 +121,42 @@ class TaxUseCases:
         token = encode_page_token(listing, _rate_key(found[size - 1])) if len(found) > size else ""
         return Page(tuple(found[:size]), token)
 
+    @traced("tax.put_uploaded_rates")
+    async def put_uploaded_rates(
+        self, tenant: str, uploads: Sequence[UploadedRate], once: Once[int, Answer]
+    ) -> Answer:
+        """Replace the rates that the seller has uploaded.
+
+        Raises:
+            Conflict: REQUEST_ID_REUSED.
+            InvalidInput: a row contradicts the tables or another row.
+        """
+        check_uploads(uploads, self._book)
+        async with self._database.transaction(tenant) as transaction:
+
+            async def put() -> int:
+                await store.lock_registrations(transaction, tenant)
+                await store.replace_uploads(transaction, tenant, uploads)
+                return len(uploads)
+
+            return await once.run(transaction, tenant, put)
+
+    @traced("tax.list_uploaded_rates")
+    async def list_uploaded_rates(
+        self, tenant: str, size: int, page_token: str
+    ) -> Page[UploadedRate]:
+        """List the rates that the seller has uploaded, in their order.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        (position,) = decode_page_token(page_token, _ALL_UPLOADS) or ("-1",)
+        after = _parse_position(position)
+        async with self._database.transaction(tenant) as transaction:
+            found = await store.load_uploads(transaction, tenant, after=after, limit=size + 1)
+        last = [str(after + size)] if len(found) > size else []
+        return Page(found[:size], encode_page_token(_ALL_UPLOADS, last) if last else "")
+
     def _dated_pairs(
         self, determinations: Sequence[Determination | DomainError], days: Sequence[date]
     ) -> list[DatedPair]:
@@ -139,11 +180,32 @@ class TaxUseCases:
             found[pair] = rate
         return report(determination, day, self._book, found)
 
-    def _attempt(self, seller: Seller, supply: Supply) -> Determination | DomainError:
-        try:
-            return determine(seller, supply, self._book)
-        except DomainError as error:
-            return error
+    def _laid_over(self, tenant: str, uploads: tuple[UploadedRate, ...]) -> Rulebook:
+        """Lay a seller's rates over the tables; what was laid last is kept until they change."""
+        if not uploads:
+            return self._book
+        kept = self._books.get(tenant)
+        if kept is None or kept[0] != uploads:
+            if len(self._books) >= _BOOKS_KEPT_MAX:
+                self._books.clear()
+            kept = self._books[tenant] = uploads, lay_over(self._book, uploads)
+        return kept[1]
+
+
+def _parse_position(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInput.of(
+            "page_token", "is not one of this listing", reason="INVALID_PAGE_TOKEN"
+        ) from None
+
+
+def _attempt(seller: Seller, supply: Supply, book: Rulebook) -> Determination | DomainError:
+    try:
+        return determine(seller, supply, book)
+    except DomainError as error:
+        return error
 
 
 def _rate_key(rate: Rate) -> tuple[str, ...]:

@@ -724,6 +724,65 @@ class TaxRate(_message.Message):
 Global___TaxRate: _TypeAlias = TaxRate  # noqa: Y015
 
 @_typing.final
+class UploadedRate(_message.Message):
+    """A tax rate that the seller uploads and answers for. Without postal codes it
+    replaces a rate of the tables on its days; with them it is a local tax of a
+    state of the US, charged beside the state's on what the state taxes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JURISDICTION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    RATE_PERCENT_FIELD_NUMBER: _builtins.int
+    POSTAL_CODES_FIELD_NUMBER: _builtins.int
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    jurisdiction: _builtins.str
+    """Where it applies, ISO 3166, for example `US-NY` or `EE`. Required."""
+    name: _builtins.str
+    """What the tax is called: as in the tables to replace a rate, and otherwise for
+    example `New York City sales tax`. At most 64 characters. Required.
+    """
+    source: _builtins.str
+    """Where the figure comes from, at most 512 characters. Required."""
+    @_builtins.property
+    def rate_percent(self) -> _decimal_pb2.Decimal:
+        """The rate in percent, 0 to 100. Required."""
+
+    @_builtins.property
+    def postal_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How the postal codes begin where a local tax applies; at most 1,000."""
+
+    @_builtins.property
+    def start_date(self) -> _date_pb2.Date:
+        """The first day on which it applies. Required."""
+
+    @_builtins.property
+    def end_date(self) -> _date_pb2.Date:
+        """The first day on which it no longer applies. Absent means that it has no end."""
+
+    def __init__(
+        self,
+        *,
+        jurisdiction: _builtins.str = ...,
+        name: _builtins.str = ...,
+        rate_percent: _decimal_pb2.Decimal | None = ...,
+        postal_codes: _abc.Iterable[_builtins.str] | None = ...,
+        start_date: _date_pb2.Date | None = ...,
+        end_date: _date_pb2.Date | None = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "rate_percent", b"rate_percent", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "jurisdiction", b"jurisdiction", "name", b"name", "postal_codes", b"postal_codes", "rate_percent", b"rate_percent", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadedRate: _TypeAlias = UploadedRate  # noqa: Y015
+
+@_typing.final
 class TaxSettings(_message.Message):
     """What the seller has decided on. Without it, the defaults hold."""
 

@@ -1035,3 +1035,112 @@ class PutTaxSettingsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutTaxSettingsResponse: _TypeAlias = PutTaxSettingsResponse  # noqa: Y015
+
+@_typing.final
+class PutUploadedRatesRequest(_message.Message):
+    """Replaces the uploaded rates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.UploadedRate]:
+        """The rates, at most 5,000 with 20,000 postal codes in all, and 200 of one
+        jurisdiction and name; none removes all. Two of one jurisdiction and name that
+        share a postal code never overlap.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        rates: _abc.Iterable[_tax_pb2.UploadedRate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rates", b"rates", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutUploadedRatesRequest: _TypeAlias = PutUploadedRatesRequest  # noqa: Y015
+
+@_typing.final
+class PutUploadedRatesResponse(_message.Message):
+    """The uploaded rates were replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_COUNT_FIELD_NUMBER: _builtins.int
+    rate_count: _builtins.int
+    """How many there are now."""
+    def __init__(
+        self,
+        *,
+        rate_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate_count", b"rate_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutUploadedRatesResponse: _TypeAlias = PutUploadedRatesResponse  # noqa: Y015
+
+@_typing.final
+class ListUploadedRatesRequest(_message.Message):
+    """Asks for the uploaded rates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many, up to 1,000. Zero means 100."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUploadedRatesRequest: _TypeAlias = ListUploadedRatesRequest  # noqa: Y015
+
+@_typing.final
+class ListUploadedRatesResponse(_message.Message):
+    """A page of uploaded rates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.UploadedRate]:
+        """The rates."""
+
+    def __init__(
+        self,
+        *,
+        rates: _abc.Iterable[_tax_pb2.UploadedRate] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rates", b"rates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUploadedRatesResponse: _TypeAlias = ListUploadedRatesResponse  # noqa: Y015

@@ -65,6 +65,16 @@ class TaxServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListRatesRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListRatesResponse.FromString,
                 _registered_method=True)
+        self.PutUploadedRates = channel.unary_unary(
+                '/tollkeeper.api.tax.v1.TaxService/PutUploadedRates',
+                request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutUploadedRatesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutUploadedRatesResponse.FromString,
+                _registered_method=True)
+        self.ListUploadedRates = channel.unary_unary(
+                '/tollkeeper.api.tax.v1.TaxService/ListUploadedRates',
+                request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListUploadedRatesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListUploadedRatesResponse.FromString,
+                _registered_method=True)
         self.GetExchangeRate = channel.unary_unary(
                 '/tollkeeper.api.tax.v1.TaxService/GetExchangeRate',
                 request_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.GetExchangeRateRequest.SerializeToString,
@@ -145,6 +155,20 @@ class TaxServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutUploadedRates(self, request, context):
+        """Replaces all rates that the seller has uploaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUploadedRates(self, request, context):
+        """Lists the rates that the seller has uploaded, in their order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetExchangeRate(self, request, context):
         """Returns what one currency was worth in another on a day.
         """
@@ -220,6 +244,16 @@ def add_TaxServiceServicer_to_server(servicer, server):
                     servicer.ListRates,
                     request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListRatesRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListRatesResponse.SerializeToString,
+            ),
+            'PutUploadedRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutUploadedRates,
+                    request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutUploadedRatesRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutUploadedRatesResponse.SerializeToString,
+            ),
+            'ListUploadedRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUploadedRates,
+                    request_deserializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListUploadedRatesRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListUploadedRatesResponse.SerializeToString,
             ),
             'GetExchangeRate': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExchangeRate,
@@ -415,6 +449,60 @@ class TaxService:
             '/tollkeeper.api.tax.v1.TaxService/ListRates',
             tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListRatesRequest.SerializeToString,
             tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListRatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutUploadedRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.tax.v1.TaxService/PutUploadedRates',
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutUploadedRatesRequest.SerializeToString,
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.PutUploadedRatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUploadedRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.tax.v1.TaxService/ListUploadedRates',
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListUploadedRatesRequest.SerializeToString,
+            tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2.ListUploadedRatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class TaxServiceStub:
     """Lists the tax rates that the service knows, ordered by jurisdiction, name
     and start date.
     """
+    PutUploadedRates: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.PutUploadedRatesRequest, _tax_service_pb2.PutUploadedRatesResponse]
+    """Replaces all rates that the seller has uploaded."""
+    ListUploadedRates: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.ListUploadedRatesRequest, _tax_service_pb2.ListUploadedRatesResponse]
+    """Lists the rates that the seller has uploaded, in their order."""
     GetExchangeRate: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.GetExchangeRateRequest, _tax_service_pb2.GetExchangeRateResponse]
     """Returns what one currency was worth in another on a day."""
     ConvertMoney: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.ConvertMoneyRequest, _tax_service_pb2.ConvertMoneyResponse]
@@ -85,6 +89,10 @@ class TaxServiceAsyncStub(TaxServiceStub):
     """Lists the tax rates that the service knows, ordered by jurisdiction, name
     and start date.
     """
+    PutUploadedRates: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.PutUploadedRatesRequest, _tax_service_pb2.PutUploadedRatesResponse]  # type: ignore[assignment]
+    """Replaces all rates that the seller has uploaded."""
+    ListUploadedRates: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.ListUploadedRatesRequest, _tax_service_pb2.ListUploadedRatesResponse]  # type: ignore[assignment]
+    """Lists the rates that the seller has uploaded, in their order."""
     GetExchangeRate: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.GetExchangeRateRequest, _tax_service_pb2.GetExchangeRateResponse]  # type: ignore[assignment]
     """Returns what one currency was worth in another on a day."""
     ConvertMoney: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.ConvertMoneyRequest, _tax_service_pb2.ConvertMoneyResponse]  # type: ignore[assignment]
@@ -154,6 +162,22 @@ class TaxServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the tax rates that the service knows, ordered by jurisdiction, name
         and start date.
         """
+
+    @_abc_1.abstractmethod
+    def PutUploadedRates(
+        self,
+        request: _tax_service_pb2.PutUploadedRatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tax_service_pb2.PutUploadedRatesResponse, _abc.Awaitable[_tax_service_pb2.PutUploadedRatesResponse]]:
+        """Replaces all rates that the seller has uploaded."""
+
+    @_abc_1.abstractmethod
+    def ListUploadedRates(
+        self,
+        request: _tax_service_pb2.ListUploadedRatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tax_service_pb2.ListUploadedRatesResponse, _abc.Awaitable[_tax_service_pb2.ListUploadedRatesResponse]]:
+        """Lists the rates that the seller has uploaded, in their order."""
 
     @_abc_1.abstractmethod
     def GetExchangeRate(
