@@ -273,7 +273,8 @@ def _commands() -> Iterator[bytes]:
 
 def _packed(*parts: str | bytes | int) -> bytes:
     # hiredis types the arguments as a tuple of one.
-    return hiredis.pack_command(cast("Any", parts))
+    packed: bytes = hiredis.pack_command(cast("Any", parts))
+    return packed
 
 
 def _sha() -> str:
