@@ -96,6 +96,7 @@ class TaxWorld:
 
     stub: TaxServiceStub
     issuer: TokenIssuer
+    address: str
 
     def token(self, tenant: str, *scopes: str) -> tuple[tuple[str, str], ...]:
         """Make the metadata of a caller of a tenant; without scopes it may read and write."""
@@ -136,6 +137,6 @@ async def tax_world(
     async with hosted("tax", settings_for("tax"), clock) as address:
         channel = open_channel(address)
         try:
-            yield TaxWorld(TaxServiceStub(channel), TokenIssuer(keys.issuer_key(), clock))
+            yield TaxWorld(TaxServiceStub(channel), TokenIssuer(keys.issuer_key(), clock), address)
         finally:
             await channel.close()
