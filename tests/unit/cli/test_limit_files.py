@@ -81,7 +81,10 @@ def test_json_is_yaml(tmp_path: Path) -> None:
         ("limits: []", "1:1: limits: is required and holds at least one limit"),
         ("{}", "1:1: limits: is required and holds at least one limit"),
         ("limit: []", "1:1: limit: is no field here: did you mean limits?"),
-        ("limits:\n  - levle: key", "2:5: limits[0].levle: is no field here: did you mean level?"),
+        (
+            "limits:\n  - level_of: key",
+            "2:5: limits[0].level_of: is no field here: did you mean level?",
+        ),
         (
             "limits:\n  - level: keys",
             "2:12: limits[0].level: must be one of customer, project, user, key, run",
