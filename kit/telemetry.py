@@ -10,27 +10,23 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import grpc.aio
 import structlog
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.grpc import aio_client_interceptors
-from opentelemetry.instrumentation.redis import RedisInstrumentor
-from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from kit.errors import DomainError
 from kit.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -64,36 +60,29 @@ def configure(service: str, settings: ServiceSettings) -> None:
     configure_logs(settings.log_level)
     if settings.otlp_endpoint is None:
         return
-    insecure = settings.otlp_endpoint.startswith("http://")
-    metric_exporter = OTLPMetricExporter(settings.otlp_endpoint, insecure)
-    start(
-        service,
-        OTLPSpanExporter(settings.otlp_endpoint, insecure),
-        PeriodicExportingMetricReader(metric_exporter),
-    )
+    _exporting().export_to(settings.otlp_endpoint, service)
+    _Switch.on = True
 
 
-def start(service: str, exporter: SpanExporter, reader: MetricReader) -> None:
+def start(service: str, exporter: "SpanExporter", reader: "MetricReader") -> None:
     """Send spans and metrics of this process, from now until `shutdown`, as OpenTelemetry allows.
 
     Call it once, before the first pool is made.
     """
-    resource = Resource.create({"service.name": f"tollkeeper-{service}"})
-    tracers = TracerProvider(resource=resource)
-    tracers.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(tracers)
-    metrics.set_meter_provider(MeterProvider([reader], resource=resource))
-    SQLAlchemyInstrumentor().instrument()
-    RedisInstrumentor().instrument()
+    _exporting().start(service, exporter, reader)
     _Switch.on = True
 
 
 def shutdown() -> None:
     """Send what is waiting to be sent; harmless when nothing was started."""
-    _Switch.on = False
-    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-        if isinstance(provider, TracerProvider | MeterProvider):
-            provider.shutdown()
+    if _Switch.on:
+        _Switch.on = False
+        _exporting().shutdown()
+
+
+def _exporting() -> ModuleType:
+    # Half a second to import, which only a process that exports anything shall wait for.
+    return import_module("kit.telemetry_export")
 
 
 def is_on() -> bool:
@@ -156,7 +145,10 @@ def server_call(method: str, context: grpc.aio.ServicerContext[object, object]) 
 
 def client_interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
     """Make what a channel needs to pass the trace on; nothing when telemetry is off."""
-    return cast("Any", aio_client_interceptors)() if _Switch.on else ()
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (
+        _exporting().client_interceptors() if _Switch.on else ()
+    )
+    return interceptors
 
 
 def trace_id() -> str | None:
