@@ -22,7 +22,7 @@ from services.rating.model import (
     Usage,
     UsageEntry,
 )
-from services.rating.pipeline import Terms, rate_period, usage_period
+from services.rating.pipeline import Terms, rate_period, spans_of
 from services.rating.prices import (
     GraduatedPrice,
     PackagePrice,
@@ -134,10 +134,11 @@ def rated_given(
     proration: Proration | None = None,
     contract: Contract = UNKNOWN_CONTRACT,
     as_of: datetime | None = None,
+    previous: tuple[Interval, ...] = (),
 ) -> Rating:
     """Rate a period, by default January, by a plan and usage that is given."""
-    terms = Terms("acme", period, proration, contract, as_of)
-    usages = count_given(plan, given, usage_period(plan, terms))
+    terms = Terms("acme", period, proration, contract, as_of, previous)
+    usages = count_given(plan, given, spans_of(plan, terms))
     return rate_period(a_version(plan), terms, usages)
 
 
@@ -153,5 +154,5 @@ def quantities_of(plan: Plan, given: Sequence[GivenUsage]) -> list[Decimal]:
     with exactly():
         return [
             sum((entry.quantity for entry in usage.entries), Decimal(0))
-            for usage in count_given(plan, given, JANUARY)
+            for usage in count_given(plan, given, spans_of(plan, Terms("acme", JANUARY)))
         ]

@@ -16,7 +16,7 @@ from google.rpc.status_pb2 import Status
 from kit.errors import DomainError, NotFound, Precondition, Unavailable
 from kit.rpc.auth import ServiceIdentity
 from kit.rpc.status import read_error
-from kit.rpc.wire import parse_money, render_interval, render_money
+from kit.rpc.wire import parse_money, render_interval, render_money, render_time
 from services.invoicing.model import (
     Customer,
     Determination,
@@ -227,6 +227,8 @@ def _render_rate(subscription: Subscription, period: BillingPeriod) -> RateReque
         plan_id=subscription.plan_id,
         period=render_interval(period.interval),
         proration=None if period.is_whole else part,
+        contract_start=render_time(subscription.start_time),
+        time_zone=subscription.time_zone,
     )
 
 

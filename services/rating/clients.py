@@ -37,6 +37,7 @@ _PAGE_SIZE = 10_000
 _WINDOWS = {
     Grain.TOTAL: UsageWindow.USAGE_WINDOW_UNSPECIFIED,
     Grain.HOUR: UsageWindow.USAGE_WINDOW_HOUR,
+    Grain.EVENT: UsageWindow.USAGE_WINDOW_UNSPECIFIED,
 }
 _ZERO = Decimal(0)
 _ONE = Decimal(1)

@@ -5,7 +5,7 @@ opens `kit.decimals.exactly`, nothing is rounded. The order of the parts matters
 percentage with a free allowance, which the first events use up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
@@ -71,11 +71,9 @@ def price_percentage(
             continue
         paid_events += entry.event_count
         paid_quantity += paid
-        amount = percent_of(price.rate_percent, paid) + price.fixed_amount * entry.event_count
-        if price.minimum_amount is not None and amount < price.minimum_amount:
-            raised += price.minimum_amount - amount
-        if price.maximum_amount is not None and amount > price.maximum_amount:
-            lowered += amount - price.maximum_amount
+        plain_amount, amount = _charge(price, paid, entry.event_count)
+        raised += max(amount - plain_amount, _ZERO)
+        lowered += max(plain_amount - amount, _ZERO)
     rate = price.rate_percent.scaleb(-2)
     percentage = f"{plain(price.rate_percent)}%"
     steps = [FormulaStep(percentage, paid_quantity, rate, rate * paid_quantity)]
@@ -92,6 +90,26 @@ def price_percentage(
         most = plain(price.maximum_amount or _ZERO)
         steps.append(FormulaStep(f"lowered to {most} for each event", _ONE, -lowered, -lowered))
     return tuple(steps)
+
+
+def charge_events(
+    price: PercentagePrice, events: Iterable[UsageEntry]
+) -> Iterator[tuple[UsageEntry, Decimal]]:
+    """Go through events in their order, each with what it costs by itself."""
+    allowance = _Allowance(price)
+    for event in events:
+        paid = allowance.take(event)
+        yield event, _ZERO if paid is None else _charge(price, paid, event.event_count)[1]
+
+
+def _charge(price: PercentagePrice, paid: Decimal, events: int) -> tuple[Decimal, Decimal]:
+    """Answer what is due for what is paid, and the same within the bounds of an event."""
+    amount = bounded = percent_of(price.rate_percent, paid) + price.fixed_amount * events
+    if price.minimum_amount is not None:
+        bounded = max(bounded, price.minimum_amount)
+    if price.maximum_amount is not None:
+        bounded = min(bounded, price.maximum_amount)
+    return amount, bounded
 
 
 class _Allowance:

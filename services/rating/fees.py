@@ -31,6 +31,7 @@ from services.rating.model import (
     RatedLine,
     Stage,
 )
+from services.rating.prices import TierSpan
 from services.rating.pricing import divide
 
 _ZERO = Decimal(0)
@@ -56,8 +57,10 @@ def check_contract(rated_by: PlanVersion, contract: Contract) -> None:
     """
     plan = rated_by.plan
     commitment = plan.commitment
-    is_needed = plan.trial is not None or (
-        commitment is not None and (len(commitment.steps) > 1 or commitment.term_months > 0)
+    is_needed = (
+        plan.trial is not None
+        or any(price.tier_span is TierSpan.CONTRACT for price in plan.prices)
+        or (commitment is not None and (len(commitment.steps) > 1 or commitment.term_months > 0))
     )
     if is_needed and contract.start is None:
         raise Precondition(
@@ -81,7 +84,7 @@ def rate_fees(
     for fee in plan.base_fees:
         due = _WHOLE if fee.whole else part
         step = _step_for_days("fee", fee.quantity, fee.unit_amount, due)
-        what = _What(LineKind.BASE_FEE, fee.fee_id, fee.name, fee.category)
+        what = _What(LineKind.FEE, fee.fee_id, fee.name, fee.category)
         yield _line(plan, what, period, (step,))
 
 

@@ -14,7 +14,15 @@ from zoneinfo import ZoneInfo
 
 from kit.interval import Interval
 from kit.money import Money
-from services.rating.prices import Dimensions, PriceModel, QuantityConversion, VirtualCurrency
+from services.rating.prices import (
+    Dimensions,
+    PriceModel,
+    QuantityConversion,
+    Recurrence,
+    Rollover,
+    TierSpan,
+    VirtualCurrency,
+)
 
 AMOUNT_MAX = Decimal(10**12)
 """The largest amount of a plan. With the bounds below, every product fits `kit.decimals.EXACT`."""
@@ -75,6 +83,10 @@ class Price:
     minimum_amount: Decimal | None = None
     maximum_amount: Decimal | None = None
     discounts: Discounts | None = None
+    in_advance: bool = False
+    recurrence: Recurrence | None = None
+    tier_span: TierSpan = TierSpan.PERIOD
+    rollover: Rollover | None = None
 
     @property
     def name(self) -> str:
@@ -220,6 +232,7 @@ class PeriodToRate:
     proration: Proration | None
     contract: Contract
     as_of: datetime | None
+    previous_periods: tuple[Interval, ...]
     given_usage: tuple[GivenUsage, ...] | None
 
 
@@ -255,13 +268,17 @@ class Usage:
     """What one price counts, none below 0, and the unit that people read.
 
     `amounts` is what another meter says of the same usage, for prices that take an amount from it.
-    `excluded` are the filters of more specific prices, whose usage is left out.
+    `excluded` are the filters of more specific prices, whose usage is left out. `before` is what
+    was used before the period, and `earlier` what was used in each period before it, for prices
+    that depend on that.
     """
 
     entries: tuple[UsageEntry, ...]
     unit: str
     amounts: tuple[UsageEntry, ...] = ()
     excluded: tuple[Dimensions, ...] = ()
+    before: tuple[UsageEntry, ...] = ()
+    earlier: tuple[tuple[UsageEntry, ...], ...] = ()
 
 
 class LineKind(Enum):
@@ -270,6 +287,7 @@ class LineKind(Enum):
     BASE_FEE = auto()
     USAGE = auto()
     TRUE_UP = auto()
+    FEE = auto()
 
 
 class Stage(Enum):

@@ -8,7 +8,7 @@ plan. Refuses to fetch usage and to choose the version of a plan: both are argum
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, Inexact
 from typing import get_args
 
@@ -22,6 +22,8 @@ from services.rating.adjustments import (
     take_off_percent,
     take_off_usage,
 )
+from services.rating.advance import charge_increases, charge_percentages
+from services.rating.allowances import include, keep
 from services.rating.entry_pricing import price_entries, price_metered_amount, price_percentage
 from services.rating.fees import (
     check_contract,
@@ -59,13 +61,18 @@ from services.rating.prices import (
     QuantityConversion,
     QuantityModel,
     QuantityRounding,
+    TierSpan,
     TimeOfUsePrice,
     VirtualCurrency,
 )
 from services.rating.pricing import divide, price_quantity
+from services.rating.recurrence import Level, level_of, price_days
+from services.rating.selection import Spans
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
+FIRST_USAGE = datetime(2000, 1, 1, tzinfo=UTC)
+"""Before it the meter takes no usage."""
 _NO_DISCOUNTS = Discounts(_ZERO, _ZERO, _ZERO)
 _QUANTITY_MODELS = get_args(QuantityModel)
 _ROUNDINGS = {
@@ -87,10 +94,22 @@ class Terms:
     proration: Proration | None = None
     contract: Contract = UNKNOWN_CONTRACT
     as_of: datetime | None = None
+    previous_periods: tuple[Interval, ...] = ()
 
 
-def usage_period(plan: Plan, terms: Terms) -> Interval | None:
-    """Answer when usage is billed; nothing where none is."""
+def spans_of(plan: Plan, terms: Terms) -> Spans:
+    """Answer when usage is counted: when it is billed, and what was used before."""
+    begin = terms.period.start
+    contract = terms.contract.start
+    return Spans(
+        period=_billed_span(plan, terms),
+        contract=Interval(contract, begin) if contract and contract < begin else None,
+        lifetime=Interval(FIRST_USAGE, begin) if begin > FIRST_USAGE else None,
+        previous=terms.previous_periods,
+    )
+
+
+def _billed_span(plan: Plan, terms: Terms) -> Interval | None:
     billed = usage_interval(plan, terms.period, terms.contract)
     if billed is None or terms.as_of is None or terms.as_of >= billed.end:
         return billed
@@ -127,12 +146,10 @@ def rate_period(rated_by: PlanVersion, terms: Terms, usages: Sequence[Usage]) ->
 def _rate_price(plan: Plan, price: Price, terms: Terms, usage: Usage) -> Iterator[RatedLine]:
     """Rate one price: a line for its usage, or for each group of it, within its bounds."""
     billed = Money.zero(plan.currency)
-    interval = usage_period(plan, terms) or terms.period
+    interval = _interval_of(plan, price, terms)
     left = _Left.of(price, terms)
     for group, part in _groups(price, usage):
-        quantity = sum((entry.quantity for entry in part.entries), _ZERO)
-        _check_quantity(price, quantity)
-        steps = _price_usage(price, quantity, part)
+        quantity, steps = _price_usage(plan, price, part, terms)
         if left is not None:
             steps += left.take_off(sum((step.amount for step in steps), _ZERO))
         unrounded_amount = sum((step.amount for step in steps), _ZERO)
@@ -214,27 +231,83 @@ def _groups(price: Price, usage: Usage) -> Iterator[tuple[Dimensions, Usage]]:
     def group_of(entry: UsageEntry) -> Dimensions:
         return tuple((name, entry.dimensions.get(name, "")) for name in price.group_by)
 
-    for group in sorted({group_of(entry) for entry in (*usage.entries, *usage.amounts)}):
+    for group in sorted({group_of(entry) for entry in _grouping(price, usage)}):
         yield (
             group,
             Usage(
                 tuple(entry for entry in usage.entries if group_of(entry) == group),
                 usage.unit,
                 tuple(entry for entry in usage.amounts if group_of(entry) == group),
+                before=tuple(entry for entry in usage.before if group_of(entry) == group),
+                earlier=tuple(
+                    tuple(entry for entry in entries if group_of(entry) == group)
+                    for entries in usage.earlier
+                ),
             ),
         )
 
 
-def _price_usage(price: Price, quantity: Decimal, usage: Usage) -> tuple[FormulaStep, ...]:
+def _grouping(price: Price, usage: Usage) -> Iterator[UsageEntry]:
+    """Go through the usage whose groups have a line: a level of before has one as well."""
+    yield from usage.entries
+    yield from usage.amounts
+    if price.recurrence is not None:
+        yield from usage.before
+
+
+def _price_usage(
+    plan: Plan, price: Price, usage: Usage, terms: Terms
+) -> tuple[Decimal, tuple[FormulaStep, ...]]:
+    """Answer what was used, and the steps of its price up to the usage discount."""
+    quantity = sum((entry.quantity for entry in usage.entries), _ZERO)
+    level = None
+    if price.recurrence is not None:
+        level = level_of(
+            price.recurrence, usage, terms.period, terms.proration, terms.contract.time_zone
+        )
+        quantity = level.units
+    _check_quantity(price, quantity)
+    if price.in_advance:
+        return quantity, _charge_events(plan, price, usage, level)
+    if level is None or price.recurrence is None or not price.recurrence.prorated:
+        return quantity, _price_quantity(price, quantity, usage, terms)
+    prorated = divide(level.unit_days, Decimal(level.period_days))
+    if price.conversion is not None:
+        return prorated, _price_quantity(price, prorated, usage, terms)
+    priced = price_days(price.model, level)
+    return prorated, _in_currency(price, priced)
+
+
+def _charge_events(
+    plan: Plan, price: Price, usage: Usage, level: Level | None
+) -> tuple[FormulaStep, ...]:
+    if isinstance(price.model, PercentagePrice):
+        rate = _ONE if price.virtual_currency is None else price.virtual_currency.rate
+        return tuple(charge_percentages(price.model, usage.entries, rate, plan.currency))
+
+    def amount_of(quantity: Decimal) -> Decimal:
+        if price.conversion is not None:
+            _, quantity = _convert_quantity(price.conversion, quantity)
+        _, quantity = include(price.included_quantity, _ZERO, quantity)
+        return sum((step.amount for step in _price_model(price, quantity, usage)), _ZERO)
+
+    return tuple(charge_increases(price, usage.entries, level, amount_of, plan.currency))
+
+
+def _price_quantity(
+    price: Price, quantity: Decimal, usage: Usage, terms: Terms
+) -> tuple[FormulaStep, ...]:
     """The pipeline up to the price: convert the quantity, include, price, take usage off."""
     steps: tuple[FormulaStep, ...] = ()
     if price.conversion is not None:
         converted, quantity = _convert_quantity(price.conversion, quantity)
         steps += converted
+    before = None
     if isinstance(price.model, _QUANTITY_MODELS):
-        included, quantity = _include(price.included_quantity, quantity)
+        included, quantity = include(price.included_quantity, _kept_of(price, usage), quantity)
         steps += included
-    priced = _price_model(price, quantity, usage)
+        before = _before_of(price, usage, terms)
+    priced = _price_model(price, quantity, usage, before)
     if price.discounts is not None and price.discounts.quantity:
         amount_of_rest = None
         if isinstance(price.model, _QUANTITY_MODELS):
@@ -246,7 +319,38 @@ def _price_usage(price: Price, quantity: Decimal, usage: Usage) -> tuple[Formula
     return steps + priced
 
 
-def _price_model(price: Price, quantity: Decimal, usage: Usage) -> tuple[FormulaStep, ...]:
+def _kept_of(price: Price, usage: Usage) -> Decimal:
+    if price.rollover is None:
+        return _ZERO
+    used = []
+    for entries in usage.earlier:
+        quantity = sum((entry.quantity for entry in entries), _ZERO)
+        if price.conversion is not None:
+            _, quantity = _convert_quantity(price.conversion, quantity)
+        used.append(quantity)
+    return keep(price.rollover, price.included_quantity, used)
+
+
+def _before_of(price: Price, usage: Usage, terms: Terms) -> Decimal | None:
+    """Answer what fills the tiers already; nothing where they begin with the period."""
+    if price.tier_span is TierSpan.PERIOD:
+        return None
+    begun = terms.contract.start
+    is_first = begun is None or begun >= terms.period.start
+    if is_first and not usage.before:
+        return None
+    return sum((entry.quantity for entry in usage.before), _ZERO)
+
+
+def _interval_of(plan: Plan, price: Price, terms: Terms) -> Interval:
+    """Answer the span of the query that reproduces the quantity of a price."""
+    billed = _billed_span(plan, terms) or terms.period
+    return billed if price.recurrence is None else Interval(FIRST_USAGE, billed.end)
+
+
+def _price_model(
+    price: Price, quantity: Decimal, usage: Usage, before: Decimal | None = None
+) -> tuple[FormulaStep, ...]:
     """Price a quantity, or the parts of the usage, in the plan's currency."""
     match price.model:
         case MatrixPrice() | ContextTierPrice() | TimeOfUsePrice() as model:
@@ -257,10 +361,14 @@ def _price_model(price: Price, quantity: Decimal, usage: Usage) -> tuple[Formula
         case PercentagePrice() as model:
             priced = price_percentage(model, usage.entries)
         case _ as model:
-            priced = price_quantity(model, quantity)
-    if price.virtual_currency is not None:
-        priced = _convert_credits(price.virtual_currency, priced)
-    return priced
+            priced = price_quantity(model, quantity, before)
+    return _in_currency(price, priced)
+
+
+def _in_currency(price: Price, priced: tuple[FormulaStep, ...]) -> tuple[FormulaStep, ...]:
+    if price.virtual_currency is None:
+        return priced
+    return _convert_credits(price.virtual_currency, priced)
 
 
 def _convert_quantity(
@@ -275,15 +383,6 @@ def _convert_quantity(
         word = conversion.rounding.name.lower().replace("_", " ")
         description += f", rounded {word} to {conversion.decimals} decimals"
     return (FormulaStep(description, converted, _ZERO, _ZERO, Stage.CONVERSION),), converted
-
-
-def _include(included: Decimal, quantity: Decimal) -> tuple[tuple[FormulaStep, ...], Decimal]:
-    """Take what is included off the quantity; a price without an allowance has no such step."""
-    if not included:
-        return (), quantity
-    used = min(quantity, included)
-    step = FormulaStep(f"included: up to {plain(included)}", used, _ZERO, _ZERO, Stage.INCLUDED)
-    return (step,), quantity - used
 
 
 def _include_share(

@@ -220,6 +220,33 @@ class QuantityConversion:
     decimals: int
 
 
+class TierSpan(Enum):
+    """From where usage fills tiers."""
+
+    PERIOD = auto()
+    CONTRACT = auto()
+    LIFETIME = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """Usage is a level that stays until it changes; a change is billed for its days if prorated.
+
+    Usage that matches `removal` takes away; an empty one matches nothing.
+    """
+
+    prorated: bool
+    removal: Dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Rollover:
+    """What is included and not used is kept for some periods, up to a maximum if there is one."""
+
+    periods: int
+    maximum_quantity: Decimal | None
+
+
 @dataclass(frozen=True, slots=True)
 class VirtualCurrency:
     """Credits in which a price is written, and what one is worth in the plan's currency.

@@ -28,17 +28,23 @@ _CUTTING = Context(prec=EXACT.prec, rounding=ROUND_05UP)
 _LAST_DECIMAL = Decimal(1).scaleb(-DECIMALS_MAX)
 
 
-def price_quantity(model: QuantityModel, quantity: Decimal) -> tuple[FormulaStep, ...]:
-    """Price a quantity, not below 0; the steps' amounts add up to what it costs."""
+def price_quantity(
+    model: QuantityModel, quantity: Decimal, before: Decimal | None = None
+) -> tuple[FormulaStep, ...]:
+    """Price a quantity, not below 0; the steps' amounts add up to what it costs.
+
+    `before` is what fills the tiers already; nothing means that they are new.
+    """
     match model:
         case StandardPrice():
             return _price_standard(model, quantity)
         case GraduatedPrice(tiers):
-            return tuple(_price_tiers([_as_amounts(tier) for tier in tiers], quantity))
+            return tuple(_price_tiers([_as_amounts(tier) for tier in tiers], quantity, before))
         case GraduatedPercentagePrice(percentages):
-            return tuple(_price_tiers([_as_percentages(tier) for tier in percentages], quantity))
+            shares = [_as_percentages(tier) for tier in percentages]
+            return tuple(_price_tiers(shares, quantity, before))
         case VolumePrice():
-            return _price_volume(model, quantity)
+            return _price_volume(model, quantity, before or _ZERO)
         case StairstepPrice():
             return _price_stairs(model, quantity)
         case PackagePrice():
@@ -104,27 +110,41 @@ def _as_percentages(tier: PercentageTier) -> _PricedTier:
     return tier.up_to, rate.scaleb(-2), tier.flat_amount, f"{plain(rate)}%"
 
 
-def _price_tiers(tiers: Sequence[_PricedTier], quantity: Decimal) -> Iterator[FormulaStep]:
+def _price_tiers(
+    tiers: Sequence[_PricedTier], quantity: Decimal, before: Decimal | None
+) -> Iterator[FormulaStep]:
+    filled = before or _ZERO
+    total = filled + quantity
     start = _ZERO
     for number, (up_to, unit_amount, flat_amount, rate) in enumerate(tiers, 1):
-        if number > 1 and quantity <= start:
+        is_reached = before is None if number == 1 else total > start >= filled
+        if number > 1 and total <= start:
             break
-        end = quantity if up_to is None else min(quantity, up_to)
-        units = end - start
-        name = ": ".join(filter(None, (f"tier {number}", rate, bounds(start, up_to))))
-        yield FormulaStep(name, units, unit_amount, unit_amount * units)
-        if flat_amount:
-            yield _flat(number, flat_amount)
+        end = total if up_to is None else min(total, up_to)
+        units = end - max(start, filled)
+        if units > 0 or (units == 0 and not quantity):
+            name = ": ".join(filter(None, (f"tier {number}", rate, bounds(start, up_to))))
+            yield FormulaStep(name, units, unit_amount, unit_amount * units)
+        if flat_amount and is_reached:
+            yield flat(number, flat_amount)
         start = end
 
 
-def _price_volume(price: VolumePrice, quantity: Decimal) -> tuple[FormulaStep, ...]:
+def _price_volume(
+    price: VolumePrice, quantity: Decimal, before: Decimal
+) -> tuple[FormulaStep, ...]:
+    number, tier, start = tier_of(price, before + quantity)
+    name = ": ".join(filter(None, (f"all in tier {number}", bounds(start, tier.up_to))))
+    step = FormulaStep(name, quantity, tier.unit_amount, tier.unit_amount * quantity)
+    return (step, flat(number, tier.flat_amount)) if tier.flat_amount else (step,)
+
+
+def tier_of(price: VolumePrice, quantity: Decimal) -> tuple[int, Tier, Decimal]:
+    """Find the tier in which a quantity ends, its number, and where it starts."""
     start = _ZERO
     for number, tier in enumerate(price.tiers, 1):
         if tier.up_to is None or quantity <= tier.up_to:
-            name = ": ".join(filter(None, (f"all in tier {number}", bounds(start, tier.up_to))))
-            step = FormulaStep(name, quantity, tier.unit_amount, tier.unit_amount * quantity)
-            return (step, _flat(number, tier.flat_amount)) if tier.flat_amount else (step,)
+            return number, tier, start
         start = tier.up_to
     raise AssertionError("the last tier has no end")
 
@@ -146,5 +166,6 @@ def _price_packages(price: PackagePrice, quantity: Decimal) -> tuple[FormulaStep
     return (FormulaStep(description, packages, price.amount, price.amount * packages),)
 
 
-def _flat(number: int, amount: Decimal) -> FormulaStep:
+def flat(number: int, amount: Decimal) -> FormulaStep:
+    """Charge the flat amount of a tier."""
     return FormulaStep(f"tier {number}: flat", _ONE, amount, amount)

@@ -5,7 +5,7 @@ no usage is billed twice. Refuses to read usage itself, and to price it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -28,10 +28,38 @@ from services.rating.prices import (
     DynamicPrice,
     MatrixPrice,
     PercentagePrice,
+    TierSpan,
     TimeOfUsePrice,
 )
 
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
+
+
+class History(Enum):
+    """Which usage before the period a price depends on."""
+
+    NONE = auto()
+    CONTRACT = auto()
+    LIFETIME = auto()
+    PERIODS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """When usage is counted: in the period, and before it where a price depends on that.
+
+    Nothing is a span in which no usage can lie.
+    """
+
+    period: Interval | None
+    contract: Interval | None
+    lifetime: Interval | None
+    previous: tuple[Interval, ...]
+
+    def before(self, history: History) -> Interval | None:
+        """Answer the span of what was used before."""
+        spans = {History.CONTRACT: self.contract, History.LIFETIME: self.lifetime}
+        return spans.get(history)
 
 
 class Grain(Enum):
@@ -56,6 +84,13 @@ class Reading:
     keys: tuple[str, ...]
     grain: Grain
     time_zone: ZoneInfo | None
+    history: History
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether usage without a time cannot be priced."""
+        has_levels = self.history is History.LIFETIME and self.grain is Grain.EVENT
+        return self.grain is Grain.HOUR or has_levels
 
     @property
     def meter_ids(self) -> tuple[str, ...]:
@@ -88,9 +123,7 @@ def count(reading: Reading, entries: Iterable[UsageEntry]) -> tuple[UsageEntry, 
     )
 
 
-def count_given(
-    plan: Plan, given: Sequence[GivenUsage], period: Interval | None
-) -> tuple[Usage, ...]:
+def count_given(plan: Plan, given: Sequence[GivenUsage], spans: Spans) -> tuple[Usage, ...]:
     """Answer what each price of the plan counts of usage that the caller gives; units are unknown.
 
     Usage that no price counts is left out, as it is when a meter has no price; so is usage with a
@@ -101,35 +134,48 @@ def count_given(
     """
     by_meter = defaultdict[str, list[UsageEntry]](list)
     for usage in given:
-        if period and (usage.entry.time is None or period.contains(usage.entry.time)):
-            by_meter[usage.meter_id].append(usage.entry)
+        by_meter[usage.meter_id].append(usage.entry)
 
-    def matching(reading: Reading, meter_id: str) -> tuple[UsageEntry, ...]:
-        entries = by_meter.get(meter_id, ())
+    def within(span: Interval | None, reading: Reading, meter_id: str) -> tuple[UsageEntry, ...]:
+        if span is None:
+            return ()
         return count(
-            reading, (entry for entry in entries if matches(reading.dimensions, entry.dimensions))
+            reading,
+            (
+                entry
+                for entry in by_meter.get(meter_id, ())
+                if (span is spans.period if entry.time is None else span.contains(entry.time))
+                and matches(reading.dimensions, entry.dimensions)
+            ),
         )
 
-    usages = []
-    for reading in readings_of(plan):
-        entries = matching(reading, reading.meter_id)
-        if reading.grain is Grain.HOUR and any(entry.time is None for entry in entries):
-            raise InvalidInput.of(
-                "given_usage.quantities",
-                f"of the meter {reading.meter_id} must have a time: a price depends on it",
-            )
-        if reading.grain is Grain.EVENT:
-            entries = tuple(sorted(entries, key=_time_of))
-        amounts = reading.amount_meter_id
-        usages.append(
-            Usage(
-                entries,
-                "",
-                () if amounts is None else matching(reading, amounts),
-                reading.excluded,
-            )
+    return tuple(_given(reading, spans, within) for reading in readings_of(plan))
+
+
+def _given(
+    reading: Reading,
+    spans: Spans,
+    within: Callable[[Interval | None, Reading, str], tuple[UsageEntry, ...]],
+) -> Usage:
+    entries = within(spans.period, reading, reading.meter_id)
+    if reading.needs_times and any(entry.time is None for entry in entries):
+        raise InvalidInput.of(
+            "given_usage.quantities",
+            f"of the meter {reading.meter_id} must have a time: a price depends on it",
         )
-    return tuple(usages)
+    if reading.grain is Grain.EVENT:
+        entries = tuple(sorted(entries, key=_time_of))
+    amounts, previous = reading.amount_meter_id, spans.previous
+    return Usage(
+        entries,
+        "",
+        () if amounts is None else within(spans.period, reading, amounts),
+        reading.excluded,
+        before=within(spans.before(reading.history), reading, reading.meter_id),
+        earlier=tuple(within(each, reading, reading.meter_id) for each in previous)
+        if reading.history is History.PERIODS
+        else (),
+    )
 
 
 def _reading_of(price: Price, same_meter: Sequence[Price]) -> Reading:
@@ -143,6 +189,8 @@ def _reading_of(price: Price, same_meter: Sequence[Price]) -> Reading:
     )
     keys = {*price.group_by, *(name for filters in excluded for name, _ in filters)}
     amount_meter_id, grain, time_zone = None, Grain.TOTAL, None
+    if price.recurrence is not None:
+        keys.update(name for name, _ in price.recurrence.removal)
     match price.model:
         case MatrixPrice(rows=rows):
             keys.update(name for row in rows for name, _ in row.dimensions)
@@ -152,7 +200,9 @@ def _reading_of(price: Price, same_meter: Sequence[Price]) -> Reading:
             grain, time_zone = Grain.HOUR, zone
         case ContextTierPrice():
             grain = Grain.EVENT
-        case PercentagePrice() as model if _looks_at_events(model):
+        case PercentagePrice() as model if price.in_advance or _looks_at_events(model):
+            grain = Grain.EVENT
+        case _ if price.in_advance or price.recurrence is not None:
             grain = Grain.EVENT
         case _:
             pass
@@ -164,7 +214,16 @@ def _reading_of(price: Price, same_meter: Sequence[Price]) -> Reading:
         tuple(sorted(keys)),
         grain,
         time_zone,
+        _history_of(price),
     )
+
+
+def _history_of(price: Price) -> History:
+    if price.recurrence is not None or price.tier_span is TierSpan.LIFETIME:
+        return History.LIFETIME
+    if price.tier_span is TierSpan.CONTRACT:
+        return History.CONTRACT
+    return History.NONE if price.rollover is None else History.PERIODS
 
 
 def _looks_at_events(model: PercentagePrice) -> bool:

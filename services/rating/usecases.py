@@ -7,8 +7,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
+from datetime import datetime, timedelta
+from itertools import chain
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,11 +30,13 @@ from services.rating.model import (
     Usage,
     UsageEntry,
 )
-from services.rating.pipeline import Terms, rate_period, usage_period
+from services.rating.pipeline import Terms, rate_period, spans_of
 from services.rating.prices import CostPlusPrice, DynamicPrice
 from services.rating.selection import (
     Grain,
+    History,
     Reading,
+    Spans,
     count,
     count_given,
     dimensions_of,
@@ -43,6 +45,7 @@ from services.rating.selection import (
 
 _ALL_PLANS = "plans"
 _RATED_AT_ONCE_MAX = 16
+_QUERY_MAX = timedelta(days=1800)
 _METER_FIELDS = {
     DynamicPrice: "dynamic.amount_meter_id",
     CostPlusPrice: "cost_plus.cost_meter_id",
@@ -193,16 +196,21 @@ class RatingUseCases:
         if isinstance(version, DomainError):
             raise version
         terms = Terms(
-            to_rate.customer_id, to_rate.period, to_rate.proration, to_rate.contract, to_rate.as_of
+            to_rate.customer_id,
+            to_rate.period,
+            to_rate.proration,
+            to_rate.contract,
+            to_rate.as_of,
+            to_rate.previous_periods,
         )
-        interval = usage_period(version.plan, terms)
+        spans = spans_of(version.plan, terms)
         usages: Sequence[Usage]
         if to_rate.given_usage is not None:
-            usages = count_given(version.plan, to_rate.given_usage, interval)
+            usages = count_given(version.plan, to_rate.given_usage, spans)
         else:
             _check_meters(version.plan, prepared.meters)
             usages = await self._load_usages(
-                tenant, to_rate.customer_id, interval, version.plan, prepared.meters
+                tenant, to_rate.customer_id, spans, version.plan, prepared.meters
             )
         return rate_period(version, terms, usages)
 
@@ -251,35 +259,44 @@ class RatingUseCases:
         return dict(zip(ids, await asyncio.gather(*map(load, ids)), strict=True))
 
     async def _load_usages(
-        self, tenant: str, customer_id: str, interval: Interval | None, plan: Plan, meters: _Meters
+        self, tenant: str, customer_id: str, spans: Spans, plan: Plan, meters: _Meters
     ) -> list[Usage]:
         """Ask for the usage of every price at once; no two prices of a plan count the same."""
 
+        async def read(
+            span: Interval | None, reading: Reading, meter_id: str
+        ) -> tuple[UsageEntry, ...]:
+            parts = () if span is None else _parts(span)
+            read = [
+                await self._meters.get_usage(tenant, meter_id, customer_id, part, reading)
+                for part in parts
+            ]
+            return count(reading, chain.from_iterable(read))
+
         async def load(reading: Reading) -> Usage:
             meter = _found(meters, reading.meter_id)
-            if interval is None:
-                return Usage((), meter.unit)
-            read = partial(
-                self._meters.get_usage,
-                tenant,
-                customer_id=customer_id,
-                interval=interval,
-                reading=reading,
-            )
             amounts: tuple[UsageEntry, ...] = ()
             if reading.amount_meter_id is not None:
-                amounts = await read(meter_id=reading.amount_meter_id)
-            if reading.grain is Grain.EVENT:
-                entries = await self._meters.list_events(
-                    tenant, meter, customer_id, interval, reading
+                amounts = await read(spans.period, reading, reading.amount_meter_id)
+            if reading.grain is Grain.EVENT and spans.period is not None:
+                events = await self._meters.list_events(
+                    tenant, meter, customer_id, spans.period, reading
                 )
+                entries = count(reading, events)
             else:
-                entries = await read(meter_id=reading.meter_id)
-            return Usage(
-                count(reading, entries), meter.unit, count(reading, amounts), reading.excluded
-            )
+                entries = await read(spans.period, reading, reading.meter_id)
+            before = await read(spans.before(reading.history), reading, reading.meter_id)
+            previous = spans.previous if reading.history is History.PERIODS else ()
+            earlier = [await read(each, reading, reading.meter_id) for each in previous]
+            return Usage(entries, meter.unit, amounts, reading.excluded, before, tuple(earlier))
 
         return await asyncio.gather(*map(load, readings_of(plan)))
+
+
+def _parts(span: Interval) -> tuple[Interval, ...]:
+    """Cut a span into what one query may cover."""
+    cuts = (span.start + _QUERY_MAX * n for n in range(1, span.duration // _QUERY_MAX + 1))
+    return span.split_at(*cuts)
 
 
 def _found(meters: _Meters, meter_id: str) -> Meter:

@@ -266,6 +266,50 @@ BAD_PLANS = [
         ),
     ),
     Bad(
+        "timings that cannot stand together",
+        """
+        prices { price_id: "b" meter_id: "b" volume { tiers {} } billing_timing: 2
+          minimum_amount { value: "1" } }
+        prices { price_id: "c" meter_id: "c" package { amount { value: "1" }
+          package_size { value: "1" } } recurrence { prorated: true } rollover { periods: 61 } }
+        prices { price_id: "d" meter_id: "d" graduated { tiers {} } tier_span: 2
+          included_quantity { value: "1" } conversion {} }
+        prices { price_id: "e" meter_id: "e" dynamic { amount_meter_id: "f" }
+          recurrence { removal { key: "" value: "x" } } billing_timing: 9 tier_span: 9 }
+        prices { price_id: "f" meter_id: "f" graduated { tiers {} } billing_timing: 2 tier_span: 3
+          recurrence { prorated: true } included_quantity { value: "1" } }
+        """,
+        (
+            (
+                "plan.prices[1].billing_timing: is for graduated, graduated_percentage, package,"
+                " percentage, standard only, not for volume"
+            ),
+            "plan.prices[1].minimum_amount: must be absent where usage is charged in advance",
+            "plan.prices[2].rollover.periods: must be from 1 to 60",
+            "plan.prices[2].rollover: must be absent of a recurring price",
+            (
+                "plan.prices[2].recurrence.prorated:"
+                " is for graduated, standard, volume only, not for package"
+            ),
+            (
+                "plan.prices[3].included_quantity:"
+                " must be absent where tiers span more than the period"
+            ),
+            "plan.prices[3].conversion: must be absent where tiers span more than the period",
+            "plan.prices[4].recurrence.removal: names must have 1 to 63 characters",
+            "plan.prices[4].billing_timing: must be a timing of the contract",
+            "plan.prices[4].tier_span: must be a span of the contract",
+            (
+                "plan.prices[4].recurrence: is for graduated, graduated_percentage, package,"
+                " stairstep, standard, volume only, not for dynamic"
+            ),
+            "plan.prices[5].included_quantity: must be absent where a level is prorated",
+            "plan.prices[5].recurrence.prorated: in advance must be of a standard price",
+            "plan.prices[5].tier_span: must be the period of a recurring price",
+            "plan.prices[5].tier_span: must be the period where usage is charged in advance",
+        ),
+    ),
+    Bad(
         "terms that cannot be",
         """
         base_fees { fee_id: "a" unit_amount { value: "1" } }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.errors import InvalidInput
+from kit.interval import Interval
 from services.rating.convert.plans import parse_get_plan, parse_plan, render_plan
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
 from services.rating.documents import read_document, write_document
@@ -50,10 +52,13 @@ from services.rating.prices import (
     PriceModel,
     QuantityConversion,
     QuantityRounding,
+    Recurrence,
+    Rollover,
     Stair,
     StairstepPrice,
     StandardPrice,
     Tier,
+    TierSpan,
     TimeOfUsePrice,
     TimeWindow,
     VirtualCurrency,
@@ -170,13 +175,40 @@ commitments = st.builds(
 )
 
 
+NOTHING_ELSE = {
+    "minimum_amount": None,
+    "maximum_amount": None,
+    "discounts": None,
+    "conversion": None,
+    "included_quantity": Decimal(0),
+}
+
+
+def timings_of(model: PriceModel) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw when the usage of a price counts, and what cannot stand beside it."""
+    timings: list[dict[str, Any]] = [{}]
+    if isinstance(model, StandardPrice | GraduatedPrice | PercentagePrice):
+        timings.append({"in_advance": True, **NOTHING_ELSE})
+    if isinstance(model, StandardPrice | GraduatedPrice | VolumePrice):
+        removal = (("operation", "remove"),)
+        timings.append({"recurrence": Recurrence(prorated=True, removal=removal), **NOTHING_ELSE})
+    if isinstance(model, GraduatedPrice | VolumePrice | GraduatedPercentagePrice):
+        timings.append({"tier_span": TierSpan.CONTRACT, **NOTHING_ELSE})
+        timings.append({"tier_span": TierSpan.LIFETIME, **NOTHING_ELSE})
+    if isinstance(model, PackagePrice | StairstepPrice):
+        timings.append({"rollover": Rollover(3, Decimal(7)), "included_quantity": Decimal(5)})
+        timings.append({"recurrence": Recurrence(prorated=False, removal=())})
+    return st.sampled_from(timings)
+
+
 @st.composite
 def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
     """Draw a price that no price of another index meets."""
     model = draw(models)
+    timing = draw(timings_of(model))
     is_plain = isinstance(model, StandardPrice | GraduatedPrice | StairstepPrice | PackagePrice)
     has_own_allowance = isinstance(model, PercentagePrice | DynamicPrice | CostPlusPrice)
-    return Price(
+    drawn = Price(
         price_id=price_id,
         display_name=draw(names),
         meter_id=draw(ids),
@@ -191,6 +223,7 @@ def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
         maximum_amount=draw(st.none() | st.just(Decimal("0.5"))),
         discounts=draw(st.none() | discounts) if not has_own_allowance else None,
     )
+    return replace(drawn, **timing)
 
 
 @st.composite
@@ -368,6 +401,9 @@ def test_a_period_to_rate_is_read_in_full() -> None:
         }} }}
         contract_start {{ seconds: 1767225600 }} time_zone: "Asia/Kolkata"
         billed_before {{ value: "9.5" }} as_of {{ seconds: 1769904000 }}
+        previous_periods {{
+          start_time {{ seconds: 1764547200 }} end_time {{ seconds: 1767225600 }}
+        }}
         """,
         rating_service_pb2.RateRequest(),
     )
@@ -380,6 +416,7 @@ def test_a_period_to_rate_is_read_in_full() -> None:
         proration=Proration(17, 31),
         contract=Contract(JANUARY.start, ZoneInfo("Asia/Kolkata"), Decimal("9.5")),
         as_of=JANUARY.end,
+        previous_periods=(Interval(JANUARY.start - timedelta(days=31), JANUARY.start),),
         given_usage=(
             GivenUsage(
                 "tokens",
@@ -502,7 +539,9 @@ def test_a_bad_item_of_a_batch_spoils_only_itself() -> None:
     first, second = parse_batch_rate(rating_service_pb2.BatchRateRequest(requests=[bad, good]))
 
     assert isinstance(first, InvalidInput)
-    assert second == PeriodToRate("acme", "pro", None, JANUARY, None, UNKNOWN_CONTRACT, None, None)
+    assert second == PeriodToRate(
+        "acme", "pro", None, JANUARY, None, UNKNOWN_CONTRACT, None, (), None
+    )
 
 
 @pytest.mark.parametrize(

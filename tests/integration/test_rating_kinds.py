@@ -197,3 +197,67 @@ async def test_groups_have_lines_of_their_own_and_leave_specific_usage_out(world
     ]
     (excluded,) = groups[0].usage.excluded
     assert dict(excluded.dimensions) == {"model": "large", "kind": "output"}
+
+
+async def test_a_level_is_read_from_the_first_usage_on(world: World) -> None:
+    """What was there in former years counts on; what is removed takes away."""
+    (line,) = await rated(
+        world,
+        f"""prices {{ {A_PRICE} standard {{ amount {{ value: "31" }} }} recurrence {{
+          prorated: true removal {{ key: "kind" value: "removed" }} }} }}""",
+        an_event("1", "5", datetime(2012, 3, 1, tzinfo=UTC), kind="added"),
+        an_event("2", "2", datetime(2024, 3, 1, tzinfo=UTC), kind="removed"),
+        an_event("3", "4", datetime(2026, 1, 17, tzinfo=UTC), kind="added"),
+        an_event("4", "1", datetime(2026, 1, 30, 23, tzinfo=UTC), kind="removed"),
+    )
+
+    assert line.amount.units == 3 * 31 + 4 * 15 - 1
+
+
+async def test_usage_before_the_period_fills_tiers_and_leaves_allowances(world: World) -> None:
+    """The contract's usage is asked for where tiers span it, former periods' where they leave."""
+    tokens = [
+        an_event("1", "8", datetime(2025, 12, 5, tzinfo=UTC), model="large"),
+        an_event("2", "5", at(9), model="large"),
+        an_event("3", "4", datetime(2025, 12, 6, tzinfo=UTC), model="small"),
+        an_event("4", "20", at(10), model="small"),
+    ]
+    await world.ask("meter.IngestEvents", IngestEventsRequest(events=tokens))
+    plan = """
+        plan_id: "kinds" currency: "USD"
+        prices { price_id: "a" meter_id: "tokens" dimensions { key: "model" value: "large" }
+          tier_span: TIER_SPAN_CONTRACT
+          graduated { tiers { up_to { value: "10" } unit_amount { value: "2" } }
+                      tiers { unit_amount { value: "1" } } } }
+        prices { price_id: "b" meter_id: "tokens" dimensions { key: "model" value: "small" }
+          included_quantity { value: "10" } rollover { periods: 1 }
+          standard { amount { value: "1" } } }
+    """
+    await world.put_plan(Parse(plan, plan_pb2.Plan()))
+
+    large, small = (
+        await world.rate(
+            """plan_id: "kinds" contract_start { seconds: 1764547200 } previous_periods {
+               start_time { seconds: 1764547200 } end_time { seconds: 1767225600 } }"""
+        )
+    ).lines
+
+    assert written(large) == ["tier 1: up to 10: 2 = 4", "tier 2: above 10: 3 = 3"]
+    assert written(small) == [
+        "kept from earlier periods: up to 6: 6 = 0",
+        "included: up to 10: 10 = 0",
+        "each: 4 = 4",
+    ]
+
+
+async def test_each_event_is_charged_in_advance(world: World) -> None:
+    """The events of the meter are charged one by one, in the order of their time."""
+    (line,) = await rated(
+        world,
+        f"""prices {{ {A_PRICE} billing_timing: BILLING_TIMING_IN_ADVANCE
+          included_quantity {{ value: "5" }} standard {{ amount {{ value: "0.001" }} }} }}""",
+        an_event("1", "10", at(12)),
+        an_event("2", "9", at(11)),
+    )
+
+    assert written(line) == ["event 1: 9 = 0", "event 2: 10 = 0.01"]

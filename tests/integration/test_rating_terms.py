@@ -47,7 +47,7 @@ async def test_terms_are_stored_and_rate(world: World) -> None:
     assert read.plan == stored
     assert [(line.kind, line.price_id, line.unrounded_amount.value) for line in rating.lines] == [
         (1, "", "31"),
-        (1, "support", "10"),
+        (4, "support", "10"),
         (2, "tokens", "2.25"),
         (3, "", "56.75"),
     ]

@@ -24,8 +24,16 @@ from services.rating.convert.fields import (
     take,
 )
 from services.rating.convert.models import parse_model, render_model
+from services.rating.convert.timing import (
+    TIER_SPANS,
+    may_include,
+    parse_recurrence,
+    parse_rollover,
+    render_timing,
+    timing_misfits,
+)
 from services.rating.model import DIMENSIONS_MAX, PRICES_MAX, Discounts, Price, may_meet
-from services.rating.prices import QuantityConversion, QuantityRounding, VirtualCurrency
+from services.rating.prices import QuantityConversion, QuantityRounding, TierSpan, VirtualCurrency
 from tollkeeper.api.rating.v1 import plan_pb2
 
 DECIMALS_MAX = 12
@@ -70,7 +78,7 @@ def render_price(price: Price) -> plan_pb2.Price:
         group_by=price.group_by,
     )
     render_model(price.model, message)
-    if message.WhichOneof("model") not in _WITHOUT_INCLUDED:
+    if message.WhichOneof("model") not in _WITHOUT_INCLUDED and may_include(price):
         message.included_quantity.CopyFrom(render_decimal(price.included_quantity))
     if price.conversion is not None:
         message.conversion.CopyFrom(_render_conversion(price.conversion))
@@ -82,12 +90,17 @@ def render_price(price: Price) -> plan_pb2.Price:
         message.maximum_amount.CopyFrom(render_decimal(price.maximum_amount))
     if price.discounts is not None:
         message.discounts.CopyFrom(_render_discounts(price.discounts))
+    render_timing(price, message)
     return message
 
 
 def _price(message: plan_pb2.Price, field: str) -> Price:
     violations = Violations()
-    conversion = virtual_currency = discounts = None
+    conversion = virtual_currency = discounts = recurrence = rollover = None
+    if message.HasField("recurrence"):
+        recurrence = take(violations, f"{field}.recurrence", parse_recurrence, message.recurrence)
+    if message.HasField("rollover"):
+        rollover = take(violations, f"{field}.rollover", parse_rollover, message.rollover)
     if message.HasField("discounts"):
         discounts = take(violations, f"{field}.discounts", _discounts, message.discounts)
     if message.HasField("conversion"):
@@ -122,10 +135,16 @@ def _price(message: plan_pb2.Price, field: str) -> Price:
             None, violations, f"{field}.maximum_amount", message, parse_amount
         ),
         discounts=discounts,
+        in_advance=message.billing_timing == plan_pb2.BILLING_TIMING_IN_ADVANCE,
+        recurrence=recurrence,
+        tier_span=TIER_SPANS.get(message.tier_span, TierSpan.PERIOD),
+        rollover=rollover,
     )
     bounds = [each for each in (price.minimum_amount, price.maximum_amount) if each is not None]
     if bounds != sorted(bounds):
         violations.add(f"{field}.maximum_amount", "must not be below minimum_amount")
+    if rollover is not None and not price.included_quantity:
+        violations.add(f"{field}.rollover", "needs an included quantity")
     for name, description in _misfits(message):
         violations.add(f"{field}.{name}", description)
     violations.raise_if_any()
@@ -196,6 +215,7 @@ def _discounts(message: plan_pb2.Discounts, field: str) -> Discounts:
 def _misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
     """Find what the kind of a price does not allow; each field with what is wrong with it."""
     kind = message.WhichOneof("model")
+    yield from timing_misfits(message)
     if kind in _WITHOUT_INCLUDED and message.HasField("included_quantity"):
         yield "included_quantity", f"must be absent for the kind {kind}"
     if kind == "percentage" and message.discounts.HasField("quantity"):

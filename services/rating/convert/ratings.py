@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 
 from google.type.interval_pb2 import Interval as IntervalMessage
 
 from kit.decimals import parse_decimal
-from kit.errors import InvalidInput, Violations
+from kit.errors import INVALID_FIELD, InvalidInput, Violations
 from kit.ids import parse_id
 from kit.interval import Interval
 from kit.rpc.wire import (
@@ -49,11 +50,13 @@ GIVEN_QUANTITIES_MAX = 10_000
 GIVEN_DIMENSIONS_MAX = 16
 GIVEN_QUANTITIES_OF_EVENT_MAX = 16
 PERIOD_DAYS_MAX = 5 * 366
+PREVIOUS_PERIODS_MAX = 60
 
 _LINE_KINDS = {
     LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
     LineKind.USAGE: rating_pb2.LINE_KIND_USAGE,
     LineKind.TRUE_UP: rating_pb2.LINE_KIND_TRUE_UP,
+    LineKind.FEE: rating_pb2.LINE_KIND_FEE,
 }
 _STAGES = {
     Stage.CONVERSION: rating_pb2.STAGE_CONVERSION,
@@ -93,6 +96,9 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
             billed_before=amount_or_zero(violations, "billed_before", request),
         ),
         as_of=as_of,
+        previous_periods=take(
+            violations, "previous_periods", _previous_periods, request.previous_periods
+        ),
         given_usage=given_usage,
     )
     if to_rate.period is not None:
@@ -122,12 +128,29 @@ def render_rating(rating: Rating) -> rating_pb2.Rating:
     )
 
 
+def _previous_periods(messages: Sequence[IntervalMessage], field: str) -> tuple[Interval, ...]:
+    check_length(messages, field, PREVIOUS_PERIODS_MAX, reason=INVALID_FIELD)
+    violations = Violations()
+    periods = tuple(
+        take(violations, f"{field}[{index}]", _period, message)
+        for index, message in enumerate(messages)
+    )
+    violations.raise_if_any()
+    for index, (earlier, later) in enumerate(pairwise(periods), 1):
+        if earlier.end > later.start:
+            violations.add(f"{field}[{index}]", "must not begin before the one before ends")
+    violations.raise_if_any()
+    return periods
+
+
 def _check_times(violations: Violations, to_rate: PeriodToRate) -> None:
     period, start, as_of = to_rate.period, to_rate.contract.start, to_rate.as_of
     if start is not None and start > period.end:
         violations.add("contract_start", "must not be after the end of the period")
     if as_of is not None and not period.start <= as_of <= period.end:
         violations.add("as_of", "must be within the period")
+    if to_rate.previous_periods and to_rate.previous_periods[-1].end > period.start:
+        violations.add("previous_periods", "must end before the period begins")
 
 
 def _parse_one_of_batch(

@@ -26,7 +26,7 @@ from services.rating.model import (
     Rating,
     UsageEntry,
 )
-from services.rating.pipeline import Terms, rate_period
+from services.rating.pipeline import Terms, rate_period, spans_of
 from services.rating.selection import count_given
 
 PERIOD = re.compile(r"^period: (\S+) to (\S+)$", re.MULTILINE)
@@ -47,9 +47,8 @@ def answer(given: str) -> str:
         period,
         Proration(int(proration[1]), int(proration[2])) if proration else None,
     )
-    rating = rate_period(
-        PlanVersion(plan, 1, period.start), terms, count_given(plan, usage, period)
-    )
+    usages = count_given(plan, usage, spans_of(plan, terms))
+    rating = rate_period(PlanVersion(plan, 1, period.start), terms, usages)
     return written(rating)
 
 

@@ -74,6 +74,64 @@ QUANTITY_ROUNDING_DOWN: QuantityRounding.ValueType  # 3
 """Down."""
 Global___QuantityRounding: _TypeAlias = QuantityRounding  # noqa: Y015
 
+class _BillingTiming:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BillingTimingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BillingTiming.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BILLING_TIMING_UNSPECIFIED: _BillingTiming.ValueType  # 0
+    """Means BILLING_TIMING_IN_ARREARS."""
+    BILLING_TIMING_IN_ARREARS: _BillingTiming.ValueType  # 1
+    """At the end of the period, for all of it at once."""
+    BILLING_TIMING_IN_ADVANCE: _BillingTiming.ValueType  # 2
+    """With each event: the price with the event less the price without it, rounded
+    to the minor unit. The events are charged in the order of their time, and
+    the line has a step for each.
+    """
+
+class BillingTiming(_BillingTiming, metaclass=_BillingTimingEnumTypeWrapper):
+    """When the usage of a price is charged."""
+
+BILLING_TIMING_UNSPECIFIED: BillingTiming.ValueType  # 0
+"""Means BILLING_TIMING_IN_ARREARS."""
+BILLING_TIMING_IN_ARREARS: BillingTiming.ValueType  # 1
+"""At the end of the period, for all of it at once."""
+BILLING_TIMING_IN_ADVANCE: BillingTiming.ValueType  # 2
+"""With each event: the price with the event less the price without it, rounded
+to the minor unit. The events are charged in the order of their time, and
+the line has a step for each.
+"""
+Global___BillingTiming: _TypeAlias = BillingTiming  # noqa: Y015
+
+class _TierSpan:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TierSpanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TierSpan.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIER_SPAN_UNSPECIFIED: _TierSpan.ValueType  # 0
+    """Means TIER_SPAN_PERIOD."""
+    TIER_SPAN_PERIOD: _TierSpan.ValueType  # 1
+    """From the start of each period."""
+    TIER_SPAN_CONTRACT: _TierSpan.ValueType  # 2
+    """From the start of the contract, which must be given when a period is rated."""
+    TIER_SPAN_LIFETIME: _TierSpan.ValueType  # 3
+    """From the customer's first usage ever."""
+
+class TierSpan(_TierSpan, metaclass=_TierSpanEnumTypeWrapper):
+    """From where usage fills the tiers of a price."""
+
+TIER_SPAN_UNSPECIFIED: TierSpan.ValueType  # 0
+"""Means TIER_SPAN_PERIOD."""
+TIER_SPAN_PERIOD: TierSpan.ValueType  # 1
+"""From the start of each period."""
+TIER_SPAN_CONTRACT: TierSpan.ValueType  # 2
+"""From the start of the contract, which must be given when a period is rated."""
+TIER_SPAN_LIFETIME: TierSpan.ValueType  # 3
+"""From the customer's first usage ever."""
+Global___TierSpan: _TypeAlias = TierSpan  # noqa: Y015
+
 @_typing.final
 class StandardPrice(_message.Message):
     """Every unit costs the same."""
@@ -826,6 +884,93 @@ class Discounts(_message.Message):
 Global___Discounts: _TypeAlias = Discounts  # noqa: Y015
 
 @_typing.final
+class Recurrence(_message.Message):
+    """Makes usage a level that stays until it changes, such as seats or stored
+    gigabytes: events of earlier periods count on, and each changes the level.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RemovalEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRORATED_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
+    prorated: _builtins.bool
+    """Bills each change for its days only: what is added counts from its own day
+    to the end of the period, what is removed counts its own day too. Only for
+    standard, graduated and volume prices. Tiers are filled by whole units in
+    the order of time; each is billed for its days, and the flat amount of a
+    tier that was reached is due even where the level fell again. False bills
+    the level at the end of the period.
+    """
+    @_builtins.property
+    def removal(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Usage whose dimensions hold all of these values takes its quantity away from
+        the level instead of adding it; each key is one that the meter groups by.
+        Empty means that nothing takes away. At most 8.
+        """
+
+    def __init__(
+        self,
+        *,
+        prorated: _builtins.bool = ...,
+        removal: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prorated", b"prorated", "removal", b"removal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recurrence: _TypeAlias = Recurrence  # noqa: Y015
+
+@_typing.final
+class Rollover(_message.Message):
+    """Keeps an included quantity that was not used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIODS_FIELD_NUMBER: _builtins.int
+    MAXIMUM_QUANTITY_FIELD_NUMBER: _builtins.int
+    periods: _builtins.int
+    """For how many periods it is kept, from 1 to 60. Required."""
+    @_builtins.property
+    def maximum_quantity(self) -> _decimal_pb2.Decimal:
+        """How much is kept at most. Absent means all."""
+
+    def __init__(
+        self,
+        *,
+        periods: _builtins.int = ...,
+        maximum_quantity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["maximum_quantity", b"maximum_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["maximum_quantity", b"maximum_quantity", "periods", b"periods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollover: _TypeAlias = Rollover  # noqa: Y015
+
+@_typing.final
 class Price(_message.Message):
     """A price: the usage of one meter, and what it costs."""
 
@@ -875,6 +1020,10 @@ class Price(_message.Message):
     MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
     MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
     DISCOUNTS_FIELD_NUMBER: _builtins.int
+    BILLING_TIMING_FIELD_NUMBER: _builtins.int
+    RECURRENCE_FIELD_NUMBER: _builtins.int
+    TIER_SPAN_FIELD_NUMBER: _builtins.int
+    ROLLOVER_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
     """The id within the plan: 1 to 63 lower-case letters, digits and `_ . -`.
     Required.
@@ -885,6 +1034,17 @@ class Price(_message.Message):
     """The meter whose usage is priced. Required."""
     category: Global___ProductCategory.ValueType
     """How the line is taxed."""
+    billing_timing: Global___BillingTiming.ValueType
+    """When the usage is charged. In advance is for standard, graduated, graduated
+    percentage, package and percentage prices without bounds, discounts and
+    rollover; of a recurring price only increases above the period's former
+    highest level are charged.
+    """
+    tier_span: Global___TierSpan.ValueType
+    """From where usage fills the tiers; other than the period only for graduated,
+    graduated percentage and volume prices without an included quantity, a
+    conversion, free units and recurrence.
+    """
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Prices only usage whose dimensions hold all of these values; each key is one
@@ -989,6 +1149,21 @@ class Price(_message.Message):
     def discounts(self) -> Global___Discounts:
         """What is taken off before these bounds. Absent means nothing."""
 
+    @_builtins.property
+    def recurrence(self) -> Global___Recurrence:
+        """Makes usage a level that stays. Absent counts each period by itself. Only for
+        prices of a quantity: not for a percentage, a matrix, context tiers, time of
+        use, and where another meter counts the amount.
+        """
+
+    @_builtins.property
+    def rollover(self) -> Global___Rollover:
+        """Keeps the included quantity that was not used, which is used before that of
+        the period, the oldest first. Absent lets it lapse. Only for prices of a
+        quantity with an included quantity, and without recurrence. What counts are
+        the `previous_periods` of the request.
+        """
+
     def __init__(
         self,
         *,
@@ -1016,10 +1191,14 @@ class Price(_message.Message):
         minimum_amount: _decimal_pb2.Decimal | None = ...,
         maximum_amount: _decimal_pb2.Decimal | None = ...,
         discounts: Global___Discounts | None = ...,
+        billing_timing: Global___BillingTiming.ValueType = ...,
+        recurrence: Global___Recurrence | None = ...,
+        tier_span: Global___TierSpan.ValueType = ...,
+        rollover: Global___Rollover | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "discounts", b"discounts", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "discounts", b"discounts", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "recurrence", b"recurrence", "rollover", b"rollover", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "discounts", b"discounts", "display_name", b"display_name", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "discounts", b"discounts", "display_name", b"display_name", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "recurrence", b"recurrence", "rollover", b"rollover", "stairstep", b"stairstep", "standard", b"standard", "tier_span", b"tier_span", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["standard", "graduated", "package", "volume", "stairstep", "graduated_percentage", "percentage", "dynamic", "cost_plus", "matrix", "context_tiers", "time_of_use"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015

@@ -37,6 +37,8 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """The usage of one price."""
     LINE_KIND_TRUE_UP: _LineKind.ValueType  # 3
     """What is missing to the minimum of a price, or to the plan's commitment."""
+    LINE_KIND_FEE: _LineKind.ValueType  # 4
+    """Another fee of the plan."""
 
 class LineKind(_LineKind, metaclass=_LineKindEnumTypeWrapper):
     """What a line is for."""
@@ -49,6 +51,8 @@ LINE_KIND_USAGE: LineKind.ValueType  # 2
 """The usage of one price."""
 LINE_KIND_TRUE_UP: LineKind.ValueType  # 3
 """What is missing to the minimum of a price, or to the plan's commitment."""
+LINE_KIND_FEE: LineKind.ValueType  # 4
+"""Another fee of the plan."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
 class _Stage:

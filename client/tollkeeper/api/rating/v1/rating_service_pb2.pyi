@@ -247,8 +247,9 @@ class UsageQuantity(_message.Message):
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was used. Usage outside of the period is not counted. Absent counts
-        in the period; required where a price depends on the hour of use.
+        """When it was used. Usage outside of the period counts only as what was used
+        before, where a price depends on that. Absent counts in the period; required
+        where a price depends on the hour or the day of use.
         """
 
     @_builtins.property
@@ -314,6 +315,7 @@ class RateRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     BILLED_BEFORE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIODS_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer whose usage is rated. Required."""
     plan_id: _builtins.str
@@ -359,6 +361,13 @@ class RateRequest(_message.Message):
         commitment. Absent rates the whole period.
         """
 
+    @_builtins.property
+    def previous_periods(self) -> _containers.RepeatedCompositeFieldContainer[_interval_pb2.Interval]:
+        """The periods of the contract before this one, at most 60, the oldest first,
+        each ending no later than the next begins: included quantities that were
+        not used in them may be left for this one.
+        """
+
     def __init__(
         self,
         *,
@@ -372,10 +381,11 @@ class RateRequest(_message.Message):
         time_zone: _builtins.str = ...,
         billed_before: _decimal_pb2.Decimal | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        previous_periods: _abc.Iterable[_interval_pb2.Interval] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "given_usage", b"given_usage", "period", b"period", "proration", b"proration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "given_usage", b"given_usage", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "given_usage", b"given_usage", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "previous_periods", b"previous_periods", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
