@@ -44,6 +44,12 @@ def _check_database_url(url: str) -> str:
     return url
 
 
+def _check_web_url(url: str) -> str:
+    if url and not url.startswith(("https://", "http://")):
+        raise ValueError("must start with https:// or http://")
+    return url
+
+
 def _check_redis_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must start with redis://, rediss:// or unix://")
@@ -107,6 +113,25 @@ class ServiceSettings(BaseSettings):
     rating_address: _Address = _address("rating")
     tax_address: _Address = _address("tax")
     invoicing_address: _Address = _address("invoicing")
+
+    tax_vies_url: Annotated[str, AfterValidator(_check_web_url)] = Field(
+        "", validation_alias="TOLLKEEPER_TAX_VIES_URL"
+    )
+    """Where VIES is asked about VAT ids, as https://ec.europa.eu/taxation_customs/vies/rest-api.
+
+    Without it VAT ids of the EU stay unconfirmed."""
+    tax_hmrc_url: Annotated[str, AfterValidator(_check_web_url)] = Field(
+        "", validation_alias="TOLLKEEPER_TAX_HMRC_URL"
+    )
+    """Where HMRC is asked about VAT numbers, as https://api.service.hmrc.gov.uk."""
+    tax_hmrc_client_id: str = Field("", validation_alias="TOLLKEEPER_TAX_HMRC_CLIENT_ID")
+    tax_hmrc_client_secret: str = Field(
+        "", validation_alias="TOLLKEEPER_TAX_HMRC_CLIENT_SECRET", repr=False
+    )
+    tax_register_timeout_s: float = Field(
+        5.0, gt=0, validation_alias="TOLLKEEPER_TAX_REGISTER_TIMEOUT_S"
+    )
+    """How long a register of tax ids may take to answer."""
 
     default_deadline_s: float = Field(30.0, gt=0, validation_alias="TOLLKEEPER_DEFAULT_DEADLINE_S")
     """How long a unary call may take when its caller names no deadline."""

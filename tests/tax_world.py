@@ -130,11 +130,13 @@ class TaxWorld:
 
 @asynccontextmanager
 async def tax_world(
-    settings_for: Callable[..., ServiceSettings], keys: SigningKeys
+    settings_for: Callable[..., ServiceSettings],
+    keys: SigningKeys,
+    **overrides: Any,  # noqa: ANN401 - as the settings.
 ) -> AsyncIterator[TaxWorld]:
     """Run a tax service on this test's servers, at noon of the last day of October 2026."""
     clock = ManualClock(NOON)
-    async with hosted("tax", settings_for("tax"), clock) as address:
+    async with hosted("tax", settings_for("tax", **overrides), clock) as address:
         channel = open_channel(address)
         try:
             yield TaxWorld(TaxServiceStub(channel), TokenIssuer(keys.issuer_key(), clock), address)

@@ -17,10 +17,12 @@ from kit.hosting import Foundation
 from kit.postgres import Database
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings, load_migration_settings
+from services.tax.clients import Hmrc, Register, Vies
 from services.tax.reference_rates import SOURCE_ECB, SOURCE_NAME
 from services.tax.rulebook_files import ECB_SAMPLE, load_ended_currencies, load_rulebook
 from services.tax.service import TaxService
 from services.tax.usecases.exchange import ExchangeUseCases
+from services.tax.usecases.tax_ids import TaxIdUseCases
 from services.tax.usecases.taxes import TaxUseCases
 from tollkeeper.api.tax.v1 import tax_service_pb2
 
@@ -38,11 +40,31 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation = Foundation(settings, clock)
     exchange = ExchangeUseCases(foundation.database, load_ended_currencies())
     taxes = TaxUseCases(foundation.database, load_rulebook(), exchange)
+    tax_ids = TaxIdUseCases(foundation.database, _registers(settings, clock))
     foundation.server.add(
-        TaxService(taxes, exchange, clock),
+        TaxService(taxes, exchange, tax_ids, clock),
         tax_service_pb2.DESCRIPTOR.services_by_name["TaxService"],
     )
     return foundation.host(_SampleRates(exchange))
+
+
+def _registers(settings: ServiceSettings, clock: Clock) -> list[Register]:
+    """Make the registers that are set up; without any, tax ids stay unconfirmed."""
+    timeout_s = settings.tax_register_timeout_s
+    registers: list[Register] = []
+    if settings.tax_vies_url:
+        registers.append(Vies(settings.tax_vies_url, timeout_s, clock))
+    if settings.tax_hmrc_url:
+        registers.append(
+            Hmrc(
+                settings.tax_hmrc_url,
+                settings.tax_hmrc_client_id,
+                settings.tax_hmrc_client_secret,
+                timeout_s,
+                clock,
+            )
+        )
+    return registers
 
 
 class _SampleRates:

@@ -39,6 +39,7 @@ _RULES = {
     Regime.CANADA: canada.rule,
     Regime.UNITED_STATES: united_states.rule,
 }
+_GOOD = (TaxIdStatus.FORMAT_VALID, TaxIdStatus.CONFIRMED)
 _REGIMES_OF_THE_DESTINATION = (Regime.CANADA, Regime.UNITED_STATES)
 
 
@@ -130,7 +131,7 @@ def _proof(buyer: Buyer, country: str) -> CheckedTaxId | None:
     if buyer.kind is BuyerKind.CONSUMER:
         return None
     for tax_id in buyer.tax_ids:
-        if tax_id.country == country and tax_id.status is TaxIdStatus.FORMAT_VALID:
+        if tax_id.country == country and tax_id.status in _GOOD:
             return tax_id
     return None
 

@@ -6,7 +6,7 @@ Everything here is frozen and pure. Rates are percentages, as the law writes the
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 
@@ -59,6 +59,7 @@ class TaxIdStatus(StrEnum):
     INVALID = "INVALID"
     FORMAT_VALID = "FORMAT_VALID"
     NOT_CHECKED = "NOT_CHECKED"
+    CONFIRMED = "CONFIRMED"
 
 
 class TaxRounding(StrEnum):
@@ -132,6 +133,17 @@ class TaxId:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What a register of the authorities said of a tax id."""
+
+    register: str
+    is_valid: bool
+    name: str
+    consultation_number: str
+    check_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedTaxId:
     """A tax id and what is known of it.
 
@@ -143,6 +155,16 @@ class CheckedTaxId:
     status: TaxIdStatus
     canonical: str = ""
     problem: str = ""
+    confirmation: Confirmation | None = None
+
+    @property
+    def standing(self) -> str:
+        """Say what is known of a good id, in words."""
+        found = self.confirmation
+        if found is None:
+            return "format and checksum are right"
+        proof = f", consultation {found.consultation_number}" if found.consultation_number else ""
+        return f"confirmed by {found.register} on {found.check_time:%Y-%m-%d}{proof}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +186,7 @@ class SellerSettings:
 
     exchange_rate_source: str = "ECB"
     maximum_rate_age_days: int = 7
+    refuses_unconfirmed_tax_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from kit.rpc.methods import Context
 from services.tax.convert import exchange, fields, registrations, supplies, uploads
 from services.tax.exchange import Conversion
 from services.tax.model import SellerSettings, Supply
-from services.tax.tax_ids import check_tax_id
 from services.tax.usecases.exchange import ExchangeUseCases
+from services.tax.usecases.tax_ids import TaxIdUseCases
 from services.tax.usecases.taxes import PutRegistration, TaxUseCases
 from tollkeeper.api.tax.v1 import tax_service_pb2 as pb
 
@@ -19,8 +19,15 @@ _RATES_PAGE_SIZE = 100
 class TaxService:
     """Serves `tollkeeper.api.tax.v1.TaxService`."""
 
-    def __init__(self, taxes: TaxUseCases, exchange_: ExchangeUseCases, clock: Clock) -> None:
+    def __init__(
+        self,
+        taxes: TaxUseCases,
+        exchange_: ExchangeUseCases,
+        tax_ids: TaxIdUseCases,
+        clock: Clock,
+    ) -> None:
         self._use_cases = taxes
+        self._tax_ids = tax_ids
         self._exchange = exchange_
         self._clock = clock
 
@@ -48,10 +55,13 @@ class TaxService:
         )
 
     async def ValidateTaxId(
-        self, request: pb.ValidateTaxIdRequest, _context: Context
+        self, request: pb.ValidateTaxIdRequest, context: Context
     ) -> pb.ValidateTaxIdResponse:
         tax_id = fields.parse_tax_id(request.tax_id, "tax_id")
-        return registrations.render_checked_tax_id(check_tax_id(tax_id))
+        found = await self._tax_ids.validate(
+            caller(context).tenant, tax_id, confirm=request.confirm, now=self._clock.now()
+        )
+        return registrations.render_checked_tax_id(found.checked, found.unconfirmed_reason)
 
     async def PutRegistration(
         self, request: pb.PutRegistrationRequest, context: Context

@@ -3,7 +3,7 @@
 It refuses to decide anything: what a row means is the core's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -12,8 +12,20 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.tax.exchange import PublishedRate
-from services.tax.model import DateRange, Registration, RegistrationScheme, SellerSettings
-from services.tax.tables import exchange_rates, registrations, settings, uploaded_rates
+from services.tax.model import (
+    Confirmation,
+    DateRange,
+    Registration,
+    RegistrationScheme,
+    SellerSettings,
+)
+from services.tax.tables import (
+    exchange_rates,
+    registrations,
+    settings,
+    tax_id_confirmations,
+    uploaded_rates,
+)
 from services.tax.uploads import UploadedRate
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('tax.registrations ' || :tenant, 0))")
@@ -75,7 +87,11 @@ async def load_settings(transaction: AsyncConnection, tenant: str) -> SellerSett
     row = found.one_or_none()
     if row is None:
         return SellerSettings()
-    return SellerSettings(row.exchange_rate_source, row.maximum_rate_age_days)
+    return SellerSettings(
+        exchange_rate_source=row.exchange_rate_source,
+        maximum_rate_age_days=row.maximum_rate_age_days,
+        refuses_unconfirmed_tax_ids=row.refuses_unconfirmed_tax_ids,
+    )
 
 
 async def save_settings(transaction: AsyncConnection, tenant: str, decided: SellerSettings) -> None:
@@ -83,6 +99,7 @@ async def save_settings(transaction: AsyncConnection, tenant: str, decided: Sell
     values = {
         "exchange_rate_source": decided.exchange_rate_source,
         "maximum_rate_age_days": decided.maximum_rate_age_days,
+        "refuses_unconfirmed_tax_ids": decided.refuses_unconfirmed_tax_ids,
     }
     statement = insert(settings).values(tenant_id=tenant, **values)
     await transaction.execute(
@@ -135,6 +152,48 @@ async def replace_uploads(
     ]
     if rows:
         await transaction.execute(insert(uploaded_rates), rows)
+
+
+async def load_confirmations(
+    transaction: AsyncConnection, tenant: str, numbers: Collection[str]
+) -> dict[str, Confirmation]:
+    """Load the last confirmation of each tax id that has one."""
+    if not numbers:
+        return {}
+    table = tax_id_confirmations.c
+    found = await transaction.execute(
+        select(tax_id_confirmations)
+        .where(table.tenant_id == tenant, table.number.in_(numbers))
+        .order_by(table.check_time)
+    )
+    return {
+        row.number: Confirmation(
+            register=row.register,
+            is_valid=row.is_valid,
+            name=row.name,
+            consultation_number=row.consultation_number,
+            check_time=row.check_time,
+        )
+        for row in found
+    }
+
+
+async def save_confirmation(
+    transaction: AsyncConnection, tenant: str, number: str, confirmation: Confirmation
+) -> None:
+    """Store what a register said of a tax id, as proof."""
+    values = {
+        "tenant_id": tenant,
+        "number": number,
+        "check_time": confirmation.check_time,
+        "register": confirmation.register,
+        "is_valid": confirmation.is_valid,
+        "name": confirmation.name,
+        "consultation_number": confirmation.consultation_number,
+    }
+    await transaction.execute(
+        insert(tax_id_confirmations).values(**values).on_conflict_do_nothing()
+    )
 
 
 async def load_newest_rates(

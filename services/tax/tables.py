@@ -36,6 +36,19 @@ settings = Table(
     Column("tenant_id", Text, primary_key=True),
     Column("exchange_rate_source", Text, nullable=False),
     Column("maximum_rate_age_days", Integer, nullable=False),
+    Column("refuses_unconfirmed_tax_ids", Boolean, nullable=False),
+)
+
+tax_id_confirmations = Table(
+    "tax_id_confirmations",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("number", Text, primary_key=True),
+    Column("check_time", DateTime(timezone=True), primary_key=True),
+    Column("register", Text, nullable=False),
+    Column("is_valid", Boolean, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("consultation_number", Text, nullable=False),
 )
 
 uploaded_rates = Table(

@@ -91,9 +91,9 @@ def _without(number: str, prefixes: tuple[str, ...]) -> str:
     return number
 
 
-_MEMBER_STATES = sorted(code.upper() for code in eu_vat.MEMBER_STATES if code != "xi")
+MEMBER_STATES = sorted(code.upper() for code in eu_vat.MEMBER_STATES if code != "xi")
 _CHECKS: dict[str, Callable[[str], str]] = {
-    **{country: _european(country) for country in _MEMBER_STATES},
+    **{country: _european(country) for country in MEMBER_STATES},
     "AU": _unprefixed("AU", abn.validate),
     "CA": _unprefixed("CA", bn.validate),
     "CH": ch_vat.validate,

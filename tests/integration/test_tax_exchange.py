@@ -101,12 +101,20 @@ async def test_a_payment_is_not_before_its_invoice(world: TaxWorld, tenant: str)
 
 async def test_settings_have_defaults_and_are_put_once(world: TaxWorld, tenant: str) -> None:
     """A repeat answers as before, other content is refused, and no other seller is concerned."""
-    defaults = tax_pb2.TaxSettings(exchange_rate_source="ECB", maximum_rate_age_days=7)
-    decided = tax_pb2.TaxSettings(exchange_rate_source="ECB", maximum_rate_age_days=1)
+    defaults = tax_pb2.TaxSettings(
+        exchange_rate_source="ECB",
+        maximum_rate_age_days=7,
+        unconfirmed_tax_ids=tax_pb2.UNCONFIRMED_TAX_IDS_ACCEPTED,
+    )
+    decided = tax_pb2.TaxSettings()
+    decided.CopyFrom(defaults)
+    decided.maximum_rate_age_days = 1
     asked = messages.GetTaxSettingsRequest()
     assert (await world.ask("GetTaxSettings", asked, tenant)).settings == defaults
 
-    answers = [await world.ask("PutTaxSettings", put(maximum_rate_age_days=1), tenant)] * 2
+    answers = [
+        await world.ask("PutTaxSettings", put(maximum_rate_age_days=1), tenant) for _ in range(2)
+    ]
 
     assert [answer.settings for answer in answers] == [decided, decided]
     reused = await world.refusal("PutTaxSettings", put(maximum_rate_age_days=2), tenant)

@@ -32,6 +32,11 @@ from tollkeeper.api.tax.v1 import tax_pb2, tax_service_pb2
 
 RATE_AGE_DAYS_LIMIT = 31
 _AMOUNT_MAX = Decimal(10) ** AMOUNT_DIGITS_MAX
+_UNCONFIRMED_TAX_IDS = {
+    tax_pb2.UNCONFIRMED_TAX_IDS_UNSPECIFIED: False,
+    tax_pb2.UNCONFIRMED_TAX_IDS_ACCEPTED: False,
+    tax_pb2.UNCONFIRMED_TAX_IDS_REFUSED: True,
+}
 _ROUNDING_MODES = {
     tax_service_pb2.ROUNDING_MODE_UNSPECIFIED: Rounding.HALF_UP,
     tax_service_pb2.ROUNDING_MODE_HALF_UP: Rounding.HALF_UP,
@@ -136,10 +141,13 @@ def parse_put_settings(request: tax_service_pb2.PutTaxSettingsRequest) -> Seller
     age_days = settings.maximum_rate_age_days or AGE_MAX_DAYS
     if not 1 <= age_days <= RATE_AGE_DAYS_LIMIT:
         v.add("settings.maximum_rate_age_days", f"must be 1 to {RATE_AGE_DAYS_LIMIT}")
+    refuses = _UNCONFIRMED_TAX_IDS.get(settings.unconfirmed_tax_ids)
+    if refuses is None:
+        v.add("settings.unconfirmed_tax_ids", "is not known")
     if not request.HasField("settings"):
         v.add("settings", "is required")
     v.raise_if_any()
-    return SellerSettings(source, age_days)
+    return SellerSettings(source, age_days, bool(refuses))
 
 
 def render_settings(settings: SellerSettings) -> tax_pb2.TaxSettings:
@@ -147,6 +155,11 @@ def render_settings(settings: SellerSettings) -> tax_pb2.TaxSettings:
     return tax_pb2.TaxSettings(
         exchange_rate_source=settings.exchange_rate_source,
         maximum_rate_age_days=settings.maximum_rate_age_days,
+        unconfirmed_tax_ids=(
+            tax_pb2.UNCONFIRMED_TAX_IDS_REFUSED
+            if settings.refuses_unconfirmed_tax_ids
+            else tax_pb2.UNCONFIRMED_TAX_IDS_ACCEPTED
+        ),
     )
 
 

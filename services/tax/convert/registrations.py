@@ -16,6 +16,7 @@ from services.tax.convert.fields import (
 from services.tax.model import (
     Address,
     CheckedTaxId,
+    Confirmation,
     DateRange,
     Registration,
     RegistrationScheme,
@@ -40,6 +41,7 @@ TAX_ID_STATUSES = {
     TaxIdStatus.INVALID: tax_pb2.TAX_ID_STATUS_INVALID,
     TaxIdStatus.FORMAT_VALID: tax_pb2.TAX_ID_STATUS_FORMAT_VALID,
     TaxIdStatus.NOT_CHECKED: tax_pb2.TAX_ID_STATUS_NOT_CHECKED,
+    TaxIdStatus.CONFIRMED: tax_pb2.TAX_ID_STATUS_CONFIRMED,
 }
 
 
@@ -148,8 +150,26 @@ def render_rate(rate: Rate) -> tax_pb2.TaxRate:
     )
 
 
-def render_checked_tax_id(checked: CheckedTaxId) -> tax_service_pb2.ValidateTaxIdResponse:
+def render_checked_tax_id(
+    checked: CheckedTaxId, unconfirmed_reason: str
+) -> tax_service_pb2.ValidateTaxIdResponse:
     """Write what is known of a tax id."""
+    found = checked.confirmation
     return tax_service_pb2.ValidateTaxIdResponse(
-        status=TAX_ID_STATUSES[checked.status], canonical=checked.canonical, problem=checked.problem
+        status=TAX_ID_STATUSES[checked.status],
+        canonical=checked.canonical,
+        problem=checked.problem,
+        confirmation=render_confirmation(found) if found else None,
+        unconfirmed_reason=unconfirmed_reason,
+    )
+
+
+def render_confirmation(confirmation: Confirmation) -> tax_pb2.TaxIdConfirmation:
+    """Write what a register said."""
+    return tax_pb2.TaxIdConfirmation(
+        register=confirmation.register,
+        is_valid=confirmation.is_valid,
+        name=confirmation.name,
+        consultation_number=confirmation.consultation_number,
+        check_time=render_time(confirmation.check_time),
     )

@@ -90,8 +90,8 @@ def _reverse_charge(case: Case) -> Ruling:
         treatment=Treatment.REVERSE_CHARGE,
         rule_id="eu.b2b.reverse_charge",
         reason=(
-            f"A business in {place.name} with the VAT id {case.proof.canonical} (format and"
-            " checksum are right) buys from abroad and owes the VAT itself."
+            f"A business in {place.name} with the VAT id {case.proof.canonical}"
+            f" ({case.proof.standing}) buys from abroad and owes the VAT itself."
         ),
         source=place.country.business_source if apart is None else apart.source,
         invoice_note=case.note(

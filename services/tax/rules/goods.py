@@ -67,7 +67,7 @@ def _intra_community(case: Case) -> Ruling:
         rule_id="eu.goods.intra_community",
         reason=(
             f"Goods go from {place.name} to a business in {case.buyer_place.name} with the VAT id"
-            f" {case.proof.canonical} (format and checksum are right), which taxes its acquisition."
+            f" {case.proof.canonical} ({case.proof.standing}), which taxes its acquisition."
         ),
         source=f"{european_union.DIRECTIVE}138 and 139(1)",
         invoice_note=case.note("eu.goods.intra_community", "VAT"),

@@ -1,6 +1,7 @@
 """Taxes on supplies, the seller's registrations, and the rates in force."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime
 
 from kit.errors import DomainError, InvalidInput
@@ -9,6 +10,7 @@ from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.tax import store
+from services.tax.confirmations import confirm_buyer, numbers_to_look_up
 from services.tax.determination import determine
 from services.tax.exchange import ExchangeRate
 from services.tax.model import Determination, Registration, Seller, Supply
@@ -62,9 +64,15 @@ class TaxUseCases:
             loaded = await store.load_registrations(transaction, tenant)
             seller = Seller(tuple(registration for registration, _ in loaded))
             book = self._laid_over(tenant, await store.load_uploads(transaction, tenant))
-            determinations = [_attempt(seller, supply, book) for supply in supplies]
-            days = [min(supply.day, today) for supply in supplies]
             settings = await store.load_settings(transaction, tenant)
+            numbers = {number for each in supplies for number in numbers_to_look_up(each.buyer)}
+            known = await store.load_confirmations(transaction, tenant, numbers)
+            confirmed = [
+                replace(each, buyer=confirm_buyer(each.buyer, known, settings, today))
+                for each in supplies
+            ]
+            determinations = [_attempt(seller, supply, book) for supply in confirmed]
+            days = [min(supply.day, today) for supply in supplies]
             pairs = self._dated_pairs(determinations, days)
             rates = await self._exchange.load_rates(transaction, settings, pairs)
         return [

@@ -201,6 +201,8 @@ class _TaxIdStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaxIdStat
     """Format and checksum are right; no authority has confirmed it."""
     TAX_ID_STATUS_NOT_CHECKED: _TaxIdStatus.ValueType  # 3
     """No format is known for that country; nothing was checked."""
+    TAX_ID_STATUS_CONFIRMED: _TaxIdStatus.ValueType  # 4
+    """A register of the authorities has confirmed it."""
 
 class TaxIdStatus(_TaxIdStatus, metaclass=_TaxIdStatusEnumTypeWrapper):
     """What is known of a tax id."""
@@ -213,7 +215,35 @@ TAX_ID_STATUS_FORMAT_VALID: TaxIdStatus.ValueType  # 2
 """Format and checksum are right; no authority has confirmed it."""
 TAX_ID_STATUS_NOT_CHECKED: TaxIdStatus.ValueType  # 3
 """No format is known for that country; nothing was checked."""
+TAX_ID_STATUS_CONFIRMED: TaxIdStatus.ValueType  # 4
+"""A register of the authorities has confirmed it."""
 Global___TaxIdStatus: _TypeAlias = TaxIdStatus  # noqa: Y015
+
+class _UnconfirmedTaxIds:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnconfirmedTaxIdsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnconfirmedTaxIds.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNCONFIRMED_TAX_IDS_UNSPECIFIED: _UnconfirmedTaxIds.ValueType  # 0
+    """Means UNCONFIRMED_TAX_IDS_ACCEPTED."""
+    UNCONFIRMED_TAX_IDS_ACCEPTED: _UnconfirmedTaxIds.ValueType  # 1
+    """It makes its holder a business."""
+    UNCONFIRMED_TAX_IDS_REFUSED: _UnconfirmedTaxIds.ValueType  # 2
+    """It does not: its holder is taxed as a consumer, and the reason says so."""
+
+class UnconfirmedTaxIds(_UnconfirmedTaxIds, metaclass=_UnconfirmedTaxIdsEnumTypeWrapper):
+    """What a tax id of the EU or the United Kingdom is worth whose format is valid,
+    and that no register has confirmed within 30 days.
+    """
+
+UNCONFIRMED_TAX_IDS_UNSPECIFIED: UnconfirmedTaxIds.ValueType  # 0
+"""Means UNCONFIRMED_TAX_IDS_ACCEPTED."""
+UNCONFIRMED_TAX_IDS_ACCEPTED: UnconfirmedTaxIds.ValueType  # 1
+"""It makes its holder a business."""
+UNCONFIRMED_TAX_IDS_REFUSED: UnconfirmedTaxIds.ValueType  # 2
+"""It does not: its holder is taxed as a consumer, and the reason says so."""
+Global___UnconfirmedTaxIds: _TypeAlias = UnconfirmedTaxIds  # noqa: Y015
 
 class _ProductCategory:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -534,6 +564,48 @@ class LocationEvidence(_message.Message):
 Global___LocationEvidence: _TypeAlias = LocationEvidence  # noqa: Y015
 
 @_typing.final
+class TaxIdConfirmation(_message.Message):
+    """What a register of the authorities said of a tax id: the proof to be kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTER_FIELD_NUMBER: _builtins.int
+    IS_VALID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONSULTATION_NUMBER_FIELD_NUMBER: _builtins.int
+    CHECK_TIME_FIELD_NUMBER: _builtins.int
+    register: _builtins.str
+    """The register, `VIES` or `HMRC`."""
+    is_valid: _builtins.bool
+    """Whether it knows the id."""
+    name: _builtins.str
+    """The name under which it is registered; empty where the register tells none."""
+    consultation_number: _builtins.str
+    """The number by which the register proves that it was asked; empty where the
+    seller has no number of its own there to ask with.
+    """
+    @_builtins.property
+    def check_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked."""
+
+    def __init__(
+        self,
+        *,
+        register: _builtins.str = ...,
+        is_valid: _builtins.bool = ...,
+        name: _builtins.str = ...,
+        consultation_number: _builtins.str = ...,
+        check_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "consultation_number", b"consultation_number", "is_valid", b"is_valid", "name", b"name", "register", b"register"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaxIdConfirmation: _TypeAlias = TaxIdConfirmation  # noqa: Y015
+
+@_typing.final
 class Tax(_message.Message):
     """One tax on one line, or the sum of it over lines."""
 
@@ -790,6 +862,7 @@ class TaxSettings(_message.Message):
 
     EXCHANGE_RATE_SOURCE_FIELD_NUMBER: _builtins.int
     MAXIMUM_RATE_AGE_DAYS_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_TAX_IDS_FIELD_NUMBER: _builtins.int
     exchange_rate_source: _builtins.str
     """Whose exchange rates are taken: the name under which the operator imported
     them, 1 to 32 upper-case letters, digits and `_`. Empty means `ECB`.
@@ -798,15 +871,18 @@ class TaxSettings(_message.Message):
     """How many days before the day asked for an exchange rate may have been
     published, 1 to 31. Zero means 7.
     """
+    unconfirmed_tax_ids: Global___UnconfirmedTaxIds.ValueType
+    """What unconfirmed tax ids are worth."""
     def __init__(
         self,
         *,
         exchange_rate_source: _builtins.str = ...,
         maximum_rate_age_days: _builtins.int = ...,
+        unconfirmed_tax_ids: Global___UnconfirmedTaxIds.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rate_source", b"exchange_rate_source", "maximum_rate_age_days", b"maximum_rate_age_days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rate_source", b"exchange_rate_source", "maximum_rate_age_days", b"maximum_rate_age_days", "unconfirmed_tax_ids", b"unconfirmed_tax_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -412,6 +412,11 @@ class ValidateTaxIdRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TAX_ID_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    confirm: _builtins.bool
+    """Whether to ask the register: VIES for the EU, HMRC for the United Kingdom. An
+    answer of the last 24 hours is given again without asking.
+    """
     @_builtins.property
     def tax_id(self) -> _tax_pb2.TaxId:
         """The tax id. Required."""
@@ -420,10 +425,11 @@ class ValidateTaxIdRequest(_message.Message):
         self,
         *,
         tax_id: _tax_pb2.TaxId | None = ...,
+        confirm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tax_id", b"tax_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tax_id", b"tax_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "tax_id", b"tax_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +444,8 @@ class ValidateTaxIdResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CANONICAL_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_REASON_FIELD_NUMBER: _builtins.int
     status: _tax_pb2.TaxIdStatus.ValueType
     """What is known."""
     canonical: _builtins.str
@@ -446,16 +454,26 @@ class ValidateTaxIdResponse(_message.Message):
     """
     problem: _builtins.str
     """What is wrong with it, in a sentence; empty when nothing is."""
+    unconfirmed_reason: _builtins.str
+    """Why it could not be confirmed, in a sentence; empty where it was, or was not
+    to be.
+    """
+    @_builtins.property
+    def confirmation(self) -> _tax_pb2.TaxIdConfirmation:
+        """What the register said, where it was to be asked and answered."""
+
     def __init__(
         self,
         *,
         status: _tax_pb2.TaxIdStatus.ValueType = ...,
         canonical: _builtins.str = ...,
         problem: _builtins.str = ...,
+        confirmation: _tax_pb2.TaxIdConfirmation | None = ...,
+        unconfirmed_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canonical", b"canonical", "problem", b"problem", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canonical", b"canonical", "confirmation", b"confirmation", "problem", b"problem", "status", b"status", "unconfirmed_reason", b"unconfirmed_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -127,7 +127,8 @@ class TaxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ValidateTaxId(self, request, context):
-        """Checks the format and the checksum of a tax id.
+        """Checks the format and the checksum of a tax id, and asks the register of the
+        authorities where it is to be confirmed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class TaxServiceStub:
     BatchDetermineTax: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.BatchDetermineTaxRequest, _tax_service_pb2.BatchDetermineTaxResponse]
     """Determines the taxes of many invoices; an answer for each, in order."""
     ValidateTaxId: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.ValidateTaxIdRequest, _tax_service_pb2.ValidateTaxIdResponse]
-    """Checks the format and the checksum of a tax id."""
+    """Checks the format and the checksum of a tax id, and asks the register of the
+    authorities where it is to be confirmed.
+    """
     PutRegistration: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.PutRegistrationRequest, _tax_service_pb2.PutRegistrationResponse]
     """Creates a registration of the seller or replaces the one of the same id."""
     ListRegistrations: _grpc.UnaryUnaryMultiCallable[_tax_service_pb2.ListRegistrationsRequest, _tax_service_pb2.ListRegistrationsResponse]
@@ -80,7 +82,9 @@ class TaxServiceAsyncStub(TaxServiceStub):
     BatchDetermineTax: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.BatchDetermineTaxRequest, _tax_service_pb2.BatchDetermineTaxResponse]  # type: ignore[assignment]
     """Determines the taxes of many invoices; an answer for each, in order."""
     ValidateTaxId: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.ValidateTaxIdRequest, _tax_service_pb2.ValidateTaxIdResponse]  # type: ignore[assignment]
-    """Checks the format and the checksum of a tax id."""
+    """Checks the format and the checksum of a tax id, and asks the register of the
+    authorities where it is to be confirmed.
+    """
     PutRegistration: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.PutRegistrationRequest, _tax_service_pb2.PutRegistrationResponse]  # type: ignore[assignment]
     """Creates a registration of the seller or replaces the one of the same id."""
     ListRegistrations: _aio.UnaryUnaryMultiCallable[_tax_service_pb2.ListRegistrationsRequest, _tax_service_pb2.ListRegistrationsResponse]  # type: ignore[assignment]
@@ -135,7 +139,9 @@ class TaxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tax_service_pb2.ValidateTaxIdRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tax_service_pb2.ValidateTaxIdResponse, _abc.Awaitable[_tax_service_pb2.ValidateTaxIdResponse]]:
-        """Checks the format and the checksum of a tax id."""
+        """Checks the format and the checksum of a tax id, and asks the register of the
+        authorities where it is to be confirmed.
+        """
 
     @_abc_1.abstractmethod
     def PutRegistration(
