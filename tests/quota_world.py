@@ -28,6 +28,8 @@ DENY = quota_pb2.DECISION_DENY
 A_YEAR: Mapping[str, Any] = {"calendar": {"period": "CALENDAR_PERIOD_YEAR"}}
 """A window that does not turn while a test runs, unless it runs into the new year."""
 
+Stream = grpc.aio.StreamStreamCall[messages.SessionRequest, messages.SessionResponse]
+
 _HOUR = timedelta(hours=1)
 _numbers = count(1)
 
@@ -141,6 +143,18 @@ class QuotaWorld:
         except DomainError as error:
             return error
         raise AssertionError(f"{method} answered {answer}")
+
+    def session(
+        self,
+        *sent: messages.SessionRequest,
+        scopes: Sequence[str] = (),
+        by: Any = None,  # noqa: ANN401 - a stub.
+    ) -> Stream:
+        """Open a session; what is given is sent at once, and then nothing more."""
+        stub: Any = by or self.stub
+        metadata = self.token(*scopes)
+        stream: Stream = stub.Session(iter(sent) if sent else None, metadata=metadata)
+        return stream
 
     async def put(self, *limits: quota_pb2.Limit, tenant: str = "") -> None:
         """Put limits."""

@@ -19,7 +19,7 @@ from services.quota.coverage import Coverage, described_call, remembered
 from services.quota.model import Dimensions, HoldState, Outcome, Subject
 
 SCRIPT = Path(__file__).with_name("decide.lua")
-SWEEP_MAX = 100
+SWEEP_MAX = 256
 RETRY_AFTER = timedelta(seconds=1)
 
 _ERROR_LENGTH_MAX = 15
