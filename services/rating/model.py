@@ -165,11 +165,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class PlanVersion:
-    """A stored plan; it never changes. Versions count from 1 in the order they were put."""
+    """A stored plan; it never changes. Versions count from 1 in the order they were put.
+
+    The archive time is that of the plan, of which nothing but that can change.
+    """
 
     plan: Plan
     version: int
     create_time: datetime
+    archive_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,18 @@ class GivenUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Overrides:
+    """A base fee, prices and a commitment that replace those of a plan; nothing leaves them."""
+
+    base_fee: Decimal | None = None
+    prices: tuple[Price, ...] = ()
+    commitment: Commitment | None = None
+
+
+NO_OVERRIDES = Overrides()
+
+
+@dataclass(frozen=True, slots=True)
 class PeriodToRate:
     """What is asked for: a customer's period, and by which version of which plan.
 
@@ -233,6 +249,7 @@ class PeriodToRate:
     contract: Contract
     as_of: datetime | None
     previous_periods: tuple[Interval, ...]
+    overrides: Overrides
     given_usage: tuple[GivenUsage, ...] | None
 
 

@@ -11,14 +11,25 @@ from kit.idempotency import Once, fingerprint
 from kit.paging import page_size
 from kit.rpc.auth import caller
 from kit.rpc.status import render_status
+from services.rating.convert.answers import (
+    parse_estimate_cost,
+    parse_explain_line,
+    parse_get_rate_card,
+    render_estimate,
+    render_explanation,
+    render_rate_card,
+)
 from services.rating.convert.plans import (
+    parse_archive_plan,
     parse_get_plan,
     parse_put_plan,
+    render_archive_plan,
     render_plan,
     render_plans,
     render_put_plan,
 )
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
+from services.rating.explaining import find_line
 from services.rating.model import Rating
 from services.rating.usecases import RatingUseCases
 from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
@@ -65,7 +76,10 @@ class RatingService(RatingServiceServicer):
         context: grpc.aio.ServicerContext[messages.ListPlansRequest, messages.ListPlansResponse],
     ) -> messages.ListPlansResponse:
         page = await self._usecases.list_plans(
-            caller(context).tenant, page_size(request.page_size), request.page_token
+            caller(context).tenant,
+            page_size(request.page_size),
+            request.page_token,
+            show_archived=request.show_archived,
         )
         return render_plans(page)
 
@@ -76,6 +90,60 @@ class RatingService(RatingServiceServicer):
     ) -> messages.RateResponse:
         rating = await self._usecases.rate(caller(context).tenant, parse_rate(request))
         return messages.RateResponse(rating=render_rating(rating))
+
+    async def ArchivePlan(
+        self,
+        request: messages.ArchivePlanRequest,
+        context: grpc.aio.ServicerContext[
+            messages.ArchivePlanRequest, messages.ArchivePlanResponse
+        ],
+    ) -> messages.ArchivePlanResponse:
+        plan_id = parse_archive_plan(request)
+        once = Once(
+            request.request_id,
+            "ArchivePlan",
+            fingerprint(request),
+            messages.ArchivePlanResponse,
+            render_archive_plan,
+            self._clock.now(),
+        )
+        return await self._usecases.archive_plan(caller(context).tenant, plan_id, once)
+
+    async def ExplainLine(
+        self,
+        request: messages.ExplainLineRequest,
+        context: grpc.aio.ServicerContext[
+            messages.ExplainLineRequest, messages.ExplainLineResponse
+        ],
+    ) -> messages.ExplainLineResponse:
+        to_rate, kind, price_id, group = parse_explain_line(request)
+        rating = await self._usecases.rate(caller(context).tenant, to_rate)
+        return render_explanation(rating, find_line(rating, kind, price_id, group))
+
+    async def EstimateCost(
+        self,
+        request: messages.EstimateCostRequest,
+        context: grpc.aio.ServicerContext[
+            messages.EstimateCostRequest, messages.EstimateCostResponse
+        ],
+    ) -> messages.EstimateCostResponse:
+        to_rate, call = parse_estimate_cost(request)
+        estimate = await self._usecases.estimate_cost(
+            caller(context).tenant, to_rate, call, alone=request.alone
+        )
+        return render_estimate(estimate)
+
+    async def GetRateCard(
+        self,
+        request: messages.GetRateCardRequest,
+        context: grpc.aio.ServicerContext[
+            messages.GetRateCardRequest, messages.GetRateCardResponse
+        ],
+    ) -> messages.GetRateCardResponse:
+        wanted = parse_get_rate_card(request, self._clock.now())
+        return render_rate_card(
+            *await self._usecases.get_rate_card(caller(context).tenant, *wanted)
+        )
 
     async def BatchRate(
         self,

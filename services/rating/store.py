@@ -6,7 +6,7 @@ Refuses to decide which version counts beyond what is asked for, and to change a
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, insert, or_, select, text
+from sqlalchemy import Row, Select, and_, func, insert, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.rating.documents import read_document, write_document
@@ -19,13 +19,22 @@ from services.rating.model import (
     ProductCategory,
     Trial,
 )
-from services.rating.tables import plan_versions
+from services.rating.tables import plan_archives, plan_versions
 
 _TERMS: dict[str, Any] = {
     "base_fees": tuple[BaseFee, ...],
     "commitment": Commitment | None,
     "trial": Trial | None,
 }
+_SELECT = select(plan_versions, plan_archives.c.archive_time).join_from(
+    plan_versions,
+    plan_archives,
+    and_(
+        plan_archives.c.tenant_id == plan_versions.c.tenant_id,
+        plan_archives.c.plan_id == plan_versions.c.plan_id,
+    ),
+    isouter=True,
+)
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('rating.plans ' || :key, 0))")
 
 
@@ -88,14 +97,14 @@ async def load_with_effective_time(
 
 
 async def load_newest_of_each(
-    transaction: AsyncConnection, tenant: str, *, after: str, limit: int
+    transaction: AsyncConnection, tenant: str, *, after: str, limit: int, show_archived: bool
 ) -> tuple[PlanVersion, ...]:
     """Load the newest version of each plan behind an id, ordered by id."""
     table = plan_versions.c
+    listed = true() if show_archived else plan_archives.c.archive_time.is_(None)
     found = await transaction.execute(
-        select(plan_versions)
-        .distinct(table.plan_id)
-        .where(table.tenant_id == tenant, table.plan_id > after)
+        _SELECT.distinct(table.plan_id)
+        .where(table.tenant_id == tenant, table.plan_id > after, listed)
         .order_by(table.plan_id, table.version.desc())
         .limit(limit)
     )
@@ -132,9 +141,18 @@ async def save_next_version(
     return stored
 
 
+async def save_archive_time(
+    transaction: AsyncConnection, tenant: str, plan_id: str, archive_time: datetime
+) -> None:
+    """Archive a plan; the plan must be locked, and not be archived."""
+    await transaction.execute(
+        insert(plan_archives).values(tenant_id=tenant, plan_id=plan_id, archive_time=archive_time)
+    )
+
+
 def _versions_of(tenant: str, plan_id: str) -> Select[Any]:
     table = plan_versions.c
-    return select(plan_versions).where(table.tenant_id == tenant, table.plan_id == plan_id)
+    return _SELECT.where(table.tenant_id == tenant, table.plan_id == plan_id)
 
 
 async def _load_one(transaction: AsyncConnection, statement: Select[Any]) -> PlanVersion | None:
@@ -158,4 +176,4 @@ def _plan_version(row: Row[Any]) -> PlanVersion:
             if name in row.terms
         },
     )
-    return PlanVersion(plan, row.version, row.create_time)
+    return PlanVersion(plan, row.version, row.create_time, row.archive_time)

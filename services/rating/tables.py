@@ -21,3 +21,11 @@ plan_versions = Table(
     Column("keeps_contracts", Boolean, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
 )
+
+plan_archives = Table(
+    "plan_archives",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("plan_id", Text, primary_key=True),
+    Column("archive_time", DateTime(timezone=True), nullable=False),
+)

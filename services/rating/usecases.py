@@ -6,13 +6,22 @@ Refuses to compute anything itself, and to hold a transaction open while the met
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kit.errors import AlreadyExists, DomainError, NotFound, Precondition, Unavailable, Violation
+from kit.errors import (
+    AlreadyExists,
+    DomainError,
+    InvalidInput,
+    NotFound,
+    Precondition,
+    Unavailable,
+    Violation,
+)
 from kit.idempotency import Answer, Once
 from kit.interval import Interval
 from kit.paging import Page, decode_page_token, encode_page_token
@@ -20,8 +29,11 @@ from kit.postgres import Database
 from kit.telemetry import get_logger, traced
 from services.rating import store
 from services.rating.clients import MeterClient
+from services.rating.estimating import Estimate, estimate, estimate_alone
 from services.rating.model import (
+    GivenUsage,
     Meter,
+    Overrides,
     PeriodToRate,
     Plan,
     PlanVersion,
@@ -30,8 +42,10 @@ from services.rating.model import (
     Usage,
     UsageEntry,
 )
+from services.rating.overrides import override
 from services.rating.pipeline import Terms, rate_period, spans_of
 from services.rating.prices import CostPlusPrice, DynamicPrice
+from services.rating.rate_card import RateCardEntry, rate_card_of
 from services.rating.selection import (
     Grain,
     History,
@@ -43,7 +57,8 @@ from services.rating.selection import (
     readings_of,
 )
 
-_ALL_PLANS = "plans"
+_ALL_PLANS = "all plans"
+_OPEN_PLANS = "plans"
 _RATED_AT_ONCE_MAX = 16
 _QUERY_MAX = timedelta(days=1800)
 _METER_FIELDS = {
@@ -91,7 +106,7 @@ class RatingUseCases:
         When the meter service does not answer, the meters are left for the rating to check.
 
         Raises:
-            Precondition: METER_NOT_FOUND, UNKNOWN_DIMENSION.
+            Precondition: METER_NOT_FOUND, UNKNOWN_DIMENSION, PLAN_ARCHIVED.
             Conflict: REQUEST_ID_REUSED.
             AlreadyExists: PLAN_VERSION_EXISTS.
         """
@@ -103,6 +118,9 @@ class RatingUseCases:
 
             async def put() -> PlanVersion:
                 await store.lock_plan(transaction, tenant, plan.plan_id)
+                newest = await store.load_newest(transaction, tenant, plan.plan_id)
+                if newest is not None and newest.archive_time is not None:
+                    raise _plan_archived(plan.plan_id)
                 same_time = await store.load_with_effective_time(
                     transaction, tenant, plan.plan_id, plan.effective_time
                 )
@@ -131,21 +149,88 @@ class RatingUseCases:
         return found
 
     @traced("rating.list_plans")
-    async def list_plans(self, tenant: str, page_size: int, page_token: str) -> Page[PlanVersion]:
-        """Answer the newest version of each plan, ordered by id.
+    async def list_plans(
+        self, tenant: str, page_size: int, page_token: str, *, show_archived: bool
+    ) -> Page[PlanVersion]:
+        """Answer the newest version of each plan, ordered by id, perhaps of archived ones as well.
 
         Raises:
             InvalidInput: INVALID_PAGE_TOKEN.
         """
-        last = decode_page_token(page_token, _ALL_PLANS)
+        listed = _ALL_PLANS if show_archived else _OPEN_PLANS
+        last = decode_page_token(page_token, listed)
         async with self._database.transaction(tenant) as transaction:
             found = await store.load_newest_of_each(
-                transaction, tenant, after=last[0] if last else "", limit=page_size + 1
+                transaction,
+                tenant,
+                after=last[0] if last else "",
+                limit=page_size + 1,
+                show_archived=show_archived,
             )
         plans = found[:page_size]
         more = len(found) > page_size
-        token = encode_page_token(_ALL_PLANS, [plans[-1].plan.plan_id]) if more else ""
+        token = encode_page_token(listed, [plans[-1].plan.plan_id]) if more else ""
         return Page(plans, token)
+
+    @traced("rating.archive_plan")
+    async def archive_plan(
+        self, tenant: str, plan_id: str, once: Once[PlanVersion, Answer]
+    ) -> Answer:
+        """Take a plan off the list and close it for new versions, and answer its newest.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND.
+            Conflict: REQUEST_ID_REUSED.
+        """
+        async with self._database.transaction(tenant) as transaction:
+
+            async def archive() -> PlanVersion:
+                await store.lock_plan(transaction, tenant, plan_id)
+                newest = await store.load_newest(transaction, tenant, plan_id)
+                if newest is None:
+                    raise _plan_not_found(plan_id, None)
+                if newest.archive_time is not None:
+                    return newest
+                await store.save_archive_time(transaction, tenant, plan_id, once.now)
+                return replace(newest, archive_time=once.now)
+
+            return await once.run(transaction, tenant, archive)
+
+    @traced("rating.get_rate_card")
+    async def get_rate_card(
+        self, tenant: str, plan_id: str, version: int | None, instant: datetime
+    ) -> tuple[PlanVersion, tuple[RateCardEntry, ...]]:
+        """Answer what units cost under a version, by default under the one in effect.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND.
+            Precondition: PLAN_NOT_IN_EFFECT.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            wanted = _Wanted(plan_id, version, instant, instant)
+            found = await self._find_version(transaction, tenant, wanted)
+        if isinstance(found, DomainError):
+            raise found
+        return found, rate_card_of(found.plan)
+
+    @traced("rating.estimate_cost")
+    async def estimate_cost(
+        self, tenant: str, to_rate: PeriodToRate, call: Sequence[GivenUsage], *, alone: bool
+    ) -> Estimate:
+        """Estimate what a call adds to a period, or costs alone.
+
+        Raises:
+            As `rate`.
+        """
+        if alone:
+            to_rate = replace(to_rate, given_usage=())
+        prepared = await self._prepare(tenant, [to_rate])
+        version = _version_of(to_rate, prepared)
+        terms = _terms_of(to_rate)
+        if alone:
+            return estimate_alone(version, terms, call)
+        so_far = await self._usages_of(tenant, to_rate, version, prepared)
+        return estimate(version, terms, so_far, call)
 
     @traced("rating.rate")
     async def rate(self, tenant: str, to_rate: PeriodToRate) -> Rating:
@@ -192,27 +277,21 @@ class RatingUseCases:
             return error
 
     async def _rate(self, tenant: str, to_rate: PeriodToRate, prepared: _Prepared) -> Rating:
-        version = prepared.versions[_wanted(to_rate)]
-        if isinstance(version, DomainError):
-            raise version
-        terms = Terms(
-            to_rate.customer_id,
-            to_rate.period,
-            to_rate.proration,
-            to_rate.contract,
-            to_rate.as_of,
-            to_rate.previous_periods,
-        )
-        spans = spans_of(version.plan, terms)
-        usages: Sequence[Usage]
+        version = _version_of(to_rate, prepared)
+        usages = await self._usages_of(tenant, to_rate, version, prepared)
+        return rate_period(version, _terms_of(to_rate), usages)
+
+    async def _usages_of(
+        self, tenant: str, to_rate: PeriodToRate, version: PlanVersion, prepared: _Prepared
+    ) -> Sequence[Usage]:
+        """Count the usage that is given, or ask the meters for it."""
+        spans = spans_of(version.plan, _terms_of(to_rate))
         if to_rate.given_usage is not None:
-            usages = count_given(version.plan, to_rate.given_usage, spans)
-        else:
-            _check_meters(version.plan, prepared.meters)
-            usages = await self._load_usages(
-                tenant, to_rate.customer_id, spans, version.plan, prepared.meters
-            )
-        return rate_period(version, terms, usages)
+            return count_given(version.plan, to_rate.given_usage, spans)
+        _check_meters(version.plan, prepared.meters)
+        return await self._load_usages(
+            tenant, to_rate.customer_id, spans, version.plan, prepared.meters
+        )
 
     async def _prepare(self, tenant: str, to_rate: Sequence[PeriodToRate]) -> _Prepared:
         """Load once what the ratings share: the plans, in one transaction, then the meters."""
@@ -220,8 +299,12 @@ class RatingUseCases:
             versions: dict[_Wanted, PlanVersion | DomainError] = {}
             for wanted in dict.fromkeys(map(_wanted, to_rate)):
                 versions[wanted] = await self._find_version(transaction, tenant, wanted)
-        asked = [versions[_wanted(each)] for each in to_rate if each.given_usage is None]
-        plans = [version.plan for version in asked if isinstance(version, PlanVersion)]
+        plans = [
+            plan
+            for each in to_rate
+            if each.given_usage is None
+            for plan in _plans_of(versions[_wanted(each)], each.overrides)
+        ]
         return _Prepared(versions, await self._load_meters(tenant, plans))
 
     async def _find_version(
@@ -307,6 +390,31 @@ def _found(meters: _Meters, meter_id: str) -> Meter:
     return meter
 
 
+def _plans_of(version: PlanVersion | DomainError, overrides: Overrides) -> Iterator[Plan]:
+    """Answer the plan whose meters are asked; one that cannot be had fails when it rates."""
+    if isinstance(version, PlanVersion):
+        with suppress(InvalidInput):
+            yield override(version.plan, overrides)
+
+
+def _version_of(to_rate: PeriodToRate, prepared: _Prepared) -> PlanVersion:
+    version = prepared.versions[_wanted(to_rate)]
+    if isinstance(version, DomainError):
+        raise version
+    return replace(version, plan=override(version.plan, to_rate.overrides))
+
+
+def _terms_of(to_rate: PeriodToRate) -> Terms:
+    return Terms(
+        to_rate.customer_id,
+        to_rate.period,
+        to_rate.proration,
+        to_rate.contract,
+        to_rate.as_of,
+        to_rate.previous_periods,
+    )
+
+
 def _wanted(to_rate: PeriodToRate) -> _Wanted:
     start = to_rate.period.start
     return _Wanted(to_rate.plan_id, to_rate.plan_version, start, to_rate.contract.start or start)
@@ -353,6 +461,14 @@ def _plan_not_found(plan_id: str, version: int | None) -> NotFound:
     metadata = {"plan_id": plan_id, **({} if version is None else {"version": str(version)})}
     what = f"plan {plan_id}" if version is None else f"version {version} of the plan {plan_id}"
     return NotFound("PLAN_NOT_FOUND", f"there is no {what}", metadata=metadata)
+
+
+def _plan_archived(plan_id: str) -> Precondition:
+    return Precondition(
+        "PLAN_ARCHIVED",
+        f"the plan {plan_id} is archived and takes no new version",
+        metadata={"plan_id": plan_id},
+    )
 
 
 def _plan_not_in_effect(plan_id: str, instant: datetime) -> Precondition:

@@ -21,6 +21,7 @@ from services.rating.convert.plans import parse_get_plan, parse_plan, render_pla
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
 from services.rating.documents import read_document, write_document
 from services.rating.model import (
+    NO_OVERRIDES,
     UNKNOWN_CONTRACT,
     BaseFee,
     Commitment,
@@ -417,6 +418,7 @@ def test_a_period_to_rate_is_read_in_full() -> None:
         contract=Contract(JANUARY.start, ZoneInfo("Asia/Kolkata"), Decimal("9.5")),
         as_of=JANUARY.end,
         previous_periods=(Interval(JANUARY.start - timedelta(days=31), JANUARY.start),),
+        overrides=NO_OVERRIDES,
         given_usage=(
             GivenUsage(
                 "tokens",
@@ -540,7 +542,7 @@ def test_a_bad_item_of_a_batch_spoils_only_itself() -> None:
 
     assert isinstance(first, InvalidInput)
     assert second == PeriodToRate(
-        "acme", "pro", None, JANUARY, None, UNKNOWN_CONTRACT, None, (), None
+        "acme", "pro", None, JANUARY, None, UNKNOWN_CONTRACT, None, (), NO_OVERRIDES, None
     )
 
 

@@ -41,6 +41,8 @@ def parse_plan(message: plan_pb2.Plan, field: str) -> Plan:
     violations = Violations()
     if message.version:
         violations.add(f"{field}.version", "must be absent: the service sets it")
+    if message.HasField("archive_time"):
+        violations.add(f"{field}.archive_time", "must be absent: the service sets it")
     if message.HasField("create_time"):
         violations.add(f"{field}.create_time", "must be absent: the service sets it")
     effective_time = commitment = trial = None
@@ -80,6 +82,20 @@ def parse_get_plan(request: rating_service_pb2.GetPlanRequest) -> tuple[str, int
     return plan_id, version
 
 
+def parse_archive_plan(request: rating_service_pb2.ArchivePlanRequest) -> str:
+    """Read which plan is archived, and make sure that the request has an id."""
+    violations = Violations()
+    violations.take("request_id", lambda: parse_request_id(request.request_id))
+    plan_id = take(violations, "plan_id", parse_id, request.plan_id)
+    violations.raise_if_any()
+    return plan_id
+
+
+def render_archive_plan(stored: PlanVersion) -> rating_service_pb2.ArchivePlanResponse:
+    """Write the answer to a plan that was archived."""
+    return rating_service_pb2.ArchivePlanResponse(plan=render_plan(stored))
+
+
 def render_plan(stored: PlanVersion) -> plan_pb2.Plan:
     """Write a stored plan."""
     plan = stored.plan
@@ -96,6 +112,7 @@ def render_plan(stored: PlanVersion) -> plan_pb2.Plan:
         commitment=None if plan.commitment is None else render_commitment(plan.commitment),
         trial=None if plan.trial is None else render_trial(plan.trial),
         keeps_contracts=plan.keeps_contracts,
+        archive_time=None if stored.archive_time is None else render_time(stored.archive_time),
     )
     if plan.effective_time is not None:
         message.effective_time.CopyFrom(render_time(plan.effective_time))

@@ -22,6 +22,8 @@ from kit.rpc.wire import (
 from services.rating.convert.fields import (
     amount_or_zero,
     check_length,
+    decimal_or,
+    parse_amount,
     parse_customer_id,
     parse_dimensions,
     parse_quantity,
@@ -30,11 +32,15 @@ from services.rating.convert.fields import (
     render_category,
     take,
 )
+from services.rating.convert.prices import parse_prices
+from services.rating.convert.terms import parse_commitment
 from services.rating.model import (
+    NO_OVERRIDES,
     Contract,
     FormulaStep,
     GivenUsage,
     LineKind,
+    Overrides,
     PeriodToRate,
     Proration,
     RatedLine,
@@ -52,7 +58,7 @@ GIVEN_QUANTITIES_OF_EVENT_MAX = 16
 PERIOD_DAYS_MAX = 5 * 366
 PREVIOUS_PERIODS_MAX = 60
 
-_LINE_KINDS = {
+LINE_KINDS = {
     LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
     LineKind.USAGE: rating_pb2.LINE_KIND_USAGE,
     LineKind.TRUE_UP: rating_pb2.LINE_KIND_TRUE_UP,
@@ -75,6 +81,9 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
     check_length(request.given_usage.quantities, "given_usage.quantities", GIVEN_QUANTITIES_MAX)
     violations = Violations()
     proration = given_usage = contract_start = as_of = None
+    overrides = NO_OVERRIDES
+    if request.HasField("overrides"):
+        overrides = take(violations, "overrides", _overrides, request.overrides)
     if request.HasField("contract_start"):
         contract_start = take(violations, "contract_start", parse_time, request.contract_start)
     if request.HasField("as_of"):
@@ -83,7 +92,7 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
         proration = take(violations, "proration", _proration, request.proration)
     if request.HasField("given_usage"):
         quantities = request.given_usage.quantities
-        given_usage = take(violations, "given_usage.quantities", _given_usage, quantities)
+        given_usage = take(violations, "given_usage.quantities", parse_given_usage, quantities)
     to_rate = PeriodToRate(
         customer_id=take(violations, "customer_id", parse_customer_id, request.customer_id),
         plan_id=take(violations, "plan_id", parse_id, request.plan_id),
@@ -99,6 +108,7 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
         previous_periods=take(
             violations, "previous_periods", _previous_periods, request.previous_periods
         ),
+        overrides=overrides,
         given_usage=given_usage,
     )
     if to_rate.period is not None:
@@ -123,9 +133,23 @@ def render_rating(rating: Rating) -> rating_pb2.Rating:
         plan_id=rating.plan_id,
         plan_version=rating.plan_version,
         currency=rating.currency,
-        lines=map(_render_line, rating.lines),
+        lines=map(render_line, rating.lines),
         total=render_money(rating.total),
     )
+
+
+def _overrides(message: rating_service_pb2.PlanOverrides, field: str) -> Overrides:
+    violations = Violations()
+    commitment = None
+    if message.HasField("commitment"):
+        commitment = take(violations, f"{field}.commitment", parse_commitment, message.commitment)
+    overrides = Overrides(
+        base_fee=decimal_or(None, violations, f"{field}.base_fee", message, parse_amount),
+        prices=take(violations, f"{field}.prices", parse_prices, message.prices),
+        commitment=commitment,
+    )
+    violations.raise_if_any()
+    return overrides
 
 
 def _previous_periods(messages: Sequence[IntervalMessage], field: str) -> tuple[Interval, ...]:
@@ -181,9 +205,10 @@ def _proration(message: rating_pb2.Proration, field: str) -> Proration:
     return Proration(message.billed_days, message.period_days)
 
 
-def _given_usage(
+def parse_given_usage(
     messages: Sequence[rating_service_pb2.UsageQuantity], field: str
 ) -> tuple[GivenUsage, ...]:
+    """Read usage that the caller gives."""
     violations = Violations()
     given = tuple(
         take(violations, f"{field}[{index}]", _given_event, message)
@@ -233,23 +258,25 @@ def _quantities(values: Mapping[str, str], field: str) -> Mapping[str, Decimal]:
     return quantities
 
 
-def _render_line(line: RatedLine) -> rating_pb2.RatedLine:
+def render_line(line: RatedLine) -> rating_pb2.RatedLine:
+    """Write a rated line."""
     return rating_pb2.RatedLine(
-        kind=_LINE_KINDS[line.kind],
+        kind=LINE_KINDS[line.kind],
         price_id=line.price_id,
         description=line.description,
         quantity=render_decimal(line.quantity),
         unit=line.unit,
         unrounded_amount=render_decimal(line.unrounded_amount),
         amount=render_money(line.amount),
-        steps=map(_render_step, line.steps),
+        steps=map(render_step, line.steps),
         usage=None if line.usage is None else _render_usage(line.usage),
         category=render_category(line.category),
         period=render_interval(line.period),
     )
 
 
-def _render_step(step: FormulaStep) -> rating_pb2.FormulaStep:
+def render_step(step: FormulaStep) -> rating_pb2.FormulaStep:
+    """Write a step of a line."""
     return rating_pb2.FormulaStep(
         description=step.description,
         quantity=render_decimal(step.quantity),

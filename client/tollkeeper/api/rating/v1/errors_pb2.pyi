@@ -64,6 +64,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The plan depends on the start of the contract, and the request has none.
     Metadata: `{"plan_id": "…", "version": "3"}`.
     """
+    ERROR_REASON_LINE_NOT_FOUND: _ErrorReason.ValueType  # 14
+    """The rating has no such line.
+    Metadata: `{"kind": "USAGE", "price_id": "tokens"}`.
+    """
+    ERROR_REASON_PLAN_ARCHIVED: _ErrorReason.ValueType  # 15
+    """The plan is archived and takes no new version.
+    Metadata: `{"plan_id": "…"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -122,6 +130,14 @@ Metadata: `{"meter_id": "…", "price_id": "…", "dimension": "…"}`.
 ERROR_REASON_CONTRACT_START_REQUIRED: ErrorReason.ValueType  # 13
 """The plan depends on the start of the contract, and the request has none.
 Metadata: `{"plan_id": "…", "version": "3"}`.
+"""
+ERROR_REASON_LINE_NOT_FOUND: ErrorReason.ValueType  # 14
+"""The rating has no such line.
+Metadata: `{"kind": "USAGE", "price_id": "tokens"}`.
+"""
+ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 15
+"""The plan is archived and takes no new version.
+Metadata: `{"plan_id": "…"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

@@ -1371,6 +1371,7 @@ class Plan(_message.Message):
     TRIAL_FIELD_NUMBER: _builtins.int
     KEEPS_CONTRACTS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
     lower-case letters, digits and `_ . -`. Required.
@@ -1423,6 +1424,10 @@ class Plan(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the version was put. Set by the service."""
 
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the plan is archived; absent while it is not. Set by the service."""
+
     def __init__(
         self,
         *,
@@ -1439,10 +1444,11 @@ class Plan(_message.Message):
         trial: Global___Trial | None = ...,
         keeps_contracts: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "commitment", b"commitment", "create_time", b"create_time", "effective_time", b"effective_time", "trial", b"trial"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "base_fee", b"base_fee", "commitment", b"commitment", "create_time", b"create_time", "effective_time", b"effective_time", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "base_fees", b"base_fees", "category", b"category", "commitment", b"commitment", "create_time", b"create_time", "currency", b"currency", "display_name", b"display_name", "effective_time", b"effective_time", "keeps_contracts", b"keeps_contracts", "plan_id", b"plan_id", "prices", b"prices", "trial", b"trial", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "base_fee", b"base_fee", "base_fees", b"base_fees", "category", b"category", "commitment", b"commitment", "create_time", b"create_time", "currency", b"currency", "display_name", b"display_name", "effective_time", b"effective_time", "keeps_contracts", b"keeps_contracts", "plan_id", b"plan_id", "prices", b"prices", "trial", b"trial", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

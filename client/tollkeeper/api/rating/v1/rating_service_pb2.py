@@ -26,12 +26,13 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 from google.type import interval_pb2 as google_dot_type_dot_interval__pb2
+from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from tollkeeper.api.auth.v1 import required_scope_pb2 as tollkeeper_dot_api_dot_auth_dot_v1_dot_required__scope__pb2
 from tollkeeper.api.rating.v1 import plan_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_plan__pb2
 from tollkeeper.api.rating.v1 import rating_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tollkeeper/api/rating/v1/rating_service.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a#tollkeeper/api/rating/v1/plan.proto\x1a%tollkeeper/api/rating/v1/rating.proto\"R\n\x0ePutPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04plan\x18\x02 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"?\n\x0fPutPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"2\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"?\n\x0fGetPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"9\n\x10ListPlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x11ListPlansResponse\x12-\n\x05plans\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf3\x02\n\rUsageQuantity\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12K\n\ndimensions\x18\x02 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.DimensionsEntry\x12&\n\x08quantity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12K\n\nquantities\x18\x05 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\nGivenUsage\x12;\n\nquantities\x18\x01 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.UsageQuantity\"\xb3\x03\n\x0bRateRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\x05\x12%\n\x06period\x18\x04 \x01(\x0b\x32\x15.google.type.Interval\x12\x36\n\tproration\x18\x05 \x01(\x0b\x32#.tollkeeper.api.rating.v1.Proration\x12\x39\n\x0bgiven_usage\x18\x06 \x01(\x0b\x32$.tollkeeper.api.rating.v1.GivenUsage\x12\x32\n\x0e\x63ontract_start\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x08 \x01(\t\x12+\n\rbilled_before\x18\t \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x05\x61s_of\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x10previous_periods\x18\x0b \x03(\x0b\x32\x15.google.type.Interval\"@\n\x0cRateResponse\x12\x30\n\x06rating\x18\x01 \x01(\x0b\x32 .tollkeeper.api.rating.v1.Rating\"K\n\x10\x42\x61tchRateRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.tollkeeper.api.rating.v1.RateRequest\"\x85\x01\n\x11\x42\x61tchRateResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x32\n\x06rating\x18\x02 \x01(\x0b\x32 .tollkeeper.api.rating.v1.RatingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\xca\x04\n\rRatingService\x12p\n\x07PutPlan\x12(.tollkeeper.api.rating.v1.PutPlanRequest\x1a).tollkeeper.api.rating.v1.PutPlanResponse\"\x10\xea\xe0\x18\x0crating.write\x12o\n\x07GetPlan\x12(.tollkeeper.api.rating.v1.GetPlanRequest\x1a).tollkeeper.api.rating.v1.GetPlanResponse\"\x0f\xea\xe0\x18\x0brating.read\x12u\n\tListPlans\x12*.tollkeeper.api.rating.v1.ListPlansRequest\x1a+.tollkeeper.api.rating.v1.ListPlansResponse\"\x0f\xea\xe0\x18\x0brating.read\x12\x66\n\x04Rate\x12%.tollkeeper.api.rating.v1.RateRequest\x1a&.tollkeeper.api.rating.v1.RateResponse\"\x0f\xea\xe0\x18\x0brating.read\x12w\n\tBatchRate\x12*.tollkeeper.api.rating.v1.BatchRateRequest\x1a+.tollkeeper.api.rating.v1.BatchRateResponse\"\x0f\xea\xe0\x18\x0brating.read0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-tollkeeper/api/rating/v1/rating_service.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a\x17google/type/money.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a#tollkeeper/api/rating/v1/plan.proto\x1a%tollkeeper/api/rating/v1/rating.proto\"R\n\x0ePutPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04plan\x18\x02 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"?\n\x0fPutPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"2\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"?\n\x0fGetPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"P\n\x10ListPlansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rshow_archived\x18\x03 \x01(\x08\"[\n\x11ListPlansResponse\x12-\n\x05plans\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x12\x41rchivePlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\"C\n\x13\x41rchivePlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.rating.v1.Plan\"\xf3\x02\n\rUsageQuantity\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12K\n\ndimensions\x18\x02 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.DimensionsEntry\x12&\n\x08quantity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12K\n\nquantities\x18\x05 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.UsageQuantity.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\nGivenUsage\x12;\n\nquantities\x18\x01 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.UsageQuantity\"\xa2\x01\n\rPlanOverrides\x12&\n\x08\x62\x61se_fee\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12/\n\x06prices\x18\x02 \x03(\x0b\x32\x1f.tollkeeper.api.rating.v1.Price\x12\x38\n\ncommitment\x18\x03 \x01(\x0b\x32$.tollkeeper.api.rating.v1.Commitment\"\xef\x03\n\x0bRateRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\x05\x12%\n\x06period\x18\x04 \x01(\x0b\x32\x15.google.type.Interval\x12\x36\n\tproration\x18\x05 \x01(\x0b\x32#.tollkeeper.api.rating.v1.Proration\x12\x39\n\x0bgiven_usage\x18\x06 \x01(\x0b\x32$.tollkeeper.api.rating.v1.GivenUsage\x12\x32\n\x0e\x63ontract_start\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x08 \x01(\t\x12+\n\rbilled_before\x18\t \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x05\x61s_of\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x10previous_periods\x18\x0b \x03(\x0b\x32\x15.google.type.Interval\x12:\n\toverrides\x18\x0c \x01(\x0b\x32\'.tollkeeper.api.rating.v1.PlanOverrides\"@\n\x0cRateResponse\x12\x30\n\x06rating\x18\x01 \x01(\x0b\x32 .tollkeeper.api.rating.v1.Rating\"K\n\x10\x42\x61tchRateRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.tollkeeper.api.rating.v1.RateRequest\"\x85\x01\n\x11\x42\x61tchRateResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x32\n\x06rating\x18\x02 \x01(\x0b\x32 .tollkeeper.api.rating.v1.RatingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x83\x02\n\x12\x45xplainLineRequest\x12\x33\n\x04rate\x18\x01 \x01(\x0b\x32%.tollkeeper.api.rating.v1.RateRequest\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".tollkeeper.api.rating.v1.LineKind\x12\x10\n\x08price_id\x18\x03 \x01(\t\x12\x46\n\x05group\x18\x04 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.ExplainLineRequest.GroupEntry\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb5\x01\n\x13\x45xplainLineResponse\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x14\n\x0cplan_version\x18\x02 \x01(\x05\x12\x31\n\x04line\x18\x03 \x01(\x0b\x32#.tollkeeper.api.rating.v1.RatedLine\x12\x36\n\x05steps\x18\x04 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.ExplainedStep\x12\x0c\n\x04text\x18\x05 \x01(\t\"q\n\rExplainedStep\x12\x33\n\x04step\x18\x01 \x01(\x0b\x32%.tollkeeper.api.rating.v1.FormulaStep\x12+\n\ramount_so_far\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\"\x96\x01\n\x13\x45stimateCostRequest\x12\x33\n\x04rate\x18\x01 \x01(\x0b\x32%.tollkeeper.api.rating.v1.RateRequest\x12;\n\nquantities\x18\x02 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.UsageQuantity\x12\r\n\x05\x61lone\x18\x03 \x01(\x08\"\xb5\x01\n\x14\x45stimateCostResponse\x12\x14\n\x0cplan_version\x18\x01 \x01(\x05\x12$\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0erounded_amount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x35\n\x05lines\x18\x04 \x03(\x0b\x32&.tollkeeper.api.rating.v1.LineEstimate\"\xc5\x01\n\x0cLineEstimate\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12J\n\ndimensions\x18\x02 \x03(\x0b\x32\x36.tollkeeper.api.rating.v1.LineEstimate.DimensionsEntry\x12$\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x12GetRateCardRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x14\n\x0cplan_version\x18\x02 \x01(\x05\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x88\x01\n\x13GetRateCardResponse\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x14\n\x0cplan_version\x18\x02 \x01(\x05\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x38\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\'.tollkeeper.api.rating.v1.RateCardEntry\"\xe3\x02\n\rRateCardEntry\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12K\n\ndimensions\x18\x03 \x03(\x0b\x32\x37.tollkeeper.api.rating.v1.RateCardEntry.DimensionsEntry\x12\x18\n\x10\x63ontext_quantity\x18\x04 \x01(\t\x12+\n\rcontext_above\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0bunit_amount\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0c\x65vent_amount\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x10\n\x08is_exact\x18\x08 \x01(\x08\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xc2\x08\n\rRatingService\x12p\n\x07PutPlan\x12(.tollkeeper.api.rating.v1.PutPlanRequest\x1a).tollkeeper.api.rating.v1.PutPlanResponse\"\x10\xea\xe0\x18\x0crating.write\x12o\n\x07GetPlan\x12(.tollkeeper.api.rating.v1.GetPlanRequest\x1a).tollkeeper.api.rating.v1.GetPlanResponse\"\x0f\xea\xe0\x18\x0brating.read\x12u\n\tListPlans\x12*.tollkeeper.api.rating.v1.ListPlansRequest\x1a+.tollkeeper.api.rating.v1.ListPlansResponse\"\x0f\xea\xe0\x18\x0brating.read\x12\x66\n\x04Rate\x12%.tollkeeper.api.rating.v1.RateRequest\x1a&.tollkeeper.api.rating.v1.RateResponse\"\x0f\xea\xe0\x18\x0brating.read\x12{\n\x0b\x45xplainLine\x12,.tollkeeper.api.rating.v1.ExplainLineRequest\x1a-.tollkeeper.api.rating.v1.ExplainLineResponse\"\x0f\xea\xe0\x18\x0brating.read\x12~\n\x0c\x45stimateCost\x12-.tollkeeper.api.rating.v1.EstimateCostRequest\x1a..tollkeeper.api.rating.v1.EstimateCostResponse\"\x0f\xea\xe0\x18\x0brating.read\x12{\n\x0bGetRateCard\x12,.tollkeeper.api.rating.v1.GetRateCardRequest\x1a-.tollkeeper.api.rating.v1.GetRateCardResponse\"\x0f\xea\xe0\x18\x0brating.read\x12|\n\x0b\x41rchivePlan\x12,.tollkeeper.api.rating.v1.ArchivePlanRequest\x1a-.tollkeeper.api.rating.v1.ArchivePlanResponse\"\x10\xea\xe0\x18\x0crating.write\x12w\n\tBatchRate\x12*.tollkeeper.api.rating.v1.BatchRateRequest\x1a+.tollkeeper.api.rating.v1.BatchRateResponse\"\x0f\xea\xe0\x18\x0brating.read0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +43,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_USAGEQUANTITY_QUANTITIESENTRY']._loaded_options = None
   _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_options = b'8\001'
+  _globals['_EXPLAINLINEREQUEST_GROUPENTRY']._loaded_options = None
+  _globals['_EXPLAINLINEREQUEST_GROUPENTRY']._serialized_options = b'8\001'
+  _globals['_LINEESTIMATE_DIMENSIONSENTRY']._loaded_options = None
+  _globals['_LINEESTIMATE_DIMENSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_RATECARDENTRY_DIMENSIONSENTRY']._loaded_options = None
+  _globals['_RATECARDENTRY_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_RATINGSERVICE'].methods_by_name['PutPlan']._loaded_options = None
   _globals['_RATINGSERVICE'].methods_by_name['PutPlan']._serialized_options = b'\352\340\030\014rating.write'
   _globals['_RATINGSERVICE'].methods_by_name['GetPlan']._loaded_options = None
@@ -50,36 +57,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATINGSERVICE'].methods_by_name['ListPlans']._serialized_options = b'\352\340\030\013rating.read'
   _globals['_RATINGSERVICE'].methods_by_name['Rate']._loaded_options = None
   _globals['_RATINGSERVICE'].methods_by_name['Rate']._serialized_options = b'\352\340\030\013rating.read'
+  _globals['_RATINGSERVICE'].methods_by_name['ExplainLine']._loaded_options = None
+  _globals['_RATINGSERVICE'].methods_by_name['ExplainLine']._serialized_options = b'\352\340\030\013rating.read'
+  _globals['_RATINGSERVICE'].methods_by_name['EstimateCost']._loaded_options = None
+  _globals['_RATINGSERVICE'].methods_by_name['EstimateCost']._serialized_options = b'\352\340\030\013rating.read'
+  _globals['_RATINGSERVICE'].methods_by_name['GetRateCard']._loaded_options = None
+  _globals['_RATINGSERVICE'].methods_by_name['GetRateCard']._serialized_options = b'\352\340\030\013rating.read'
+  _globals['_RATINGSERVICE'].methods_by_name['ArchivePlan']._loaded_options = None
+  _globals['_RATINGSERVICE'].methods_by_name['ArchivePlan']._serialized_options = b'\352\340\030\014rating.write'
   _globals['_RATINGSERVICE'].methods_by_name['BatchRate']._loaded_options = None
   _globals['_RATINGSERVICE'].methods_by_name['BatchRate']._serialized_options = b'\352\340\030\013rating.read'
-  _globals['_PUTPLANREQUEST']._serialized_start=309
-  _globals['_PUTPLANREQUEST']._serialized_end=391
-  _globals['_PUTPLANRESPONSE']._serialized_start=393
-  _globals['_PUTPLANRESPONSE']._serialized_end=456
-  _globals['_GETPLANREQUEST']._serialized_start=458
-  _globals['_GETPLANREQUEST']._serialized_end=508
-  _globals['_GETPLANRESPONSE']._serialized_start=510
-  _globals['_GETPLANRESPONSE']._serialized_end=573
-  _globals['_LISTPLANSREQUEST']._serialized_start=575
-  _globals['_LISTPLANSREQUEST']._serialized_end=632
-  _globals['_LISTPLANSRESPONSE']._serialized_start=634
-  _globals['_LISTPLANSRESPONSE']._serialized_end=725
-  _globals['_USAGEQUANTITY']._serialized_start=728
-  _globals['_USAGEQUANTITY']._serialized_end=1099
-  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_start=999
-  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_end=1048
-  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_start=1050
-  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_end=1099
-  _globals['_GIVENUSAGE']._serialized_start=1101
-  _globals['_GIVENUSAGE']._serialized_end=1174
-  _globals['_RATEREQUEST']._serialized_start=1177
-  _globals['_RATEREQUEST']._serialized_end=1612
-  _globals['_RATERESPONSE']._serialized_start=1614
-  _globals['_RATERESPONSE']._serialized_end=1678
-  _globals['_BATCHRATEREQUEST']._serialized_start=1680
-  _globals['_BATCHRATEREQUEST']._serialized_end=1755
-  _globals['_BATCHRATERESPONSE']._serialized_start=1758
-  _globals['_BATCHRATERESPONSE']._serialized_end=1891
-  _globals['_RATINGSERVICE']._serialized_start=1894
-  _globals['_RATINGSERVICE']._serialized_end=2480
+  _globals['_PUTPLANREQUEST']._serialized_start=334
+  _globals['_PUTPLANREQUEST']._serialized_end=416
+  _globals['_PUTPLANRESPONSE']._serialized_start=418
+  _globals['_PUTPLANRESPONSE']._serialized_end=481
+  _globals['_GETPLANREQUEST']._serialized_start=483
+  _globals['_GETPLANREQUEST']._serialized_end=533
+  _globals['_GETPLANRESPONSE']._serialized_start=535
+  _globals['_GETPLANRESPONSE']._serialized_end=598
+  _globals['_LISTPLANSREQUEST']._serialized_start=600
+  _globals['_LISTPLANSREQUEST']._serialized_end=680
+  _globals['_LISTPLANSRESPONSE']._serialized_start=682
+  _globals['_LISTPLANSRESPONSE']._serialized_end=773
+  _globals['_ARCHIVEPLANREQUEST']._serialized_start=775
+  _globals['_ARCHIVEPLANREQUEST']._serialized_end=832
+  _globals['_ARCHIVEPLANRESPONSE']._serialized_start=834
+  _globals['_ARCHIVEPLANRESPONSE']._serialized_end=901
+  _globals['_USAGEQUANTITY']._serialized_start=904
+  _globals['_USAGEQUANTITY']._serialized_end=1275
+  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_start=1175
+  _globals['_USAGEQUANTITY_DIMENSIONSENTRY']._serialized_end=1224
+  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_start=1226
+  _globals['_USAGEQUANTITY_QUANTITIESENTRY']._serialized_end=1275
+  _globals['_GIVENUSAGE']._serialized_start=1277
+  _globals['_GIVENUSAGE']._serialized_end=1350
+  _globals['_PLANOVERRIDES']._serialized_start=1353
+  _globals['_PLANOVERRIDES']._serialized_end=1515
+  _globals['_RATEREQUEST']._serialized_start=1518
+  _globals['_RATEREQUEST']._serialized_end=2013
+  _globals['_RATERESPONSE']._serialized_start=2015
+  _globals['_RATERESPONSE']._serialized_end=2079
+  _globals['_BATCHRATEREQUEST']._serialized_start=2081
+  _globals['_BATCHRATEREQUEST']._serialized_end=2156
+  _globals['_BATCHRATERESPONSE']._serialized_start=2159
+  _globals['_BATCHRATERESPONSE']._serialized_end=2292
+  _globals['_EXPLAINLINEREQUEST']._serialized_start=2295
+  _globals['_EXPLAINLINEREQUEST']._serialized_end=2554
+  _globals['_EXPLAINLINEREQUEST_GROUPENTRY']._serialized_start=2510
+  _globals['_EXPLAINLINEREQUEST_GROUPENTRY']._serialized_end=2554
+  _globals['_EXPLAINLINERESPONSE']._serialized_start=2557
+  _globals['_EXPLAINLINERESPONSE']._serialized_end=2738
+  _globals['_EXPLAINEDSTEP']._serialized_start=2740
+  _globals['_EXPLAINEDSTEP']._serialized_end=2853
+  _globals['_ESTIMATECOSTREQUEST']._serialized_start=2856
+  _globals['_ESTIMATECOSTREQUEST']._serialized_end=3006
+  _globals['_ESTIMATECOSTRESPONSE']._serialized_start=3009
+  _globals['_ESTIMATECOSTRESPONSE']._serialized_end=3190
+  _globals['_LINEESTIMATE']._serialized_start=3193
+  _globals['_LINEESTIMATE']._serialized_end=3390
+  _globals['_LINEESTIMATE_DIMENSIONSENTRY']._serialized_start=1175
+  _globals['_LINEESTIMATE_DIMENSIONSENTRY']._serialized_end=1224
+  _globals['_GETRATECARDREQUEST']._serialized_start=3392
+  _globals['_GETRATECARDREQUEST']._serialized_end=3493
+  _globals['_GETRATECARDRESPONSE']._serialized_start=3496
+  _globals['_GETRATECARDRESPONSE']._serialized_end=3632
+  _globals['_RATECARDENTRY']._serialized_start=3635
+  _globals['_RATECARDENTRY']._serialized_end=3990
+  _globals['_RATECARDENTRY_DIMENSIONSENTRY']._serialized_start=1175
+  _globals['_RATECARDENTRY_DIMENSIONSENTRY']._serialized_end=1224
+  _globals['_RATINGSERVICE']._serialized_start=3993
+  _globals['_RATINGSERVICE']._serialized_end=5083
 # @@protoc_insertion_point(module_scope)

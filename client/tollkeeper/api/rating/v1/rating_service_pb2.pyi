@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from google.type import decimal_pb2 as _decimal_pb2
 from google.type import interval_pb2 as _interval_pb2
+from google.type import money_pb2 as _money_pb2
 from tollkeeper.api.rating.v1 import plan_pb2 as _plan_pb2
 from tollkeeper.api.rating.v1 import rating_pb2 as _rating_pb2
 import builtins as _builtins
@@ -136,19 +137,23 @@ class ListPlansRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_ARCHIVED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, up to 1,000. Zero means 50."""
     page_token: _builtins.str
     """The token of the previous answer; empty for the first page."""
+    show_archived: _builtins.bool
+    """Lists archived plans as well."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_archived: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "show_archived", b"show_archived"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,6 +186,58 @@ class ListPlansResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPlansResponse: _TypeAlias = ListPlansResponse  # noqa: Y015
+
+@_typing.final
+class ArchivePlanRequest(_message.Message):
+    """Archives a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    plan_id: _builtins.str
+    """The plan. One that is archived already stays as it is. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePlanRequest: _TypeAlias = ArchivePlanRequest  # noqa: Y015
+
+@_typing.final
+class ArchivePlanResponse(_message.Message):
+    """The plan was archived."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> _plan_pb2.Plan:
+        """Its newest version, with the time since when it is archived."""
+
+    def __init__(
+        self,
+        *,
+        plan: _plan_pb2.Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePlanResponse: _TypeAlias = ArchivePlanResponse  # noqa: Y015
 
 @_typing.final
 class UsageQuantity(_message.Message):
@@ -300,6 +357,42 @@ class GivenUsage(_message.Message):
 Global___GivenUsage: _TypeAlias = GivenUsage  # noqa: Y015
 
 @_typing.final
+class PlanOverrides(_message.Message):
+    """What a plan says otherwise for one customer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FEE_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def base_fee(self) -> _decimal_pb2.Decimal:
+        """Replaces the base fee. Absent leaves it."""
+
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Price]:
+        """Each replaces the price of the plan with its id, as a whole. At most 200."""
+
+    @_builtins.property
+    def commitment(self) -> _plan_pb2.Commitment:
+        """Replaces the commitment. Absent leaves it."""
+
+    def __init__(
+        self,
+        *,
+        base_fee: _decimal_pb2.Decimal | None = ...,
+        prices: _abc.Iterable[_plan_pb2.Price] | None = ...,
+        commitment: _plan_pb2.Commitment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "commitment", b"commitment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_fee", b"base_fee", "commitment", b"commitment", "prices", b"prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanOverrides: _TypeAlias = PlanOverrides  # noqa: Y015
+
+@_typing.final
 class RateRequest(_message.Message):
     """Asks for the rating of a period."""
 
@@ -316,6 +409,7 @@ class RateRequest(_message.Message):
     BILLED_BEFORE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     PREVIOUS_PERIODS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer whose usage is rated. Required."""
     plan_id: _builtins.str
@@ -368,6 +462,10 @@ class RateRequest(_message.Message):
         not used in them may be left for this one.
         """
 
+    @_builtins.property
+    def overrides(self) -> Global___PlanOverrides:
+        """What was agreed with this customer instead of what the plan says."""
+
     def __init__(
         self,
         *,
@@ -382,10 +480,11 @@ class RateRequest(_message.Message):
         billed_before: _decimal_pb2.Decimal | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         previous_periods: _abc.Iterable[_interval_pb2.Interval] | None = ...,
+        overrides: Global___PlanOverrides | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "given_usage", b"given_usage", "period", b"period", "proration", b"proration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "given_usage", b"given_usage", "overrides", b"overrides", "period", b"period", "proration", b"proration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "given_usage", b"given_usage", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "previous_periods", b"previous_periods", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "given_usage", b"given_usage", "overrides", b"overrides", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "previous_periods", b"previous_periods", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,3 +573,430 @@ class BatchRateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___BatchRateResponse: _TypeAlias = BatchRateResponse  # noqa: Y015
+
+@_typing.final
+class ExplainLineRequest(_message.Message):
+    """Asks for the explanation of a line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class GroupEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RATE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    kind: _rating_pb2.LineKind.ValueType
+    """What the line is for. LINE_KIND_UNSPECIFIED means LINE_KIND_USAGE."""
+    price_id: _builtins.str
+    """The price or the fee; empty for the base fee and the commitment."""
+    @_builtins.property
+    def rate(self) -> Global___RateRequest:
+        """The rating of which it is a line."""
+
+    @_builtins.property
+    def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The group, where the price has groups: the value of each dimension by which
+        it groups.
+        """
+
+    def __init__(
+        self,
+        *,
+        rate: Global___RateRequest | None = ...,
+        kind: _rating_pb2.LineKind.ValueType = ...,
+        price_id: _builtins.str = ...,
+        group: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "kind", b"kind", "price_id", b"price_id", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainLineRequest: _TypeAlias = ExplainLineRequest  # noqa: Y015
+
+@_typing.final
+class ExplainLineResponse(_message.Message):
+    """The explanation of a line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan."""
+    plan_version: _builtins.int
+    """The version that rated."""
+    text: _builtins.str
+    """The same for people: the query that reproduces the quantity, a line for each
+    step, and the rounding.
+    """
+    @_builtins.property
+    def line(self) -> _rating_pb2.RatedLine:
+        """The line."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedStep]:
+        """Each step of the line, in the order of the pipeline."""
+
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        line: _rating_pb2.RatedLine | None = ...,
+        steps: _abc.Iterable[Global___ExplainedStep] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "plan_id", b"plan_id", "plan_version", b"plan_version", "steps", b"steps", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainLineResponse: _TypeAlias = ExplainLineResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedStep(_message.Message):
+    """A step, and what the line comes to once it is taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    AMOUNT_SO_FAR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> _rating_pb2.FormulaStep:
+        """The step."""
+
+    @_builtins.property
+    def amount_so_far(self) -> _decimal_pb2.Decimal:
+        """The sum of this step and those before it, unrounded."""
+
+    def __init__(
+        self,
+        *,
+        step: _rating_pb2.FormulaStep | None = ...,
+        amount_so_far: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_so_far", b"amount_so_far", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_so_far", b"amount_so_far", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedStep: _TypeAlias = ExplainedStep  # noqa: Y015
+
+@_typing.final
+class EstimateCostRequest(_message.Message):
+    """Asks what usage would cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    alone: _builtins.bool
+    """Prices the usage by itself: as if nothing else was used, without allowances,
+    free events and usage discounts, and without asking the meter service.
+    """
+    @_builtins.property
+    def rate(self) -> Global___RateRequest:
+        """The customer, the plan and the period, and what was used in it so far: as the
+        meter service has it, or as it is given.
+        """
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageQuantity]:
+        """The usage that has not happened yet, 1 to 100 entries. One without a time
+        happens last; it must have one where a price depends on the hour of use.
+        """
+
+    def __init__(
+        self,
+        *,
+        rate: Global___RateRequest | None = ...,
+        quantities: _abc.Iterable[Global___UsageQuantity] | None = ...,
+        alone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "quantities", b"quantities", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateCostRequest: _TypeAlias = EstimateCostRequest  # noqa: Y015
+
+@_typing.final
+class EstimateCostResponse(_message.Message):
+    """What usage would cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    ROUNDED_AMOUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    plan_version: _builtins.int
+    """The version that rated."""
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """What it adds to the lines, unrounded and in the plan's currency. It may be 0,
+        and below 0 where more usage reaches a cheaper tier.
+        """
+
+    @_builtins.property
+    def rounded_amount(self) -> _money_pb2.Money:
+        """The same, rounded half up to the minor unit."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineEstimate]:
+        """What it adds to each line that it changes."""
+
+    def __init__(
+        self,
+        *,
+        plan_version: _builtins.int = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+        rounded_amount: _money_pb2.Money | None = ...,
+        lines: _abc.Iterable[Global___LineEstimate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "rounded_amount", b"rounded_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "lines", b"lines", "plan_version", b"plan_version", "rounded_amount", b"rounded_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateCostResponse: _TypeAlias = EstimateCostResponse  # noqa: Y015
+
+@_typing.final
+class LineEstimate(_message.Message):
+    """What usage adds to a line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    price_id: _builtins.str
+    """The price."""
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The dimensions of the line's usage."""
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """What is added, unrounded."""
+
+    def __init__(
+        self,
+        *,
+        price_id: _builtins.str = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "dimensions", b"dimensions", "price_id", b"price_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineEstimate: _TypeAlias = LineEstimate  # noqa: Y015
+
+@_typing.final
+class GetRateCardRequest(_message.Message):
+    """Asks for a rate card."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan. Required."""
+    plan_version: _builtins.int
+    """The version. Zero means the one in effect at the time."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Absent means now."""
+
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "plan_version", b"plan_version", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRateCardRequest: _TypeAlias = GetRateCardRequest  # noqa: Y015
+
+@_typing.final
+class GetRateCardResponse(_message.Message):
+    """What units cost under a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan."""
+    plan_version: _builtins.int
+    """The version."""
+    currency: _builtins.str
+    """The currency of every amount."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateCardEntry]:
+        """An entry for each price, for each row of a table, and for each tier of calls,
+        in the order of the plan.
+        """
+
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        currency: _builtins.str = ...,
+        entries: _abc.Iterable[Global___RateCardEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "entries", b"entries", "plan_id", b"plan_id", "plan_version", b"plan_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRateCardResponse: _TypeAlias = GetRateCardResponse  # noqa: Y015
+
+@_typing.final
+class RateCardEntry(_message.Message):
+    """What a unit costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    CONTEXT_QUANTITY_FIELD_NUMBER: _builtins.int
+    CONTEXT_ABOVE_FIELD_NUMBER: _builtins.int
+    UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
+    EVENT_AMOUNT_FIELD_NUMBER: _builtins.int
+    IS_EXACT_FIELD_NUMBER: _builtins.int
+    price_id: _builtins.str
+    """The price."""
+    meter_id: _builtins.str
+    """The meter that counts the units: of a price that takes its amount from
+    another meter, that one, whose units are money.
+    """
+    context_quantity: _builtins.str
+    """The quantity of the call that chooses the tier; empty without such tiers."""
+    is_exact: _builtins.bool
+    """Whether every unit costs just this. False where tiers, hours, allowances,
+    discounts or bounds may make it cost less.
+    """
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The dimensions that usage must hold. Where several entries match, the one
+        that names most dimensions prices.
+        """
+
+    @_builtins.property
+    def context_above(self) -> _decimal_pb2.Decimal:
+        """The tier holds calls that are larger than this. Absent without such tiers."""
+
+    @_builtins.property
+    def unit_amount(self) -> _decimal_pb2.Decimal:
+        """What one unit costs before what is included, free and taken off. Of tiers
+        and hours the dearest; of a package or a stair its share of a full one. A
+        division that does not end is cut at the 24th digit after the point.
+        """
+
+    @_builtins.property
+    def event_amount(self) -> _decimal_pb2.Decimal:
+        """What each event costs beside its units. Absent means 0."""
+
+    def __init__(
+        self,
+        *,
+        price_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        context_quantity: _builtins.str = ...,
+        context_above: _decimal_pb2.Decimal | None = ...,
+        unit_amount: _decimal_pb2.Decimal | None = ...,
+        event_amount: _decimal_pb2.Decimal | None = ...,
+        is_exact: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_above", b"context_above", "event_amount", b"event_amount", "unit_amount", b"unit_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_above", b"context_above", "context_quantity", b"context_quantity", "dimensions", b"dimensions", "event_amount", b"event_amount", "is_exact", b"is_exact", "meter_id", b"meter_id", "price_id", b"price_id", "unit_amount", b"unit_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateCardEntry: _TypeAlias = RateCardEntry  # noqa: Y015

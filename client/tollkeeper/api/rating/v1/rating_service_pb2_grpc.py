@@ -55,6 +55,26 @@ class RatingServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.RateRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.RateResponse.FromString,
                 _registered_method=True)
+        self.ExplainLine = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/ExplainLine',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainLineRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainLineResponse.FromString,
+                _registered_method=True)
+        self.EstimateCost = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/EstimateCost',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.EstimateCostRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.EstimateCostResponse.FromString,
+                _registered_method=True)
+        self.GetRateCard = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/GetRateCard',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetRateCardRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetRateCardResponse.FromString,
+                _registered_method=True)
+        self.ArchivePlan = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/ArchivePlan',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ArchivePlanRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ArchivePlanResponse.FromString,
+                _registered_method=True)
         self.BatchRate = channel.unary_stream(
                 '/tollkeeper.api.rating.v1.RatingService/BatchRate',
                 request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateRequest.SerializeToString,
@@ -95,6 +115,38 @@ class RatingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainLine(self, request, context):
+        """Explains one line of a rating: every step with what the line comes to by then,
+        and the rounding. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateCost(self, request, context):
+        """Tells what usage would cost that has not happened yet: the price with it less
+        the price without it. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRateCard(self, request, context):
+        """Returns what one unit of each meter costs under a plan, for those who turn
+        usage into money before it is rated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchivePlan(self, request, context):
+        """Takes a plan off the list and closes it for new versions. Its versions rate
+        on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchRate(self, request, context):
         """Rates many periods; an answer for each, in order, as it is ready.
         """
@@ -124,6 +176,26 @@ def add_RatingServiceServicer_to_server(servicer, server):
                     servicer.Rate,
                     request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.RateRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.RateResponse.SerializeToString,
+            ),
+            'ExplainLine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainLine,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainLineRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainLineResponse.SerializeToString,
+            ),
+            'EstimateCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateCost,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.EstimateCostRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.EstimateCostResponse.SerializeToString,
+            ),
+            'GetRateCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRateCard,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetRateCardRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetRateCardResponse.SerializeToString,
+            ),
+            'ArchivePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchivePlan,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ArchivePlanRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ArchivePlanResponse.SerializeToString,
             ),
             'BatchRate': grpc.unary_stream_rpc_method_handler(
                     servicer.BatchRate,
@@ -240,6 +312,114 @@ class RatingService:
             '/tollkeeper.api.rating.v1.RatingService/Rate',
             tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.RateRequest.SerializeToString,
             tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.RateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainLine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/ExplainLine',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainLineRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainLineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/EstimateCost',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.EstimateCostRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.EstimateCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRateCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/GetRateCard',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetRateCardRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetRateCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchivePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/ArchivePlan',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ArchivePlanRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ArchivePlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,22 @@ class RatingServiceStub:
     """Lists the newest version of each plan, ordered by id."""
     Rate: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.RateRequest, _rating_service_pb2.RateResponse]
     """Rates one period of one customer. Changes nothing."""
+    ExplainLine: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ExplainLineRequest, _rating_service_pb2.ExplainLineResponse]
+    """Explains one line of a rating: every step with what the line comes to by then,
+    and the rounding. Changes nothing.
+    """
+    EstimateCost: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.EstimateCostRequest, _rating_service_pb2.EstimateCostResponse]
+    """Tells what usage would cost that has not happened yet: the price with it less
+    the price without it. Changes nothing.
+    """
+    GetRateCard: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.GetRateCardRequest, _rating_service_pb2.GetRateCardResponse]
+    """Returns what one unit of each meter costs under a plan, for those who turn
+    usage into money before it is rated.
+    """
+    ArchivePlan: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ArchivePlanRequest, _rating_service_pb2.ArchivePlanResponse]
+    """Takes a plan off the list and closes it for new versions. Its versions rate
+    on.
+    """
     BatchRate: _grpc.UnaryStreamMultiCallable[_rating_service_pb2.BatchRateRequest, _rating_service_pb2.BatchRateResponse]
     """Rates many periods; an answer for each, in order, as it is ready."""
 
@@ -61,6 +77,22 @@ class RatingServiceAsyncStub(RatingServiceStub):
     """Lists the newest version of each plan, ordered by id."""
     Rate: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.RateRequest, _rating_service_pb2.RateResponse]  # type: ignore[assignment]
     """Rates one period of one customer. Changes nothing."""
+    ExplainLine: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ExplainLineRequest, _rating_service_pb2.ExplainLineResponse]  # type: ignore[assignment]
+    """Explains one line of a rating: every step with what the line comes to by then,
+    and the rounding. Changes nothing.
+    """
+    EstimateCost: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.EstimateCostRequest, _rating_service_pb2.EstimateCostResponse]  # type: ignore[assignment]
+    """Tells what usage would cost that has not happened yet: the price with it less
+    the price without it. Changes nothing.
+    """
+    GetRateCard: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.GetRateCardRequest, _rating_service_pb2.GetRateCardResponse]  # type: ignore[assignment]
+    """Returns what one unit of each meter costs under a plan, for those who turn
+    usage into money before it is rated.
+    """
+    ArchivePlan: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ArchivePlanRequest, _rating_service_pb2.ArchivePlanResponse]  # type: ignore[assignment]
+    """Takes a plan off the list and closes it for new versions. Its versions rate
+    on.
+    """
     BatchRate: _aio.UnaryStreamMultiCallable[_rating_service_pb2.BatchRateRequest, _rating_service_pb2.BatchRateResponse]  # type: ignore[assignment]
     """Rates many periods; an answer for each, in order, as it is ready."""
 
@@ -100,6 +132,46 @@ class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rating_service_pb2.RateResponse, _abc.Awaitable[_rating_service_pb2.RateResponse]]:
         """Rates one period of one customer. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ExplainLine(
+        self,
+        request: _rating_service_pb2.ExplainLineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.ExplainLineResponse, _abc.Awaitable[_rating_service_pb2.ExplainLineResponse]]:
+        """Explains one line of a rating: every step with what the line comes to by then,
+        and the rounding. Changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateCost(
+        self,
+        request: _rating_service_pb2.EstimateCostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.EstimateCostResponse, _abc.Awaitable[_rating_service_pb2.EstimateCostResponse]]:
+        """Tells what usage would cost that has not happened yet: the price with it less
+        the price without it. Changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRateCard(
+        self,
+        request: _rating_service_pb2.GetRateCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.GetRateCardResponse, _abc.Awaitable[_rating_service_pb2.GetRateCardResponse]]:
+        """Returns what one unit of each meter costs under a plan, for those who turn
+        usage into money before it is rated.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchivePlan(
+        self,
+        request: _rating_service_pb2.ArchivePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.ArchivePlanResponse, _abc.Awaitable[_rating_service_pb2.ArchivePlanResponse]]:
+        """Takes a plan off the list and closes it for new versions. Its versions rate
+        on.
+        """
 
     @_abc_1.abstractmethod
     def BatchRate(
