@@ -132,6 +132,15 @@ class ServiceSettings(BaseSettings):
         5.0, gt=0, validation_alias="TOLLKEEPER_TAX_REGISTER_TIMEOUT_S"
     )
     """How long a register of tax ids may take to answer."""
+    tax_engine_url: Annotated[str, AfterValidator(_check_web_url)] = Field(
+        "", validation_alias="TOLLKEEPER_TAX_ENGINE_URL"
+    )
+    """Where Stripe Tax is, as https://api.stripe.com, for sellers that use it."""
+    tax_engine_key: str = Field("", validation_alias="TOLLKEEPER_TAX_ENGINE_KEY", repr=False)
+    tax_engine_timeout_s: float = Field(
+        5.0, gt=0, validation_alias="TOLLKEEPER_TAX_ENGINE_TIMEOUT_S"
+    )
+    """How long the tax engine may take to answer."""
 
     default_deadline_s: float = Field(30.0, gt=0, validation_alias="TOLLKEEPER_DEFAULT_DEADLINE_S")
     """How long a unary call may take when its caller names no deadline."""

@@ -17,10 +17,12 @@ from kit.hosting import Foundation
 from kit.postgres import Database
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings, load_migration_settings
-from services.tax.clients import Hmrc, Register, Vies
+from services.tax.clients.engines import Engine, StripeTax
+from services.tax.clients.registers import Hmrc, Register, Vies
 from services.tax.reference_rates import SOURCE_ECB, SOURCE_NAME
 from services.tax.rulebook_files import ECB_SAMPLE, load_ended_currencies, load_rulebook
 from services.tax.service import TaxService
+from services.tax.usecases.engines import EngineUseCases
 from services.tax.usecases.exchange import ExchangeUseCases
 from services.tax.usecases.tax_ids import TaxIdUseCases
 from services.tax.usecases.taxes import TaxUseCases
@@ -39,7 +41,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     """
     foundation = Foundation(settings, clock)
     exchange = ExchangeUseCases(foundation.database, load_ended_currencies())
-    taxes = TaxUseCases(foundation.database, load_rulebook(), exchange)
+    engines = EngineUseCases(_engine(settings))
+    taxes = TaxUseCases(foundation.database, load_rulebook(), exchange, engines)
     tax_ids = TaxIdUseCases(foundation.database, _registers(settings, clock))
     foundation.server.add(
         TaxService(taxes, exchange, tax_ids, clock),
@@ -65,6 +68,15 @@ def _registers(settings: ServiceSettings, clock: Clock) -> list[Register]:
             )
         )
     return registers
+
+
+def _engine(settings: ServiceSettings) -> Engine | None:
+    """Make the tax engine that is set up, if any."""
+    if not settings.tax_engine_url:
+        return None
+    return StripeTax(
+        settings.tax_engine_url, settings.tax_engine_key, settings.tax_engine_timeout_s
+    )
 
 
 class _SampleRates:

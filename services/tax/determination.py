@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date
 
 from kit.decimals import exactly
-from kit.errors import InvalidInput, Precondition
+from kit.errors import InvalidInput, Precondition, Violation
 from kit.money import Money
 from services.tax.assessment import assess
 from services.tax.model import (
@@ -26,7 +26,7 @@ from services.tax.model import (
     TaxIdStatus,
 )
 from services.tax.places import locate
-from services.tax.rulebook import Regime, Rulebook
+from services.tax.rulebook import REGISTRATIONS, Regime, Rulebook
 from services.tax.rules import canada, european_union, goods, india, national, united_states
 from services.tax.rules.case import Case, exempt, outside
 from services.tax.rules.certificates import apply_certificate
@@ -46,12 +46,21 @@ _REGIMES_OF_THE_DESTINATION = (Regime.CANADA, Regime.UNITED_STATES)
 def determine(seller: Seller, supply: Supply, book: Rulebook) -> Determination:
     """Determine the taxes on one supply.
 
+    An error that a registration could have spared names those that do not hold on the day.
+
     Raises:
         InvalidInput: the lines have several currencies, or their sum has over 18 digits.
         Precondition: SELLER_NOT_ESTABLISHED or TAX_UNDETERMINED.
     """
     if len({line.amount.currency for line in supply.lines}) > 1:
         raise InvalidInput.of("lines", "must all have one currency")
+    try:
+        return _determine(seller, supply, book)
+    except Precondition as error:
+        raise _with_lapsed(error, seller, supply.day) from None
+
+
+def _determine(seller: Seller, supply: Supply, book: Rulebook) -> Determination:
     home = _establishment(seller, supply.day)
     buyer_place = locate(supply.buyer.address, supply.day, book)
     proof = _proof(supply.buyer, buyer_place.country.code)
@@ -122,8 +131,29 @@ def _establishment(seller: Seller, day: date) -> Registration:
     if len(homes) == 1:
         return homes[0]
     problem = "says nowhere" if not homes else "says in more than one registration"
+    message = f"the seller {problem} that it is established there on {day}"
     raise Precondition(
-        "SELLER_NOT_ESTABLISHED", f"the seller {problem} that it is established there on {day}"
+        "SELLER_NOT_ESTABLISHED", message, violations=(Violation(REGISTRATIONS, message),)
+    )
+
+
+def _with_lapsed(error: Precondition, seller: Seller, day: date) -> Precondition:
+    """Add which registrations have ended or have not begun, where one was missing."""
+    if not any(violation.field == REGISTRATIONS for violation in error.violations):
+        return error
+    lapsed = [
+        Violation(f"{REGISTRATIONS}.{each.registration_id}", f"does not hold on {day}")
+        for each in seller.registrations
+        if day not in each.valid
+    ]
+    if not lapsed:
+        return error
+    names = ", ".join(violation.field.partition(".")[2] for violation in lapsed)
+    return Precondition(
+        error.reason,
+        f"{error.message} (not in force on {day}: {names})",
+        metadata=error.metadata,
+        violations=(*error.violations, *lapsed),
     )
 
 

@@ -187,6 +187,8 @@ class SellerSettings:
     exchange_rate_source: str = "ECB"
     maximum_rate_age_days: int = 7
     refuses_unconfirmed_tax_ids: bool = False
+    uses_engine: bool = False
+    falls_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

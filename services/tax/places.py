@@ -135,7 +135,11 @@ def locate(address: Address, day: date, book: Rulebook) -> Place:
             country = book.country_on(territory.code[:2], day)
             return Place(country, territory.code, territory.name, outside=territory)
         case Effect.NOT_COVERED:
-            raise undetermined(address.country, f"rules for {territory.name} ({territory.own_tax})")
+            raise undetermined(
+                address.country,
+                f"rules for {territory.name} ({territory.own_tax})",
+                "buyer.address",
+            )
 
 
 def _territory(address: Address, day: date, book: Rulebook) -> Territory | None:

@@ -31,10 +31,16 @@ class ReportedTax:
 
 @dataclass(frozen=True, slots=True)
 class Determined:
-    """What was determined, and the totals that must also stand in another currency."""
+    """What was determined, and the totals that must also stand in another currency.
+
+    `engine` is who determined it, empty for the tables; `fallback_reason` says why the tables
+    did, where an engine was to.
+    """
 
     determination: Determination
     reported: tuple[ReportedTax, ...] = ()
+    engine: str = ""
+    fallback_reason: str = ""
 
 
 def currency_pairs(determination: Determination, day: date, book: Rulebook) -> set[CurrencyPair]:

@@ -11,10 +11,15 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from kit.errors import Precondition
+from kit.errors import Precondition, Violation
 from services.tax.model import BuyerKind, DateRange, ProductCategory, Treatment
 
 DEFAULT_LANGUAGE = "en"
+SUPPLY_DATE = "supply_date"
+REGISTRATIONS = "registrations"
+CATEGORY = "lines.category"
+REGION = "buyer.address.region"
+POSTAL_CODE = "buyer.address.postal_code"
 
 
 class Regime(StrEnum):
@@ -202,7 +207,9 @@ class Rulebook:
         if found:
             return found[0]
         if rows:
-            raise undetermined(code, f"rules on {day}; they begin on {rows[0].valid.start}")
+            raise undetermined(
+                code, f"rules on {day}; they begin on {rows[0].valid.start}", SUPPLY_DATE
+            )
         raise undetermined(code, "rules for this country")
 
     def rates_on(self, jurisdiction: str, day: date) -> tuple[Rate, ...]:
@@ -229,7 +236,9 @@ class Rulebook:
         for rate in self.rates_on(jurisdiction, day):
             if rate.name == name:
                 return rate
-        raise undetermined(jurisdiction[:2], f"the rate of {name} in {jurisdiction} on {day}")
+        raise undetermined(
+            jurisdiction[:2], f"the rate of {name} in {jurisdiction} on {day}", SUPPLY_DATE
+        )
 
     def local_rates_on(self, jurisdiction: str, postal_code: str, day: date) -> tuple[Rate, ...]:
         """Answer the local rates that a seller uploaded for an address, on a day."""
@@ -257,7 +266,7 @@ class Rulebook:
         """
         for row in _on(self.exports.get(country, ()), day):
             return row
-        raise undetermined(country, f"rules for exports from {country} on {day}")
+        raise undetermined(country, f"rules for exports from {country} on {day}", SUPPLY_DATE)
 
     def reporting_currency_on(self, country: str, day: date) -> ReportingCurrency | None:
         """Answer in which currency a country wants its tax, where it wants one."""
@@ -280,12 +289,16 @@ def normalize_postal_code(text: str) -> str:
     return text.upper().replace(" ", "").replace("-", "")
 
 
-def undetermined(country: str, missing: str) -> Precondition:
-    """Make the error of a tax that cannot be determined, saying what is missing."""
+def undetermined(country: str, missing: str, field: str = "buyer.address.country") -> Precondition:
+    """Make the error of a tax that cannot be determined.
+
+    `missing` says what is missing, and `field` which part of the request it depends on.
+    """
     return Precondition(
         "TAX_UNDETERMINED",
         f"the tax on a supply to {country} cannot be determined: missing {missing}",
         metadata={"country": country, "missing": missing},
+        violations=(Violation(field, f"missing {missing}"),),
     )
 
 

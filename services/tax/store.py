@@ -91,6 +91,8 @@ async def load_settings(transaction: AsyncConnection, tenant: str) -> SellerSett
         exchange_rate_source=row.exchange_rate_source,
         maximum_rate_age_days=row.maximum_rate_age_days,
         refuses_unconfirmed_tax_ids=row.refuses_unconfirmed_tax_ids,
+        uses_engine=row.uses_engine,
+        falls_back=row.falls_back,
     )
 
 
@@ -100,6 +102,8 @@ async def save_settings(transaction: AsyncConnection, tenant: str, decided: Sell
         "exchange_rate_source": decided.exchange_rate_source,
         "maximum_rate_age_days": decided.maximum_rate_age_days,
         "refuses_unconfirmed_tax_ids": decided.refuses_unconfirmed_tax_ids,
+        "uses_engine": decided.uses_engine,
+        "falls_back": decided.falls_back,
     }
     statement = insert(settings).values(tenant_id=tenant, **values)
     await transaction.execute(

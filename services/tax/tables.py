@@ -37,6 +37,8 @@ settings = Table(
     Column("exchange_rate_source", Text, nullable=False),
     Column("maximum_rate_age_days", Integer, nullable=False),
     Column("refuses_unconfirmed_tax_ids", Boolean, nullable=False),
+    Column("uses_engine", Boolean, nullable=False),
+    Column("falls_back", Boolean, nullable=False),
 )
 
 tax_id_confirmations = Table(

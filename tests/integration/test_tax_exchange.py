@@ -105,6 +105,7 @@ async def test_settings_have_defaults_and_are_put_once(world: TaxWorld, tenant: 
         exchange_rate_source="ECB",
         maximum_rate_age_days=7,
         unconfirmed_tax_ids=tax_pb2.UNCONFIRMED_TAX_IDS_ACCEPTED,
+        engine=tax_pb2.TAX_ENGINE_INTERNAL,
     )
     decided = tax_pb2.TaxSettings()
     decided.CopyFrom(defaults)

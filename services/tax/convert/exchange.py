@@ -37,6 +37,11 @@ _UNCONFIRMED_TAX_IDS = {
     tax_pb2.UNCONFIRMED_TAX_IDS_ACCEPTED: False,
     tax_pb2.UNCONFIRMED_TAX_IDS_REFUSED: True,
 }
+_ENGINES = {
+    tax_pb2.TAX_ENGINE_UNSPECIFIED: False,
+    tax_pb2.TAX_ENGINE_INTERNAL: False,
+    tax_pb2.TAX_ENGINE_OUTSIDE: True,
+}
 _ROUNDING_MODES = {
     tax_service_pb2.ROUNDING_MODE_UNSPECIFIED: Rounding.HALF_UP,
     tax_service_pb2.ROUNDING_MODE_HALF_UP: Rounding.HALF_UP,
@@ -144,10 +149,19 @@ def parse_put_settings(request: tax_service_pb2.PutTaxSettingsRequest) -> Seller
     refuses = _UNCONFIRMED_TAX_IDS.get(settings.unconfirmed_tax_ids)
     if refuses is None:
         v.add("settings.unconfirmed_tax_ids", "is not known")
+    uses_engine = _ENGINES.get(settings.engine)
+    if uses_engine is None:
+        v.add("settings.engine", "is not known")
     if not request.HasField("settings"):
         v.add("settings", "is required")
     v.raise_if_any()
-    return SellerSettings(source, age_days, bool(refuses))
+    return SellerSettings(
+        exchange_rate_source=source,
+        maximum_rate_age_days=age_days,
+        refuses_unconfirmed_tax_ids=bool(refuses),
+        uses_engine=bool(uses_engine),
+        falls_back=settings.fall_back,
+    )
 
 
 def render_settings(settings: SellerSettings) -> tax_pb2.TaxSettings:
@@ -160,6 +174,10 @@ def render_settings(settings: SellerSettings) -> tax_pb2.TaxSettings:
             if settings.refuses_unconfirmed_tax_ids
             else tax_pb2.UNCONFIRMED_TAX_IDS_ACCEPTED
         ),
+        engine=(
+            tax_pb2.TAX_ENGINE_OUTSIDE if settings.uses_engine else tax_pb2.TAX_ENGINE_INTERNAL
+        ),
+        fall_back=settings.falls_back,
     )
 
 

@@ -164,6 +164,8 @@ def render_determination(determined: Determined) -> tax_service_pb2.Determinatio
         ],
         location_evidence_status=_EVIDENCE_STATUSES[determination.evidence_status],
         reported_taxes=map(_render_reported, determined.reported),
+        engine=determined.engine,
+        fallback_reason=determined.fallback_reason,
     )
 
 

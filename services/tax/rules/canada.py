@@ -4,7 +4,7 @@ The place of supply is the buyer's province. QST is not compounded on GST since 
 """
 
 from services.tax.model import Registration, RegistrationScheme, Ruling, Treatment
-from services.tax.rulebook import Outcome, Rate, undetermined
+from services.tax.rulebook import CATEGORY, REGION, REGISTRATIONS, Outcome, Rate, undetermined
 from services.tax.rules.case import Case, small_business, taxed
 
 _FEDERAL = "GST"
@@ -16,7 +16,7 @@ def rule(case: Case) -> tuple[Ruling, ...]:
     """Rule on a service to somebody in Canada: one entry for each tax of the province."""
     province = case.buyer_place.region
     if not province:
-        raise undetermined("CA", "the region of the buyer's address")
+        raise undetermined("CA", "the region of the buyer's address", REGION)
     rates = case.book.rates_on(f"CA-{province}", case.day)
     harmonised = next((rate for rate in rates if rate.name == _HARMONISED), None)
     federal = harmonised or case.book.rate_on("CA", _FEDERAL, case.day)
@@ -31,7 +31,7 @@ def _federal(case: Case, rate: Rate) -> Ruling:
     if registration is None and case.is_domestic and small is not None:
         return small_business(case, case.buyer_place, small, "ca", "Excise Tax Act s. 148")
     if registration is None and case.is_domestic:
-        raise undetermined("CA", "a registration of the seller in CA without region")
+        raise undetermined("CA", "a registration of the seller in CA without region", REGISTRATIONS)
     if registration is None:
         return _not_registered(rate, country.consumer_source, country.registration_threshold)
     if _is_spared(case, registration):
@@ -50,7 +50,9 @@ def _provincial(case: Case, rate: Rate) -> Ruling:
     if _is_spared(case, registration):
         return _to_registered_business(case, rate, rate.source)
     if verdict is None:
-        raise undetermined("CA", f"whether {rate.name} taxes {case.service} in CA-{province}")
+        raise undetermined(
+            "CA", f"whether {rate.name} taxes {case.service} in CA-{province}", CATEGORY
+        )
     if verdict.outcome is Outcome.NOT_TAXABLE:
         return Ruling(
             jurisdiction=rate.jurisdiction,

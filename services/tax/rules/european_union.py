@@ -12,7 +12,7 @@ from services.tax.model import (
     Treatment,
 )
 from services.tax.places import Place
-from services.tax.rulebook import undetermined
+from services.tax.rulebook import CATEGORY, REGISTRATIONS, undetermined
 from services.tax.rules.case import Case, small_business, taxed
 
 DIRECTIVE = "Directive 2006/112/EC Art. "
@@ -39,6 +39,7 @@ def rule_on_work_for_consumer(case: Case) -> tuple[Ruling, ...]:
         raise undetermined(
             case.buyer_place.country.code,
             f"rules for {case.service} to consumers across its border",
+            CATEGORY,
         )
     if seller.in_eu and case.buyer_place.in_eu:
         reason = (
@@ -66,7 +67,7 @@ def home_registration(case: Case, code: str) -> Registration:
     """
     registration = case.registration(code, *_HOME_SCHEMES)
     if registration is None:
-        raise undetermined(code, f"a registration of the seller in {code}")
+        raise undetermined(code, f"a registration of the seller in {code}", REGISTRATIONS)
     return registration
 
 
@@ -114,7 +115,9 @@ def to_consumer_abroad(case: Case) -> Ruling:
         return _at_destination(case, local, "eu.b2c.registered", f"the registration in {code}")
     if place.apart is not None:
         raise undetermined(
-            code, f"a registration of the seller in {code}; no One Stop Shop covers {place.name}"
+            code,
+            f"a registration of the seller in {code}; no One Stop Shop covers {place.name}",
+            REGISTRATIONS,
         )
     if seller.in_eu:
         scheme, rule_id = RegistrationScheme.UNION_OSS, "eu.b2c.union_oss"
@@ -131,7 +134,9 @@ def to_consumer_abroad(case: Case) -> Ruling:
             f" rate of {seller.country.name} applies.{case.remark}"
         )
         return _at_home(case, seller, "eu.b2c.below_threshold", reason, f"{DIRECTIVE}59c")
-    raise undetermined(code, f"a {scheme} registration of the seller, or one in {code}")
+    raise undetermined(
+        code, f"a {scheme} registration of the seller, or one in {code}", REGISTRATIONS
+    )
 
 
 def _at_destination(case: Case, registration: Registration, rule_id: str, declared: str) -> Ruling:

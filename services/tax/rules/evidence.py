@@ -34,5 +34,6 @@ def weigh_evidence(case: Case) -> EvidenceStatus:
             address,
             f"the buyer's country: the address says {address}, {count} pieces of evidence say"
             f" {country}",
+            "buyer.location_evidence",
         )
     return EvidenceStatus.SUFFICIENT if agreeing >= _PIECES_MIN else EvidenceStatus.INSUFFICIENT

@@ -6,7 +6,7 @@ makes sellers from abroad charge consumers (low values, IOSS), that is not cover
 """
 
 from services.tax.model import RegistrationScheme, Ruling, Treatment
-from services.tax.rulebook import Regime, undetermined
+from services.tax.rulebook import CATEGORY, REGISTRATIONS, Regime, undetermined
 from services.tax.rules import european_union, united_states
 from services.tax.rules.case import Case, small_business
 
@@ -28,9 +28,9 @@ def rule(case: Case) -> tuple[Ruling, ...]:
     code = buyer.country.code
     postal_code = case.buyer.address.postal_code.upper()
     if code == "GB" and postal_code.startswith(_NORTHERN_IRELAND):
-        raise undetermined(code, "rules for goods to Northern Ireland from abroad")
+        raise undetermined(code, "rules for goods to Northern Ireland from abroad", CATEGORY)
     if seller.apart is not None or buyer.apart is not None:
-        raise undetermined(code, f"rules for goods to {buyer.name} from abroad")
+        raise undetermined(code, f"rules for goods to {buyer.name} from abroad", CATEGORY)
     within_eu = seller.in_eu and buyer.in_eu
     if within_eu and case.is_to_business:
         return (_intra_community(case),)
@@ -38,11 +38,15 @@ def rule(case: Case) -> tuple[Ruling, ...]:
         return (european_union.to_consumer_abroad(case),)
     charged_there = buyer.in_eu or (code in _LOW_VALUE_REGIMES and buyer.outside is None)
     if charged_there and not case.is_to_business:
-        raise undetermined(code, f"rules for goods to consumers from abroad.{case.remark}")
+        raise undetermined(
+            code, f"rules for goods to consumers from abroad.{case.remark}", CATEGORY
+        )
     if buyer.country.regime is Regime.UNITED_STATES:
         return (_export(case), *united_states.rule(case))
     if buyer.outside is None and case.registration(code):
-        raise undetermined(code, "who imports the goods: the seller is registered there")
+        raise undetermined(
+            code, "who imports the goods: the seller is registered there", REGISTRATIONS
+        )
     return (_export(case),)
 
 

@@ -1,7 +1,7 @@
 """GST of India: IGST between states and from abroad, CGST with SGST or UTGST within one."""
 
 from services.tax.model import RegistrationScheme, Ruling
-from services.tax.rulebook import undetermined
+from services.tax.rulebook import REGION, undetermined
 from services.tax.rules import national
 from services.tax.rules.case import Case, small_business, taxed
 
@@ -24,7 +24,7 @@ def _at_home(case: Case) -> tuple[Ruling, ...]:
     if registration.scheme is RegistrationScheme.SMALL_BUSINESS:
         return (small_business(case, case.buyer_place, registration, "in", source),)
     if not state:
-        raise undetermined("IN", "the region of the buyer's address")
+        raise undetermined("IN", "the region of the buyer's address", REGION)
     local = case.registration("IN", RegistrationScheme.DOMESTIC, region=state)
     if local is None:
         reason = (

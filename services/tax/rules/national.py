@@ -5,7 +5,7 @@ consumer across the border is not covered and is an error.
 """
 
 from services.tax.model import ProductCategory, Registration, RegistrationScheme, Ruling, Treatment
-from services.tax.rulebook import BusinessFromAbroad, undetermined
+from services.tax.rulebook import CATEGORY, REGISTRATIONS, BusinessFromAbroad, undetermined
 from services.tax.rules.case import Case, small_business, taxed
 
 _HOME_SCHEMES = (RegistrationScheme.DOMESTIC, RegistrationScheme.SMALL_BUSINESS)
@@ -25,11 +25,13 @@ def from_abroad(case: Case) -> Ruling:
     country = case.buyer_place.country
     if case.is_to_business:
         if case.category not in country.business_services:
-            raise undetermined(country.code, f"rules for {case.service} from abroad")
+            raise undetermined(country.code, f"rules for {case.service} from abroad", CATEGORY)
         return _to_business(case)
     if case.category is not ProductCategory.ELECTRONIC_SERVICE:
         raise undetermined(
-            country.code, f"rules for {case.service} to consumers from abroad.{case.remark}"
+            country.code,
+            f"rules for {case.service} to consumers from abroad.{case.remark}",
+            CATEGORY,
         )
     return _to_consumer(case)
 
@@ -43,7 +45,7 @@ def home_registration(case: Case) -> Registration:
     code = case.buyer_place.country.code
     registration = case.registration(code, *_HOME_SCHEMES)
     if registration is None:
-        raise undetermined(code, f"a registration of the seller in {code}")
+        raise undetermined(code, f"a registration of the seller in {code}", REGISTRATIONS)
     return registration
 
 
@@ -112,6 +114,7 @@ def _to_consumer(case: Case) -> Ruling:
         raise undetermined(
             country.code,
             f"a registration of the seller in {country.code}; there is no threshold.{case.remark}",
+            REGISTRATIONS,
         )
     return Ruling(
         jurisdiction=country.code,

@@ -15,7 +15,15 @@ from services.tax.model import (
     Ruling,
     Treatment,
 )
-from services.tax.rulebook import Outcome, Rate, Taxability, undetermined
+from services.tax.rulebook import (
+    CATEGORY,
+    POSTAL_CODE,
+    REGION,
+    Outcome,
+    Rate,
+    Taxability,
+    undetermined,
+)
 from services.tax.rules.case import Case, taxed
 
 _GENERIC_NAME = "Sales tax"
@@ -25,7 +33,7 @@ def rule(case: Case) -> tuple[Ruling, ...]:
     """Rule on a service to somebody in one of the states."""
     state = case.buyer_place.region
     if not state:
-        raise undetermined("US", "the region of the buyer's address")
+        raise undetermined("US", "the region of the buyer's address", REGION)
     jurisdiction = f"US-{state}"
     verdict = case.book.taxability_on(jurisdiction, case.category, case.buyer.kind, case.day)
     registration = case.registration("US", RegistrationScheme.DOMESTIC, region=state)
@@ -38,7 +46,9 @@ def rule(case: Case) -> tuple[Ruling, ...]:
         source = case.buyer_place.country.consumer_source
         return (_nothing(rate, jurisdiction, Treatment.NOT_REGISTERED, reason, source),)
     if verdict is None or verdict.outcome is Outcome.UNDECIDED or rate is None:
-        raise undetermined("US", f"whether {jurisdiction} taxes {case.service} on {case.day}")
+        raise undetermined(
+            "US", f"whether {jurisdiction} taxes {case.service} on {case.day}", CATEGORY
+        )
     if verdict.outcome is Outcome.NOT_TAXABLE:
         reason = f"{jurisdiction} does not tax {_supply(case)}. Local taxes are not covered."
         return (_nothing(rate, jurisdiction, Treatment.NOT_TAXABLE, reason, verdict.source),)
@@ -62,7 +72,9 @@ def _local(
         return
     postal_code = case.buyer.address.postal_code
     if not postal_code:
-        raise undetermined("US", "the postal code of the buyer's address, for local rates")
+        raise undetermined(
+            "US", "the postal code of the buyer's address, for local rates", POSTAL_CODE
+        )
     for rate in case.book.local_rates_on(jurisdiction, postal_code, case.day):
         yield taxed(
             rate,

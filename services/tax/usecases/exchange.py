@@ -1,6 +1,6 @@
 """Exchange rates, conversions, and what the seller has decided on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 
@@ -129,12 +129,20 @@ class ExchangeUseCases:
         return len(new)
 
     async def load_rates(
+        self, tenant: str, settings: SellerSettings, wanted: Collection[DatedPair]
+    ) -> dict[DatedPair, ExchangeRate | DomainError]:
+        """Answer the rates of pairs on days; each fails by itself."""
+        if not wanted:
+            return {}
+        async with self._database.transaction(tenant) as transaction:
+            return await self._load_rates(transaction, settings, wanted)
+
+    async def _load_rates(
         self,
         transaction: AsyncConnection,
         settings: SellerSettings,
-        wanted: Iterable[DatedPair],
+        wanted: Collection[DatedPair],
     ) -> dict[DatedPair, ExchangeRate | DomainError]:
-        """Answer the rates of pairs on days, within a transaction; each fails by itself."""
         rates: dict[DatedPair, ExchangeRate | DomainError] = {}
         for pair in sorted(set(wanted)):
             try:
@@ -149,7 +157,7 @@ class ExchangeUseCases:
         async with self._database.transaction(tenant) as transaction:
             settings = await store.load_settings(transaction, tenant)
             pairs = [(each.base, each.quote, each.day) for each in conversions]
-            rates = await self.load_rates(transaction, settings, pairs)
+            rates = await self._load_rates(transaction, settings, pairs)
         return [
             _converted(conversion, rates[pair])
             for conversion, pair in zip(conversions, pairs, strict=True)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.tax import store
-from services.tax.clients import Register, RegisterUnavailable
+from services.tax.clients.registers import Register, RegisterUnavailable
 from services.tax.confirmations import judge
 from services.tax.model import CheckedTaxId, Registration, RegistrationScheme, TaxId, TaxIdStatus
 from services.tax.tax_ids import check_tax_id

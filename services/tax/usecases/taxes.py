@@ -11,13 +11,13 @@ from kit.postgres import Database
 from kit.telemetry import traced
 from services.tax import store
 from services.tax.confirmations import confirm_buyer, numbers_to_look_up
-from services.tax.determination import determine
 from services.tax.exchange import ExchangeRate
 from services.tax.model import Determination, Registration, Seller, Supply
 from services.tax.registrations import check_registration
 from services.tax.reporting import CurrencyPair, Determined, currency_pairs, report
 from services.tax.rulebook import Rate, Rulebook
 from services.tax.uploads import UploadedRate, check_uploads, lay_over
+from services.tax.usecases.engines import EngineUseCases, Finding, attempt
 from services.tax.usecases.exchange import DatedPair, ExchangeUseCases
 
 _ALL_REGISTRATIONS = "registrations"
@@ -29,10 +29,17 @@ _Rates = dict[DatedPair, ExchangeRate | DomainError]
 
 
 class TaxUseCases:
-    """The use cases over one database, one rulebook and the exchange rates."""
+    """The use cases over one database, one rulebook, the exchange rates and the engine."""
 
-    def __init__(self, database: Database, book: Rulebook, exchange: ExchangeUseCases) -> None:
+    def __init__(
+        self,
+        database: Database,
+        book: Rulebook,
+        exchange: ExchangeUseCases,
+        engines: EngineUseCases,
+    ) -> None:
         self._database = database
+        self._engines = engines
         self._book = book
         self._exchange = exchange
         self._books: dict[str, tuple[tuple[UploadedRate, ...], Rulebook]] = {}
@@ -71,14 +78,14 @@ class TaxUseCases:
                 replace(each, buyer=confirm_buyer(each.buyer, known, settings, today))
                 for each in supplies
             ]
-            determinations = [_attempt(seller, supply, book) for supply in confirmed]
-            days = [min(supply.day, today) for supply in supplies]
-            pairs = self._dated_pairs(determinations, days)
-            rates = await self._exchange.load_rates(transaction, settings, pairs)
-        return [
-            self._report(determination, day, rates)
-            for determination, day in zip(determinations, days, strict=True)
-        ]
+        if settings.uses_engine:
+            found = await self._engines.determine_each(seller, confirmed, book, settings)
+        else:
+            found = [Finding(attempt(seller, supply, book)) for supply in confirmed]
+        days = [min(supply.day, today) for supply in supplies]
+        pairs = self._dated_pairs([each.outcome for each in found], days)
+        rates = await self._exchange.load_rates(tenant, settings, pairs)
+        return [self._report(each, day, rates) for each, day in zip(found, days, strict=True)]
 
     @traced("tax.put_registration")
     async def put_registration(
@@ -175,9 +182,8 @@ class TaxUseCases:
             for pair in currency_pairs(determination, day, self._book)
         ]
 
-    def _report(
-        self, determination: Determination | DomainError, day: date, rates: _Rates
-    ) -> Determined | DomainError:
+    def _report(self, finding: Finding, day: date, rates: _Rates) -> Determined | DomainError:
+        determination = finding.outcome
         if isinstance(determination, DomainError):
             return determination
         found: dict[CurrencyPair, ExchangeRate] = {}
@@ -186,7 +192,11 @@ class TaxUseCases:
             if isinstance(rate, DomainError):
                 return rate
             found[pair] = rate
-        return report(determination, day, self._book, found)
+        return replace(
+            report(determination, day, self._book, found),
+            engine=finding.engine,
+            fallback_reason=finding.fallback_reason,
+        )
 
     def _laid_over(self, tenant: str, uploads: tuple[UploadedRate, ...]) -> Rulebook:
         """Lay a seller's rates over the tables; what was laid last is kept until they change."""
@@ -207,13 +217,6 @@ def _parse_position(text: str) -> int:
         raise InvalidInput.of(
             "page_token", "is not one of this listing", reason="INVALID_PAGE_TOKEN"
         ) from None
-
-
-def _attempt(seller: Seller, supply: Supply, book: Rulebook) -> Determination | DomainError:
-    try:
-        return determine(seller, supply, book)
-    except DomainError as error:
-        return error
 
 
 def _rate_key(rate: Rate) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TAX_UNDETERMINED: _ErrorReason.ValueType  # 7
     """The tax cannot be determined: no rule covers the case. It is never guessed.
+    `PreconditionFailure` names the field of the request that it depends on, or
+    the registrations of the seller.
     Metadata: `{"country": "XX", "missing": "…"}`.
     """
     ERROR_REASON_EXCHANGE_RATE_NOT_FOUND: _ErrorReason.ValueType  # 8
@@ -56,6 +58,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No country or region has this code. Metadata: `{"country": "XX"}`."""
     ERROR_REASON_SELLER_NOT_ESTABLISHED: _ErrorReason.ValueType  # 11
     """The seller has said nowhere that it is established."""
+    ERROR_REASON_TAX_ENGINE_UNAVAILABLE: _ErrorReason.ValueType  # 12
+    """The tax engine that the seller uses gives no answer, and the seller does not
+    allow the service's own rules instead. Metadata: `{"engine": "…"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -93,6 +99,8 @@ Metadata: `{"maximum": "1000"}`.
 """
 ERROR_REASON_TAX_UNDETERMINED: ErrorReason.ValueType  # 7
 """The tax cannot be determined: no rule covers the case. It is never guessed.
+`PreconditionFailure` names the field of the request that it depends on, or
+the registrations of the seller.
 Metadata: `{"country": "XX", "missing": "…"}`.
 """
 ERROR_REASON_EXCHANGE_RATE_NOT_FOUND: ErrorReason.ValueType  # 8
@@ -107,6 +115,10 @@ ERROR_REASON_UNKNOWN_COUNTRY: ErrorReason.ValueType  # 10
 """No country or region has this code. Metadata: `{"country": "XX"}`."""
 ERROR_REASON_SELLER_NOT_ESTABLISHED: ErrorReason.ValueType  # 11
 """The seller has said nowhere that it is established."""
+ERROR_REASON_TAX_ENGINE_UNAVAILABLE: ErrorReason.ValueType  # 12
+"""The tax engine that the seller uses gives no answer, and the seller does not
+allow the service's own rules instead. Metadata: `{"engine": "…"}`.
+"""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;
 `RetryInfo` says when to try again. Whether a mutation happened is unknown:

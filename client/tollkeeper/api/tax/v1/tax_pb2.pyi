@@ -313,6 +313,30 @@ TAX_TREATMENT_OUT_OF_SCOPE: TaxTreatment.ValueType  # 5
 """The supply is outside the scope of that tax."""
 Global___TaxTreatment: _TypeAlias = TaxTreatment  # noqa: Y015
 
+class _TaxEngine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaxEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaxEngine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TAX_ENGINE_UNSPECIFIED: _TaxEngine.ValueType  # 0
+    """Means TAX_ENGINE_INTERNAL."""
+    TAX_ENGINE_INTERNAL: _TaxEngine.ValueType  # 1
+    """The rules and tables of this service."""
+    TAX_ENGINE_OUTSIDE: _TaxEngine.ValueType  # 2
+    """The engine outside that the operator has set up."""
+
+class TaxEngine(_TaxEngine, metaclass=_TaxEngineEnumTypeWrapper):
+    """Who determines taxes."""
+
+TAX_ENGINE_UNSPECIFIED: TaxEngine.ValueType  # 0
+"""Means TAX_ENGINE_INTERNAL."""
+TAX_ENGINE_INTERNAL: TaxEngine.ValueType  # 1
+"""The rules and tables of this service."""
+TAX_ENGINE_OUTSIDE: TaxEngine.ValueType  # 2
+"""The engine outside that the operator has set up."""
+Global___TaxEngine: _TypeAlias = TaxEngine  # noqa: Y015
+
 @_typing.final
 class TaxAddress(_message.Message):
     """Where somebody is, as far as tax law cares."""
@@ -863,6 +887,8 @@ class TaxSettings(_message.Message):
     EXCHANGE_RATE_SOURCE_FIELD_NUMBER: _builtins.int
     MAXIMUM_RATE_AGE_DAYS_FIELD_NUMBER: _builtins.int
     UNCONFIRMED_TAX_IDS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    FALL_BACK_FIELD_NUMBER: _builtins.int
     exchange_rate_source: _builtins.str
     """Whose exchange rates are taken: the name under which the operator imported
     them, 1 to 32 upper-case letters, digits and `_`. Empty means `ECB`.
@@ -873,16 +899,24 @@ class TaxSettings(_message.Message):
     """
     unconfirmed_tax_ids: Global___UnconfirmedTaxIds.ValueType
     """What unconfirmed tax ids are worth."""
+    engine: Global___TaxEngine.ValueType
+    """Who determines taxes."""
+    fall_back: _builtins.bool
+    """Whether the service's own rules determine when the engine gives no answer;
+    otherwise that is an error.
+    """
     def __init__(
         self,
         *,
         exchange_rate_source: _builtins.str = ...,
         maximum_rate_age_days: _builtins.int = ...,
         unconfirmed_tax_ids: Global___UnconfirmedTaxIds.ValueType = ...,
+        engine: Global___TaxEngine.ValueType = ...,
+        fall_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rate_source", b"exchange_rate_source", "maximum_rate_age_days", b"maximum_rate_age_days", "unconfirmed_tax_ids", b"unconfirmed_tax_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "exchange_rate_source", b"exchange_rate_source", "fall_back", b"fall_back", "maximum_rate_age_days", b"maximum_rate_age_days", "unconfirmed_tax_ids", b"unconfirmed_tax_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -248,10 +248,18 @@ class Determination(_message.Message):
     LOCATION_EVIDENCE_FIELD_NUMBER: _builtins.int
     LOCATION_EVIDENCE_STATUS_FIELD_NUMBER: _builtins.int
     REPORTED_TAXES_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASON_FIELD_NUMBER: _builtins.int
     buyer_tax_id_status: _tax_pb2.TaxIdStatus.ValueType
     """What was known of it."""
     location_evidence_status: _tax_pb2.LocationEvidenceStatus.ValueType
     """Whether that is enough."""
+    engine: _builtins.str
+    """The tax engine outside that determined this; empty for the service's own rules."""
+    fallback_reason: _builtins.str
+    """Why the service's own rules determined this although the seller uses an
+    engine; empty where they were to, or did not.
+    """
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineTax]:
         """The taxes of each line, in the order of the request."""
@@ -292,10 +300,12 @@ class Determination(_message.Message):
         location_evidence: _abc.Iterable[_tax_pb2.LocationEvidence] | None = ...,
         location_evidence_status: _tax_pb2.LocationEvidenceStatus.ValueType = ...,
         reported_taxes: _abc.Iterable[_tax_pb2.ReportedTax] | None = ...,
+        engine: _builtins.str = ...,
+        fallback_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "net_total", b"net_total", "tax_total", b"tax_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "buyer_tax_id_status", b"buyer_tax_id_status", "lines", b"lines", "location_evidence", b"location_evidence", "location_evidence_status", b"location_evidence_status", "net_total", b"net_total", "reported_taxes", b"reported_taxes", "tax_total", b"tax_total", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "buyer_tax_id_status", b"buyer_tax_id_status", "engine", b"engine", "fallback_reason", b"fallback_reason", "lines", b"lines", "location_evidence", b"location_evidence", "location_evidence_status", b"location_evidence_status", "net_total", b"net_total", "reported_taxes", b"reported_taxes", "tax_total", b"tax_total", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,20 +4,17 @@ Each answers in our own values within a time limit. A register that does not ans
 it cannot, raises `RegisterUnavailable`: what it does not say is never taken for a no.
 """
 
-import asyncio
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from kit.clock import Clock
+from services.tax.clients.web import NoAnswer, send
 from services.tax.model import Confirmation
 from services.tax.tax_ids import MEMBER_STATES
 
-_ANSWER_BYTES_MAX = 65_536
 _PREFIX_LENGTH = 2
 _REFUSALS_THAT_MEAN_NO = (HTTPStatus.NOT_FOUND,)
 
@@ -70,7 +67,7 @@ class Vies:
         if requester[:_PREFIX_LENGTH].isalpha() and requester[:_PREFIX_LENGTH] != "GB":
             asked["requesterMemberStateCode"] = requester[:_PREFIX_LENGTH]
             asked["requesterNumber"] = requester[_PREFIX_LENGTH:]
-        status, answer = await _send(
+        status, answer = await _ask(
             f"{self._url}/check-vat-number",
             timeout_s=self._timeout_s,
             headers={"Content-Type": "application/json"},
@@ -117,7 +114,7 @@ class Hmrc:
         path = number.removeprefix("GB")
         if requester.startswith("GB"):
             path += "/" + requester.removeprefix("GB")
-        status, answer = await _send(
+        status, answer = await _ask(
             f"{self._url}/organisations/vat/check-vat-number/lookup/{path}",
             timeout_s=self._timeout_s,
             headers={
@@ -139,7 +136,7 @@ class Hmrc:
 
     async def _token(self) -> str:
         asked = urllib.parse.urlencode({**self._credentials, "grant_type": "client_credentials"})
-        status, answer = await _send(
+        status, answer = await _ask(
             f"{self._url}/oauth/token", timeout_s=self._timeout_s, headers={}, body=asked.encode()
         )
         token = answer.get("access_token")
@@ -148,25 +145,10 @@ class Hmrc:
         return token
 
 
-async def _send(
+async def _ask(
     url: str, *, timeout_s: float, headers: Mapping[str, str], body: bytes | None = None
 ) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(url, data=body, headers=dict(headers))  # noqa: S310 - settings admit http and https alone.
     try:
-        async with asyncio.timeout(timeout_s):
-            status, content = await asyncio.to_thread(_fetch, request, timeout_s)
-        answer = json.loads(content)
-    except TimeoutError:
-        raise RegisterUnavailable(f"no answer within {timeout_s:g} s") from None
-    except (OSError, ValueError) as error:
-        raise RegisterUnavailable(f"no answer: {error}") from error
-    return status, answer if isinstance(answer, dict) else {}
-
-
-def _fetch(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310 - as above.
-            return response.status, response.read(_ANSWER_BYTES_MAX)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(_ANSWER_BYTES_MAX)
+        return await send(url, timeout_s=timeout_s, headers=headers, body=body)
+    except NoAnswer as error:
+        raise RegisterUnavailable(str(error)) from error

@@ -1,0 +1,1 @@
+"""Services outside: registers of tax ids, and tax engines. None is needed."""
