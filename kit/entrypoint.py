@@ -6,6 +6,7 @@ settings, 1 for everything else.
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ Build = Callable[[ServiceSettings, Clock], Awaitable[Hosted]]
 _BAD_SETTINGS_EXIT = 2
 _CANNOT_START_EXIT = 1
 _READ_BYTES = 4096
+_COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 
 
 def run(service: str, build: Build) -> int:
@@ -75,11 +77,21 @@ async def _serve(settings: ServiceSettings, clock: Clock, build: Build) -> None:
         return
     try:
         log.info("serving", service=settings.service, address=await starting)
+        _rest_the_collector()
         await stopping
     finally:
         stopping.cancel()
     log.info("draining", service=settings.service)
     await hosted.stop(settings.drain_s)
+
+
+def _rest_the_collector() -> None:
+    """Look for cycles less often, and never again among what start-up made.
+
+    The default, each 700 new objects, took a quarter of the time of a busy service.
+    """
+    gc.freeze()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
 def _stop_requested(*, parent_pipe: bool) -> asyncio.Event:
