@@ -211,6 +211,8 @@ def _show(output: Output, answer: Determination) -> None:
         output.say(
             f"{'tax id':<12} {answer.buyer_tax_id.number} {status.lower().replace('_', ' ')}"
         )
+    for note in answer.withholding_notes:
+        output.say(f"{'withholding':<12} {note.note} ({note.source})")
     for reported in answer.reported_taxes:
         output.say(
             f"{'reported':<12} {money_text(reported.tax_amount)} on"

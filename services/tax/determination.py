@@ -4,6 +4,7 @@ A total function: the same seller, buyer, lines and day always give the same ans
 error. It never guesses; what no rule covers raises, and no tax is ever 0 for want of a rule.
 """
 
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import date
 
@@ -24,6 +25,7 @@ from services.tax.model import (
     Seller,
     Supply,
     TaxIdStatus,
+    WithholdingNote,
 )
 from services.tax.places import locate
 from services.tax.rulebook import REGISTRATIONS, Regime, Rulebook
@@ -39,6 +41,7 @@ _RULES = {
     Regime.CANADA: canada.rule,
     Regime.UNITED_STATES: united_states.rule,
 }
+_NOT_SERVICES = frozenset({ProductCategory.GOODS, ProductCategory.EXEMPT})
 _GOOD = (TaxIdStatus.FORMAT_VALID, TaxIdStatus.CONFIRMED)
 _REGIMES_OF_THE_DESTINATION = (Regime.CANADA, Regime.UNITED_STATES)
 
@@ -91,7 +94,18 @@ def _determine(seller: Seller, supply: Supply, book: Rulebook) -> Determination:
         buyer_tax_id_status=_status(supply.buyer, proof),
         evidence=supply.buyer.evidence,
         evidence_status=evidence_status,
+        withholding_notes=_withholding(case, categories),
     )
+
+
+def _withholding(
+    case: Case, categories: AbstractSet[ProductCategory]
+) -> tuple[WithholdingNote, ...]:
+    """Note what a business may withhold on services."""
+    if case.buyer.kind is BuyerKind.CONSUMER or categories <= _NOT_SERVICES:
+        return ()
+    country = case.buyer_place.country.code
+    return case.book.withholding_on(country, case.day, from_abroad=not case.is_domestic)
 
 
 def _rulings(case: Case) -> tuple[Ruling, ...]:

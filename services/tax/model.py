@@ -300,6 +300,15 @@ class LineTax:
 
 
 @dataclass(frozen=True, slots=True)
+class WithholdingNote:
+    """A word to the seller that a business there may keep income tax back from the payment."""
+
+    country: str
+    note: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Determination:
     """What was determined for one invoice.
 
@@ -315,3 +324,4 @@ class Determination:
     buyer_tax_id_status: TaxIdStatus | None = None
     evidence: tuple[LocationEvidence, ...] = ()
     evidence_status: EvidenceStatus = EvidenceStatus.NOT_REQUIRED
+    withholding_notes: tuple[WithholdingNote, ...] = ()

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from kit.errors import Precondition, Violation
-from services.tax.model import BuyerKind, DateRange, ProductCategory, Treatment
+from services.tax.model import BuyerKind, DateRange, ProductCategory, Treatment, WithholdingNote
 
 DEFAULT_LANGUAGE = "en"
 SUPPLY_DATE = "supply_date"
@@ -178,6 +178,20 @@ class ReportingCurrency:
 
 
 @dataclass(frozen=True, slots=True)
+class Withholding:
+    """That businesses in a country may withhold income tax on services, and by which law.
+
+    `from_abroad` says whether it is on what is bought abroad or at home.
+    """
+
+    country: str
+    from_abroad: bool
+    note: str
+    valid: DateRange
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rulebook:
     """Every table, by the key that it is asked with.
 
@@ -192,6 +206,7 @@ class Rulebook:
     wording: Mapping[tuple[str, str], str]
     exports: Mapping[str, tuple[Export, ...]]
     reporting_currencies: Mapping[str, tuple[ReportingCurrency, ...]]
+    withholding: Mapping[tuple[str, bool], tuple[Withholding, ...]]
     local_rates: Mapping[str, tuple[tuple[tuple[str, ...], Rate], ...]] = field(
         default_factory=dict
     )
@@ -267,6 +282,13 @@ class Rulebook:
         for row in _on(self.exports.get(country, ()), day):
             return row
         raise undetermined(country, f"rules for exports from {country} on {day}", SUPPLY_DATE)
+
+    def withholding_on(
+        self, country: str, day: date, *, from_abroad: bool
+    ) -> tuple[WithholdingNote, ...]:
+        """Answer what businesses in a country may withhold on services, on a day."""
+        rows = _on(self.withholding.get((country, from_abroad), ()), day)
+        return tuple(WithholdingNote(row.country, row.note, row.source) for row in rows)
 
     def reporting_currency_on(self, country: str, day: date) -> ReportingCurrency | None:
         """Answer in which currency a country wants its tax, where it wants one."""

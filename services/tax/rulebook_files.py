@@ -31,6 +31,7 @@ from services.tax.rulebook import (
     Rulebook,
     Taxability,
     Territory,
+    Withholding,
 )
 
 DIRECTORY = Path(__file__).parent / "rates"
@@ -60,6 +61,8 @@ def load_rulebook(directory: Path = DIRECTORY) -> Rulebook:
     reporting_currencies = _read(directory / "reporting_currencies.csv", _reporting_currency)
     _check_dates(rates, lambda row: (row.jurisdiction, row.name))
     _check_dates(countries, lambda row: row.code)
+    withholding = _read(directory / "withholding.csv", _withholding)
+    _check_dates(withholding, lambda row: (row.country, row.from_abroad))
     _check_dates(exports, lambda row: row.country)
     _check_dates(reporting_currencies, lambda row: row.country)
     for kind in BuyerKind:
@@ -71,6 +74,7 @@ def load_rulebook(directory: Path = DIRECTORY) -> Rulebook:
         territories=_grouped(territories, lambda row: row.match_country),
         taxability=_grouped(taxability, lambda row: (row.jurisdiction, row.category)),
         wording=dict(_read(directory / "wording.csv", _wording)),
+        withholding=_grouped(withholding, lambda row: (row.country, row.from_abroad)),
         exports=_grouped(exports, lambda row: row.country),
         reporting_currencies=_grouped(reporting_currencies, lambda row: row.country),
     )
@@ -177,6 +181,18 @@ def _reporting_currency(cells: _Cells) -> ReportingCurrency:
     return ReportingCurrency(
         country=cells["country"],
         currency=_required(cells, "currency"),
+        valid=_valid(cells),
+        source=cells["source"],
+    )
+
+
+def _withholding(cells: _Cells) -> Withholding:
+    if cells["seller"] not in {"ABROAD", "DOMESTIC"}:
+        raise ValueError("the seller is ABROAD or DOMESTIC")
+    return Withholding(
+        country=cells["country"],
+        from_abroad=cells["seller"] == "ABROAD",
+        note=_required(cells, "note"),
         valid=_valid(cells),
         source=cells["source"],
     )

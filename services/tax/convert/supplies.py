@@ -166,6 +166,10 @@ def render_determination(determined: Determined) -> tax_service_pb2.Determinatio
         reported_taxes=map(_render_reported, determined.reported),
         engine=determined.engine,
         fallback_reason=determined.fallback_reason,
+        withholding_notes=[
+            tax_pb2.WithholdingNote(country=each.country, note=each.note, source=each.source)
+            for each in determination.withholding_notes
+        ],
     )
 
 

@@ -30,6 +30,8 @@ from tests.tax_builders import (
     lines_of,
 )
 
+GSTIN = "IN27AAPFU0939F1ZV"
+
 WORK = ProductCategory.PROFESSIONAL_SERVICE
 
 
@@ -229,6 +231,36 @@ def test_a_determination_says_everything_about_each_line() -> None:
     assert found.lines == (LineTax("1", (tax,), Money("EUR", 1999)),)
     assert found.totals == (tax,)
     assert (found.tax_total, found.net_total) == (Money("EUR", 400), Money("EUR", 1999))
+
+
+@pytest.mark.parametrize(
+    ("buyer", "seller", "day", "sources"),
+    [
+        (a_buyer("IN", GSTIN), CALIFORNIAN, TODAY, ["Income-tax Act 2025 s. 393(2)"]),
+        (
+            a_buyer("IN", GSTIN),
+            CALIFORNIAN,
+            date(2026, 3, 31),
+            ["Income-tax Act 1961 s. 195"],
+        ),
+        (a_buyer("IN-KA", GSTIN), a_seller("IN-KA"), TODAY, ["Income-tax Act 2025 s. 393(1)"]),
+        (a_buyer("DE", "DE136695976"), CALIFORNIAN, TODAY, []),
+    ],
+)
+def test_a_business_that_may_withhold_income_tax_is_noted(
+    buyer: Buyer, seller: Seller, day: date, sources: list[str]
+) -> None:
+    """By the law of its country on that day; nothing is computed."""
+    found = determined(buyer, seller, day=day)
+
+    assert [note.source for note in found.withholding_notes] == sources
+
+
+def test_goods_bear_no_note_of_withholding() -> None:
+    """It concerns services."""
+    goods = lines_of(10_000, category=ProductCategory.GOODS)
+
+    assert determined(a_buyer("IN-KA", GSTIN), a_seller("IN-KA"), goods).withholding_notes == ()
 
 
 def test_lines_of_several_categories_are_ruled_apart_and_summed_together() -> None:

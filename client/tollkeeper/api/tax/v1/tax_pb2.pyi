@@ -718,6 +718,39 @@ class Tax(_message.Message):
 Global___Tax: _TypeAlias = Tax  # noqa: Y015
 
 @_typing.final
+class WithholdingNote(_message.Message):
+    """A word to the seller that a business may pay less than the invoice says, and
+    pay the rest to its tax authority as the seller's income tax. Nothing is
+    computed; this table is not complete.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    country: _builtins.str
+    """The country of the buyer, ISO 3166-1 alpha-2."""
+    note: _builtins.str
+    """What may happen, in English."""
+    source: _builtins.str
+    """The law."""
+    def __init__(
+        self,
+        *,
+        country: _builtins.str = ...,
+        note: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "note", b"note", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithholdingNote: _TypeAlias = WithholdingNote  # noqa: Y015
+
+@_typing.final
 class ReportedTax(_message.Message):
     """A tax in the currency in which the law wants it on the invoice."""
 

@@ -250,6 +250,7 @@ class Determination(_message.Message):
     REPORTED_TAXES_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     FALLBACK_REASON_FIELD_NUMBER: _builtins.int
+    WITHHOLDING_NOTES_FIELD_NUMBER: _builtins.int
     buyer_tax_id_status: _tax_pb2.TaxIdStatus.ValueType
     """What was known of it."""
     location_evidence_status: _tax_pb2.LocationEvidenceStatus.ValueType
@@ -288,6 +289,10 @@ class Determination(_message.Message):
     def reported_taxes(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.ReportedTax]:
         """The charged taxes that must also stand on the invoice in another currency."""
 
+    @_builtins.property
+    def withholding_notes(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.WithholdingNote]:
+        """What the buyer may keep back from the payment by the law of its country."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class Determination(_message.Message):
         reported_taxes: _abc.Iterable[_tax_pb2.ReportedTax] | None = ...,
         engine: _builtins.str = ...,
         fallback_reason: _builtins.str = ...,
+        withholding_notes: _abc.Iterable[_tax_pb2.WithholdingNote] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "net_total", b"net_total", "tax_total", b"tax_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "buyer_tax_id_status", b"buyer_tax_id_status", "engine", b"engine", "fallback_reason", b"fallback_reason", "lines", b"lines", "location_evidence", b"location_evidence", "location_evidence_status", b"location_evidence_status", "net_total", b"net_total", "reported_taxes", b"reported_taxes", "tax_total", b"tax_total", "totals", b"totals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_tax_id", b"buyer_tax_id", "buyer_tax_id_status", b"buyer_tax_id_status", "engine", b"engine", "fallback_reason", b"fallback_reason", "lines", b"lines", "location_evidence", b"location_evidence", "location_evidence_status", b"location_evidence_status", "net_total", b"net_total", "reported_taxes", b"reported_taxes", "tax_total", b"tax_total", "totals", b"totals", "withholding_notes", b"withholding_notes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
