@@ -42,6 +42,7 @@ _DURATION_UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
+_TRUTHS = {"true": True, "false": False}
 _WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
 _LAST_PART = re.compile(r"(?:\.[^.\[]*|\[[0-9]+\]|^[^.\[]*)$")
 
@@ -130,6 +131,11 @@ class Reading:
                     setattr(message, field.name, number)
             elif field.type == FieldDescriptor.TYPE_STRING:
                 setattr(message, field.name, text)
+            elif field.type == FieldDescriptor.TYPE_BOOL:
+                if text in _TRUTHS:
+                    setattr(message, field.name, _TRUTHS[text])
+                else:
+                    self.fault(node.place, path, "must be true or false")
             elif _whole_number(field).fullmatch(text):
                 setattr(message, field.name, int(text))
             else:

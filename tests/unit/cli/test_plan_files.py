@@ -170,7 +170,7 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         (
             "21:3 plan.limits: is no field here: there is plan_id, version, display_name, currency,"
             " base_fee, prices, effective_time, category, base_fees, commitment, trial,"
-            " keeps_contracts, create_time"
+            " keeps_contracts, create_time, archive_time"
         ),
     ]
 
@@ -200,6 +200,12 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         ("plan: {plan_id: pro, currency: USD, version: 3}\n",
          "1:46 plan.version: must be absent: the service sets it"),
         ("meters: {a: b}\nplan: {plan_id: pro, currency: USD}\n", "1:9 meters: must be a list"),
+        ("plan: {plan_id: pro, currency: USD, keeps_contracts: yes}\n",
+         "1:54 plan.keeps_contracts: must be true or false"),
+        ("plan: {plan_id: pro, currency: USD, prices: [{price_id: a, meter_id: a, time_of_use:\n"
+         " {other_amount: 1, windows: [{weekdays: [monday, montag], end_hour: 1, amount: 1}]}}]}\n",
+         "2:50 plan.prices[0].time_of_use.windows[0].weekdays[1]: must be one of monday, tuesday,"
+         " wednesday, thursday, friday, saturday, sunday"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_file_is_refused(read: Reader, text: str, fault: str) -> None:
