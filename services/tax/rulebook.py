@@ -92,13 +92,14 @@ Row = TypeVar("Row", bound=Dated)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one tax takes in one jurisdiction, in percent."""
+    """What one tax takes in one jurisdiction, in percent; `is_uploaded` by the seller."""
 
     jurisdiction: str
     name: str
     rate_percent: Decimal
     valid: DateRange
     source: str
+    is_uploaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

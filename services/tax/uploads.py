@@ -1,8 +1,10 @@
 """Rates that a seller uploads: they replace rates of the tables, or add local taxes in the US.
 
 A row without postal codes replaces the rate of the same jurisdiction and name on its days. A row
-with them is a local tax of a state, at addresses whose postal code begins so. It refuses rows that
-replace nothing, local taxes elsewhere, and two that would hold at one address on one day.
+with them is a local tax of a state, at addresses whose postal code begins so. Where a state has not
+decided whether it taxes a service, a rate for it is the seller's decision, and 0 that it does not.
+It refuses rows that replace nothing, local taxes elsewhere, and two that would hold at one address
+on one day.
 """
 
 from collections import defaultdict
@@ -49,6 +51,9 @@ def check_uploads(uploads: Sequence[UploadedRate], book: Rulebook) -> None:
         if not row.postal_codes and row.name not in known:
             names = ", ".join(sorted(known))
             raise InvalidInput.of(f"{field}.name", f"must be one of the tables: {names}")
+        decides_a_state = row.jurisdiction.startswith("US-") and not row.postal_codes
+        if not row.rate_percent and not decides_a_state:
+            raise InvalidInput.of(f"{field}.rate_percent", "must be above 0")
         groups[row.jurisdiction, row.name].append((index, row))
     for (jurisdiction, name), rows in groups.items():
         if len(rows) > ROWS_PER_TAX_MAX:
@@ -83,7 +88,14 @@ def lay_over(book: Rulebook, uploads: Sequence[UploadedRate]) -> Rulebook:
     rates = dict(book.rates)
     local: defaultdict[str, list[tuple[tuple[str, ...], Rate]]] = defaultdict(list)
     for row in uploads:
-        rate = Rate(row.jurisdiction, row.name, row.rate_percent, row.valid, _source(row))
+        rate = Rate(
+            row.jurisdiction,
+            row.name,
+            row.rate_percent,
+            row.valid,
+            _source(row),
+            is_uploaded=True,
+        )
         if row.postal_codes:
             prefixes = tuple(map(normalize_postal_code, row.postal_codes))
             local[row.jurisdiction].append((prefixes, rate))

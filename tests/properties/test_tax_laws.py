@@ -244,6 +244,27 @@ def test_a_conversion_is_within_a_unit_of_exact_arithmetic(  # noqa: PLR0917 - o
     assert abs(money.minor_units - exact) <= tolerance
 
 
+@given(pairs, rates, rates, rates, st.integers(-(10**12), 10**12))
+def test_unrounded_there_and_back_is_where_it_began(
+    pair: tuple[str, str], dollar: Decimal, yen: Decimal, dinar: Decimal, units: int
+) -> None:
+    """The exact result, converted back, stays within half a minor unit, and settles to the same."""
+    base, quote = pair
+    by_currency = {"EUR": Decimal(1), "USD": dollar, "JPY": yen, "KWD": dinar}
+    newest = published(by_currency, *legs(base, quote))
+    day = date(2026, 10, 30)
+    amount = Money(base, units)
+
+    there, _ = convert(
+        amount.to_decimal(), exchange_rate(base, quote, day, newest, {}), Rounding.HALF_EVEN
+    )
+    back, settled = convert(there, exchange_rate(quote, base, day, newest, {}), Rounding.HALF_EVEN)
+
+    exact_units = Fraction(back) * 10 ** minor_digits(base)
+    assert abs(exact_units - units) < HALF
+    assert settled == amount
+
+
 @given(rates, st.integers(-(10**9), 10**9))
 def test_there_and_back_is_within_what_rounding_there_lost(rate: Decimal, units: int) -> None:
     """A unit lost there is worth its rate back here, and half a unit more is lost here."""

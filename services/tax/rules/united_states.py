@@ -6,6 +6,7 @@ stands for nexus.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from services.tax.model import (
     HUNDRED,
@@ -45,6 +46,8 @@ def rule(case: Case) -> tuple[Ruling, ...]:
         reason = f"The seller is not registered in {jurisdiction}."
         source = case.buyer_place.country.consumer_source
         return (_nothing(rate, jurisdiction, Treatment.NOT_REGISTERED, reason, source),)
+    if verdict is not None and rate is not None and rate.is_uploaded:
+        verdict = _decided_by_seller(verdict, rate)
     if verdict is None or verdict.outcome is Outcome.UNDECIDED or rate is None:
         raise undetermined(
             "US", f"whether {jurisdiction} taxes {case.service} on {case.day}", CATEGORY
@@ -62,6 +65,16 @@ def rule(case: Case) -> tuple[Ruling, ...]:
         taxable_percent=verdict.taxable_percent,
     )
     return (ruling, *_local(case, jurisdiction, registration, verdict))
+
+
+def _decided_by_seller(verdict: Taxability, rate: Rate) -> Taxability:
+    """Take an uploaded rate for the decision that the state has not made; 0 frees of the tax."""
+    source = f"{verdict.source}; the seller's decision"
+    if not rate.rate_percent:
+        return replace(verdict, outcome=Outcome.NOT_TAXABLE, source=source)
+    if verdict.outcome is not Outcome.UNDECIDED:
+        return verdict
+    return replace(verdict, outcome=Outcome.TAXABLE, source=source)
 
 
 def _local(

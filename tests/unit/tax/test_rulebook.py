@@ -142,6 +142,10 @@ def test_the_currencies_that_ended_are_known() -> None:
             "overlap between 2019-01-01 and 2026-01-01",
         ),
         ("wording.csv", "some.key,en,", "text is missing"),
+        ("exports.csv", "DE,VAT,2026-01-01,,A", "rows of DE overlap between 2019-01-01"),
+        ("reporting_currencies.csv", "XX,,2026-01-01,,A", "currency is missing"),
+        ("reporting_currencies.csv", "XX,XXX,2026-01-01,,", "the source is missing"),
+        ("withholding.csv", "IN,BOTH,2027-01-01,,note,A", "the seller is ABROAD or DOMESTIC"),
     ],
 )
 def test_a_bad_table_stops_the_start(tmp_path: Path, table: str, row: str, fault: str) -> None:

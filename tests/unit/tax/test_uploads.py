@@ -125,6 +125,20 @@ def test_a_rate_of_the_tables_is_replaced_on_its_days(day: date, rate: str) -> N
     assert str(found.totals[0].ruling.rate_percent) == rate
 
 
+@pytest.mark.parametrize(
+    ("rate", "treatment", "tax"), [("4", "TAXED", 400), ("0", "NOT_TAXABLE", 0)]
+)
+def test_the_seller_decides_what_a_state_has_not(rate: str, treatment: str, tax: int) -> None:
+    """Alabama leaves open whether it taxes remotely accessed software."""
+    seller = a_seller("US-NV", a_registration("US", "AL"))
+    decision = an_upload("US-AL", "Sales tax", rate)
+
+    (total,) = determined(a_buyer("US-AL"), decision, seller=seller).totals
+
+    assert (total.ruling.treatment, total.tax_amount.minor_units) == (treatment, tax)
+    assert "; the seller's decision" in total.ruling.source
+
+
 def test_the_tables_themselves_stay_as_they_are() -> None:
     """What one seller uploads concerns no other."""
     lay_over(BOOK, [an_upload("EE", "VAT", "26"), CITY])
@@ -137,6 +151,8 @@ def test_the_tables_themselves_stay_as_they_are() -> None:
     [
         ([an_upload("BR", "ISS", "5")], "rates[0].jurisdiction"),
         ([an_upload("EE", "VAT", "26", "10")], "rates[0].postal_codes"),
+        ([an_upload("EE", "VAT", "0")], "rates[0].rate_percent"),
+        ([an_upload("US-NY", "City", "0", "100")], "rates[0].rate_percent"),
         ([an_upload("EE", "Value added tax", "26")], "rates[0].name"),
         ([an_upload("EE", "VAT", "26"), an_upload("EE", "VAT", "27")], "rates[1].start_date"),
         ([CITY, an_upload("US-NY", CITY.name, "4", "10001")], "rates[1].start_date"),

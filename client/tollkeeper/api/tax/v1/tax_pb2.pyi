@@ -878,7 +878,10 @@ class UploadedRate(_message.Message):
     """Where the figure comes from, at most 512 characters. Required."""
     @_builtins.property
     def rate_percent(self) -> _decimal_pb2.Decimal:
-        """The rate in percent, 0 to 100. Required."""
+        """The rate in percent, up to 100. Required. 0 only for a state of the US that
+        the seller holds not to tax; where the tables leave that undecided, a rate is
+        the seller's decision that it does.
+        """
 
     @_builtins.property
     def postal_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
