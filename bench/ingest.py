@@ -144,9 +144,10 @@ async def _copy(
 ) -> int:
     """Copy the events as raw rows, and answer how many went in a second."""
     now = datetime.now(UTC)
-    incoming = [parse_event(event, now + _AHEAD) for event in events]
+    latest_us = int((now + _AHEAD).timestamp()) * 10**6
+    incoming = [parse_event(event, latest_us) for event in events]
     rows = [
-        (_TENANT, f"raw-{run}", *each.event[1:], now, bytes.fromhex(each.fingerprint))
+        (_TENANT, f"raw-{run}", *each.event()[1:], now, bytes.fromhex(each.fingerprint))
         for each in incoming
         if isinstance(each, IncomingEvent)
     ]

@@ -9,7 +9,7 @@ from services.meter.convert.events import parse_event
 from services.meter.model import Aggregation, IncomingEvent, Meter
 from tests import meter_world
 
-LONG_AFTER = datetime(2999, 1, 1, tzinfo=UTC)
+LONG_AFTER_US = 32_503_680_000_000_000
 LONG_BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -31,7 +31,7 @@ def an_incoming_event(
         dimensions=dimensions,
         quantities=quantities,
     )
-    parsed = parse_event(message, LONG_AFTER)
+    parsed = parse_event(message, LONG_AFTER_US)
     assert isinstance(parsed, IncomingEvent)
     return parsed
 

@@ -5,13 +5,12 @@ Pure and exact. It refuses to know when a window begins (`windows` does) and wha
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from kit.decimals import exactly
 from kit.errors import InvalidInput, Precondition, Violation
 from services.meter.model import (
+    EPOCH,
     Amount,
     IncomingEvent,
     Meter,
@@ -20,10 +19,11 @@ from services.meter.model import (
     UsageEvent,
     UsageQuery,
 )
-from services.meter.windows import HOUR, start_of_hour
+from services.meter.windows import HOUR
 
-_LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
-_REMEMBERED_MAX = 10_000
+REMEMBERED_MAX = 5_000
+
+_HOUR_US = 3_600_000_000
 _PLAIN_FIELDS = {
     "subject.customer_id": "customer_id",
     "subject.project_id": "project_id",
@@ -35,10 +35,12 @@ _PLAIN_FIELDS = {
 _MAP_FIELDS = ("dimensions", "quantities")
 
 
-class Contribution(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
     """What events of one type with the same dimensions add: a meter, the group, the quantity.
 
-    `quantity` is the name of what is added, and empty where events are counted.
+    `quantity` is the name of what is added, and empty where events are counted. A `MeterSet` makes
+    one object for each, so they are told apart by identity, which is fast.
     """
 
     meter_id: str
@@ -53,26 +55,33 @@ class MeterSet:
         self._by_type: dict[str, list[Meter]] = {}
         for meter in meters:
             self._by_type.setdefault(meter.event_type, []).append(meter)
-        # Dimensions recur from event to event. Those that do not must not fill the memory.
-        self._remembered: dict[tuple[str, str], tuple[Contribution, ...]] = {}
+        self._found: dict[tuple[str, str], tuple[Contribution, ...]] = {}
+        self._made: dict[tuple[str, tuple[str, ...]], Contribution] = {}
 
-    def contributions(self, event: UsageEvent) -> tuple[Contribution, ...]:
-        """Answer what the event may add, given its type and dimensions."""
-        key = (event.type, event.dimensions)
-        found = self._remembered.get(key)
+    def contributions(self, event_type: str, dimensions: str) -> tuple[Contribution, ...]:
+        """Answer what an event of this type, with these dimensions, may add."""
+        found = self._found.get((event_type, dimensions))
         if found is None:
-            if len(self._remembered) >= _REMEMBERED_MAX:
-                self._remembered.clear()
-            found = self._remembered[key] = self._contributions(*key)
+            values = json.loads(dimensions)
+            found = self._found[event_type, dimensions] = tuple(
+                self._contribution(meter, group_of(meter, values))
+                for meter in self._by_type.get(event_type, ())
+                if matches(meter, values)
+            )
         return found
 
-    def _contributions(self, event_type: str, dimensions: str) -> tuple[Contribution, ...]:
-        values = json.loads(dimensions)
-        return tuple(
-            Contribution(meter.meter_id, group_of(meter, values), meter.quantity)
-            for meter in self._by_type.get(event_type, ())
-            if matches(meter, values)
-        )
+    def forget_surplus(self) -> None:
+        """Forget what was found for too many different dimensions; most recur, some never do."""
+        if len(self._found) > REMEMBERED_MAX:
+            self._found.clear()
+            self._made.clear()
+
+    def _contribution(self, meter: Meter, group: tuple[str, ...]) -> Contribution:
+        key = (meter.meter_id, group)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = Contribution(meter.meter_id, group, meter.quantity)
+        return made
 
 
 def matches(meter: Meter, dimensions: Mapping[str, str]) -> bool:
@@ -90,15 +99,14 @@ def roll_up(events: Iterable[IncomingEvent], meters: MeterSet) -> list[Rollup]:
 
     An event without the quantity that a meter adds is not counted by that meter.
     """
-    totals: dict[tuple[Contribution, str, datetime], list[Amount]] = {}
-    hour = next_hour = _LONG_AGO
+    meters.forget_surplus()
+    totals: dict[tuple[Contribution, str, int], list[Amount]] = {}
     with exactly():
-        for event, _, _, amounts in events:
-            if not hour <= event.time < next_hour:
-                hour = start_of_hour(event.time)
-                next_hour = hour + HOUR
-            for contribution in meters.contributions(event):
-                amount = amounts.get(contribution.quantity) if contribution.quantity else 1
+        for event in events:
+            hour = event.time_us // _HOUR_US
+            for contribution in meters.contributions(event.type, event.dimensions):
+                quantity = contribution.quantity
+                amount = event.amounts.get(quantity) if quantity else 1
                 if amount is None:
                     continue
                 key = (contribution, event.customer_id, hour)
@@ -108,9 +116,10 @@ def roll_up(events: Iterable[IncomingEvent], meters: MeterSet) -> list[Rollup]:
                 else:
                     total[0] += amount
                     total[1] += 1
+    hours = {hour: EPOCH + hour * HOUR for _, _, hour in totals}
     return [
-        Rollup(Series(part.meter_id, customer_id, part.group), hour, quantity, int(event_count))
-        for (part, customer_id, hour), (quantity, event_count) in totals.items()
+        Rollup(Series(part.meter_id, customer_id, part.group), hours[hour], quantity, int(count))
+        for (part, customer_id, hour), (quantity, count) in totals.items()
     ]
 
 

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from kit.errors import Violation
 from kit.interval import Interval
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST_TIME_AHEAD = timedelta(hours=1)
 
@@ -30,9 +31,8 @@ Identity = tuple[str, str]
 class UsageEvent(NamedTuple):
     """Something that was used. Its identity is `source` and `event_id`.
 
-    A named tuple rather than a data class, and texts rather than mappings, because there are
-    100,000 of them in a second. `dimensions` and `quantities` are canonical texts: they are equal
-    when, and only when, they mean the same. An absent level of the subject is empty.
+    `dimensions` and `quantities` are canonical texts: they are equal when, and only when, they
+    mean the same. An absent level of the subject is empty.
     """
 
     source: str
@@ -47,24 +47,36 @@ class UsageEvent(NamedTuple):
     dimensions: str
     quantities: str
 
+
+class IncomingEvent(NamedTuple):
+    """A usage event on its way into the store: what is needed there, and no more.
+
+    There are 100,000 of them in a second, so it is a tuple of texts and numbers. `content` writes
+    all fields but the identity, in their order, separated by tabs, which no field contains; its
+    first is `time_us`, microseconds since 1970. `fingerprint` digests it. `amounts` are the
+    quantities as numbers.
+    """
+
+    source: str
+    event_id: str
+    time_us: int
+    type: str
+    customer_id: str
+    dimensions: str
+    content: str
+    fingerprint: str
+    amounts: Mapping[str, Amount]
+
     @property
     def identity(self) -> Identity:
         """What tells this event from every other of the tenant."""
         return self[:2]
 
-
-class IncomingEvent(NamedTuple):
-    """A usage event on its way into the store.
-
-    `content` writes everything but the identity: microseconds since 1970, then the other fields,
-    separated by tabs, which no field contains. `fingerprint` digests it. `amounts` are the
-    quantities as numbers.
-    """
-
-    event: UsageEvent
-    content: str
-    fingerprint: str
-    amounts: Mapping[str, Amount]
+    def event(self) -> UsageEvent:
+        """Read the event back from its texts."""
+        time_us, *texts = self.content.split("\t")
+        time = EPOCH + timedelta(microseconds=int(time_us))
+        return UsageEvent(self.source, self.event_id, time, *texts)
 
 
 class StoredEvent(NamedTuple):

@@ -25,7 +25,7 @@ from services.meter.aggregation import MeterSet, roll_up
 from services.meter.convert.events import parse_event
 from services.meter.model import IncomingEvent, Series, Window
 from services.meter.windows import HOUR, cut
-from tests.meter_builders import LONG_AFTER, a_stored_meter
+from tests.meter_builders import LONG_AFTER_US, a_stored_meter
 from tests.meter_world import World, a_meter, an_event, meter_world
 from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
@@ -188,7 +188,9 @@ def test_rolling_up_in_pieces_is_rolling_up_at_once(
 ) -> None:
     """Rollups of any pieces, in any order, add up to the rollups of the whole, exactly."""
     incoming = [
-        event for each in sent if isinstance(event := parse_event(each, LONG_AFTER), IncomingEvent)
+        event
+        for each in sent
+        if isinstance(event := parse_event(each, LONG_AFTER_US), IncomingEvent)
     ]
     pieces = [incoming[first:last] for first, last in pairwise([0, *sorted(cuts), len(incoming)])]
 

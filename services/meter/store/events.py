@@ -70,7 +70,7 @@ SELECT
     $1, timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
     source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
     dimensions, quantities, $2
-FROM pg_temp.staged_events ORDER BY microseconds
+FROM pg_temp.staged_events
 """
 _WITH_STAGED_FROM_TABLE: Final = """
 WITH staged AS (SELECT * FROM pg_temp.staged_events),
@@ -144,10 +144,7 @@ async def save_events(
     """
     raw = await raw_connection(transaction)
     text = "\n".join(
-        [
-            f"{event.source}\t{event.event_id}\t{content}\t{fingerprint}"
-            for event, content, fingerprint, _ in incoming
-        ]
+        [f"{each.source}\t{each.event_id}\t{each.content}\t{each.fingerprint}" for each in incoming]
     )
     if len(incoming) < _COPY_MIN:
         found = await raw.fetch(
@@ -160,7 +157,7 @@ async def save_events(
     await raw.copy_to_table("staged_events", schema_name="pg_temp", source=_one(escaped))
     if await _save_new_identities(raw, tenant):
         await raw.execute(_STORE_STAGED_EVENTS, tenant, ingest_time)
-        return {event.identity for event, *_ in incoming}
+        return {each.identity for each in incoming}
     found = await raw.fetch(_WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time)
     return {tuple(row) for row in found}
 
@@ -200,7 +197,7 @@ async def load_events_at(
     raw = await raw_connection(transaction)
     times, sources, event_ids = zip(*keys, strict=True)
     found = await raw.fetch(_FIND_EVENTS, tenant, times, sources, event_ids)
-    return {event.identity: event for event in map(UsageEvent._make, found)}
+    return {(row[0], row[1]): UsageEvent(*row) for row in found}
 
 
 async def list_events(

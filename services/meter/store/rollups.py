@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
@@ -13,13 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.decimals import plain
 from kit.postgres import raw_connection
-from services.meter.model import Amount, Meter, Rollup, Series
+from services.meter.model import EPOCH, Amount, Meter, Rollup, Series
 from services.meter.store.events import amount, counted_by, dimension
 from services.meter.tables import events
 
 _REMEMBERED_MAX: Final = 100_000
 _HOURS_REMEMBERED: Final = 1_024
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 _ROLLUPS_PER_PAGE: Final = 10_000
 
@@ -144,7 +143,7 @@ async def _resolve(
 
 @lru_cache(_HOURS_REMEMBERED)
 def _seconds(hour: datetime) -> int:
-    return (hour - _EPOCH) // _SECOND
+    return (hour - EPOCH) // _SECOND
 
 
 def _joined(values: Iterable[object]) -> str:

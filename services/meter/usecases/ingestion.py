@@ -63,7 +63,7 @@ class Ingestion:
     async def _store(self, tenant: str, incoming: Sequence[IncomingEvent]) -> list[Fate]:
         distinct: dict[Identity, IncomingEvent] = {}
         for each in incoming:
-            distinct.setdefault(each.event.identity, each)
+            distinct.setdefault(each.identity, each)
         async with self._database.transaction(tenant) as transaction:
             meters = await self._current_meters(transaction, tenant)
             created = await save_events(
@@ -102,8 +102,8 @@ async def _fates(
     unclaimed = set(created)
     repeats: dict[int, IncomingEvent] = {}
     for position, each in enumerate(incoming):
-        if each.event.identity in unclaimed:
-            unclaimed.remove(each.event.identity)
+        if each.identity in unclaimed:
+            unclaimed.remove(each.identity)
         else:
             repeats[position] = each
     compared = await _compare(transaction, tenant, repeats.values())
@@ -116,11 +116,11 @@ async def _compare(
     transaction: AsyncConnection, tenant: str, repeats: Collection[IncomingEvent]
 ) -> list[Fate]:
     """Tell a duplicate from a conflict: by fingerprint, then by the stored event's fields."""
-    known = await load_identities(transaction, tenant, {each.event.identity for each in repeats})
+    known = await load_identities(transaction, tenant, {each.identity for each in repeats})
     suspects = {
-        each.event.identity: known[each.event.identity].time
+        each.identity: known[each.identity].time
         for each in repeats
-        if each.fingerprint != known[each.event.identity].fingerprint
+        if each.fingerprint != known[each.identity].fingerprint
     }
     if not suspects:
         return [_DUPLICATE] * len(repeats)
@@ -128,9 +128,8 @@ async def _compare(
         transaction, tenant, [(time, *identity) for identity, time in suspects.items()]
     )
     fates = []
-    for event, _, fingerprint, _ in repeats:
-        identity = event.identity
-        same = fingerprint == known[identity].fingerprint
-        violations = () if same else differences(event, stored[identity])
+    for each in repeats:
+        same = each.fingerprint == known[each.identity].fingerprint
+        violations = () if same else differences(each.event(), stored[each.identity])
         fates.append(Fate(Outcome.CONFLICT, violations) if violations else _DUPLICATE)
     return fates

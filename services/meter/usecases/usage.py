@@ -91,4 +91,5 @@ def _event_key(time: str, source: str, event_id: str) -> EventKey:
 
 
 def _event_texts(stored: StoredEvent) -> tuple[str, ...]:
-    return stored.event.time.isoformat(), *stored.event.identity
+    event = stored.event
+    return event.time.isoformat(), event.source, event.event_id
