@@ -35,6 +35,11 @@ _METHODS = {
 }
 
 
+# The script's reader knows no binary strings, so bytes go as the older raw strings. There is one
+# packer, because each would allocate a large buffer of its own.
+_packer = msgpack.Packer(use_bin_type=False, autoreset=False)
+
+
 class Root(NamedTuple):
     """The customer of a tenant: what one script call decides over."""
 
@@ -72,7 +77,7 @@ class Answer(NamedTuple):
         hold: The hold that an allowed reserve made.
         coverage: The limits that applied, which a repeated answer remembers.
         figures: For each of them what is used, what is reserved, and in how many milliseconds it
-            is reset, 0 for never. After a denial also how long to wait: -1 when the limit did not
+            is reset, -1 for never. After a denial also how long to wait: -1 when the limit did not
             refuse, 0 when the amount never fits.
     """
 
@@ -248,7 +253,13 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
                     counters += (limit.field, *limit.clock.terms_at(now_ms))
                 entry += (index, limit.slot)
         flat += (kind, place, "r" + request_id, fingerprint, hold, detail, *sums)
-    return b"".join(map(_packed, (counters, coverages, flat, sweep_max)))
+    try:
+        for part in (counters, coverages, flat, sweep_max):
+            _packer.pack(part)
+        packed: bytes = _packer.bytes()
+        return packed
+    finally:
+        _packer.reset()
 
 
 def _answer(
@@ -295,11 +306,6 @@ def _is_script_lost(reply: object) -> bool:
 def _is_mistake(error: Exception) -> bool:
     """Tell what only a mistake of ours can cause from what passes or an operator mends."""
     return isinstance(error, ResponseError) and "script" in str(error) and "OOM" not in str(error)
-
-
-def _packed(value: object) -> bytes:
-    # The script's reader knows no binary strings, so bytes go as the older raw strings.
-    return cast("bytes", msgpack.packb(value, use_bin_type=False))
 
 
 def _unpacked(data: bytes) -> list[Any]:

@@ -270,7 +270,7 @@ local function record(books, coverage, at, outcome, detail, hold)
   local count = 4
   for i = 4, #coverage, 2 do
     local counter = coverage[i]
-    local scale, used, total, reset = counter.scale, counter.settled, counter.taken, 0
+    local scale, used, total, reset = counter.scale, counter.settled, counter.taken, -1
     if scale > 1 then used, total = whole(used, scale), whole(total, scale) end
     if counter.drain > 0 then
       reset = whole(counter.taken, counter.drain)

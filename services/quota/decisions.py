@@ -130,12 +130,12 @@ class Counter:
         )
 
     def figures(self, now_ms: int) -> tuple[int, int, int]:
-        """Show what is used, what is reserved, and how long until it is reset."""
+        """Show what is used, what is reserved, and how long until it is reset; -1 for never."""
         used, total = _whole(self.settled, self.scale), _whole(self.taken, self.scale)
         if self.drain:
             reset_ms = _whole(self.taken, self.drain)
         else:
-            reset_ms = self.stamp_ms - now_ms if self.stamp_ms else 0
+            reset_ms = self.stamp_ms - now_ms if self.stamp_ms else -1
         return used, total - used, reset_ms
 
     def wait_ms(self, rule: Rule, amount: int, now_ms: int, last_expiry_ms: int) -> int:

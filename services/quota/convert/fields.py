@@ -96,18 +96,13 @@ def parse_some_amounts(given: Iterable[quota_pb2.Amount], field: str) -> Amounts
 
 
 def parse_hold(reservation_id: str, field: str) -> HoldId:
-    """Read the id of a hold; it carries the customer, so that his counters are found."""
+    """Read the id of a hold: its name, a dot, and the customer, so that his counters are found."""
     name, _, customer = reservation_id.partition(".")
     if _HOLD_NAME.fullmatch(name) and _SUBJECT_ID.fullmatch(customer):
         return HoldId(name, customer)
     if not reservation_id:
         raise InvalidInput.of(field, "is required")
     raise InvalidInput.of(field, "must be the reservation_id of a ReserveResponse")
-
-
-def render_hold(hold: HoldId) -> str:
-    """Write the id of a hold."""
-    return f"{hold.name}.{hold.customer}"
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)
