@@ -142,8 +142,13 @@ class _Allowance:
 
 def _price_matrix(price: MatrixPrice, entries: Sequence[UsageEntry]) -> tuple[FormulaStep, ...]:
     quantities = [_ZERO] * len(price.rows)
+    names = sorted({name for row in price.rows for name, _ in row.dimensions})
+    found: dict[tuple[str | None, ...], int] = {}
     for entry in entries:
-        quantities[find_row(price, entry.dimensions)] += entry.quantity
+        values = tuple(map(entry.dimensions.get, names))
+        if values not in found:
+            found[values] = _find_row(price, entry.dimensions)
+        quantities[found[values]] += entry.quantity
     return tuple(
         price_per(_row_name(row.dimensions), quantity, row.amount, price.per_quantity)
         for row, quantity in zip(price.rows, quantities, strict=True)
@@ -151,7 +156,7 @@ def _price_matrix(price: MatrixPrice, entries: Sequence[UsageEntry]) -> tuple[Fo
     )
 
 
-def find_row(price: MatrixPrice, dimensions: Mapping[str, str]) -> int:
+def _find_row(price: MatrixPrice, dimensions: Mapping[str, str]) -> int:
     """Find the row of a table that prices usage of these dimensions."""
     best, best_length = -1, -1
     for index, row in enumerate(price.rows):

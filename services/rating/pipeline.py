@@ -223,36 +223,37 @@ def _sum_of(lines: Sequence[RatedLine], plan: Plan) -> Money:
 
 
 def _groups(price: Price, usage: Usage) -> Iterator[tuple[Dimensions, Usage]]:
-    """Keep usage apart by the dimensions a price groups by, ordered by their values."""
+    """Keep usage apart by the dimensions a price groups by, ordered by their values.
+
+    What was used before has a group of its own only where it is a level that stays.
+    """
     if not price.group_by:
         yield (), usage
         return
-
-    def group_of(entry: UsageEntry) -> Dimensions:
-        return tuple((name, entry.dimensions.get(name, "")) for name in price.group_by)
-
-    for group in sorted({group_of(entry) for entry in _grouping(price, usage)}):
+    entries, amounts, before = (
+        _by_group(price, each) for each in (usage.entries, usage.amounts, usage.before)
+    )
+    earlier = [_by_group(price, each) for each in usage.earlier]
+    standing = () if price.recurrence is None else before
+    for group in sorted({*entries, *amounts, *standing}):
         yield (
             group,
             Usage(
-                tuple(entry for entry in usage.entries if group_of(entry) == group),
+                tuple(entries.get(group, ())),
                 usage.unit,
-                tuple(entry for entry in usage.amounts if group_of(entry) == group),
-                before=tuple(entry for entry in usage.before if group_of(entry) == group),
-                earlier=tuple(
-                    tuple(entry for entry in entries if group_of(entry) == group)
-                    for entries in usage.earlier
-                ),
+                tuple(amounts.get(group, ())),
+                before=tuple(before.get(group, ())),
+                earlier=tuple(tuple(each.get(group, ())) for each in earlier),
             ),
         )
 
 
-def _grouping(price: Price, usage: Usage) -> Iterator[UsageEntry]:
-    """Go through the usage whose groups have a line: a level of before has one as well."""
-    yield from usage.entries
-    yield from usage.amounts
-    if price.recurrence is not None:
-        yield from usage.before
+def _by_group(price: Price, entries: Sequence[UsageEntry]) -> dict[Dimensions, list[UsageEntry]]:
+    groups: dict[Dimensions, list[UsageEntry]] = {}
+    for entry in entries:
+        group = tuple((name, entry.dimensions.get(name, "")) for name in price.group_by)
+        groups.setdefault(group, []).append(entry)
+    return groups
 
 
 def _price_usage(
