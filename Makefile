@@ -80,8 +80,8 @@ endif
 # --- the tests ---------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(READY) ## every test
-	@$(BIN)/pytest
+test: $(READY) ## every test, on every core
+	@$(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: test-unit test-properties test-contract test-integration test-e2e
 test-unit: $(READY) ## the core by itself, in seconds
