@@ -29,6 +29,7 @@ OPERATIONS_PER_BATCH_MAX = 256
 COUNTERS_PER_BATCH_MAX = 2048
 OPERATIONS_PER_ROUND_TRIP_MAX = 1024
 WAITING_MAX = 100_000
+_TURNS_TO_READ = 8
 
 Deliver = Callable[[Answer | Exception], None]
 Cover = Callable[[str, Subject, Dimensions], Coverage]
@@ -189,12 +190,21 @@ class Batcher:
                 waiting.deliver(answer)
 
     async def _ask(self, queues: Sequence[_Queue]) -> Sequence[Decided | Exception]:
+        deciding = asyncio.create_task(self._decide(queues))
+        await asyncio.wait({deciding}, timeout=self._timeout_s)
+        # Where this process was kept from running, the reply may be there already, but unread.
+        for _ in range(_TURNS_TO_READ):
+            if not deciding.done():
+                await asyncio.sleep(0)
+        if deciding.done():
+            return deciding.result()
+        deciding.cancel()
+        return [unavailable()] * len(queues)
+
+    async def _decide(self, queues: Sequence[_Queue]) -> Sequence[Decided | Exception]:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._resolve(queues)
-                return await self._counters.decide([queue.batch() for queue in queues])
-        except TimeoutError:
-            return [unavailable()] * len(queues)
+            await self._resolve(queues)
+            return await self._counters.decide([queue.batch() for queue in queues])
         except Exception as error:  # noqa: BLE001 - told to every caller that waits for it.
             return [error] * len(queues)
 

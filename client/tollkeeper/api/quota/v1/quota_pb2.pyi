@@ -355,12 +355,14 @@ class LimitStatus(_message.Message):
     capacity: _builtins.int
     """The capacity in quanta; for a rolling rate, its burst."""
     used: _builtins.int
-    """What is booked in the window, in quanta; for a rolling rate, what has not
-    yet drained, less what open holds took. It exceeds the capacity only by
-    usage that happened beyond its hold.
+    """What is booked in the window, in quanta; for a rolling rate, what of it has
+    not yet drained. It exceeds the capacity only by usage that happened beyond
+    its hold.
     """
     reserved: _builtins.int
-    """What open holds have taken and not yet settled, in quanta."""
+    """What open holds have taken and not yet settled, in quanta; for a rolling
+    rate, what of it has not yet drained.
+    """
     remaining: _builtins.int
     """What one more call could take, in quanta; never below zero."""
     decided: _builtins.bool
@@ -372,14 +374,16 @@ class LimitStatus(_message.Message):
     @_builtins.property
     def reset_time(self) -> _timestamp_pb2.Timestamp:
         """When the window ends; for a rolling rate, when all would have drained if
-        nothing more were taken.
+        nothing more were taken. Absent where that never happens, which is a rolling
+        rate of nothing.
         """
 
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long to wait until the refused amount fits, if nobody takes anything
-        meanwhile. Set only on a limit that refused; absent there when the amount
-        exceeds the capacity and so never fits.
+        """After how long the refused amount fits at the latest, if nobody takes
+        anything meanwhile: when enough has drained, when the window has ended, or
+        when every open hold has expired. Set only on a limit that refused; absent
+        there when the amount exceeds the capacity and so never fits.
         """
 
     def __init__(
