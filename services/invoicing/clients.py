@@ -264,6 +264,12 @@ def _render_supply(supply: Supply) -> tax_service_pb2.DetermineTaxRequest:
             ),
             kind=BUYER_KINDS[supply.customer.kind],
             tax_ids=map(render_tax_id, supply.customer.tax_ids),
+            exemption_certificates=map(
+                tax_pb2.ExemptionCertificate.FromString, supply.customer.exemption_certificates
+            ),
+            location_evidence=map(
+                tax_pb2.LocationEvidence.FromString, supply.customer.location_evidence
+            ),
         ),
         supply_date=render_date(supply.supply_date),
         lines=[

@@ -108,7 +108,10 @@ class TaxId:
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """Who buys and pays; `time_zone` is a key of the IANA database."""
+    """Who buys and pays; `time_zone` is a key of the IANA database.
+
+    Exemption certificates and evidence of the place are whole messages of tax, serialised.
+    """
 
     customer_id: str
     legal_name: str
@@ -120,6 +123,8 @@ class Customer:
     time_zone: str
     language: Language
     create_time: datetime
+    exemption_certificates: tuple[bytes, ...] = ()
+    location_evidence: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

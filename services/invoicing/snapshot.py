@@ -6,11 +6,12 @@ trusts its source, which is our own store or one of our own services: callers' r
 in `convert`. Refuses to lose a digit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
 from google.type.date_pb2 import Date
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 
@@ -172,6 +173,10 @@ def render_customer(customer: Customer) -> customer_pb2.Customer:
         currency=customer.currency,
         time_zone=customer.time_zone,
         language=customer.language.value,
+        exemption_certificates=map(
+            tax_pb2.ExemptionCertificate.FromString, customer.exemption_certificates
+        ),
+        location_evidence=map(tax_pb2.LocationEvidence.FromString, customer.location_evidence),
         create_time=render_time(customer.create_time),
     )
 
@@ -195,6 +200,11 @@ def render_exchange_rate(rate: ExchangeRate) -> tax_pb2.ExchangeRate:
         rate_date=render_date(rate.rate_date),
         source=rate.source,
     )
+
+
+def written_each(messages: Iterable[Message]) -> tuple[bytes, ...]:
+    """Write each message as bytes; equal messages give equal bytes."""
+    return tuple(message.SerializeToString(deterministic=True) for message in messages)
 
 
 def read_exchange_rate(message: tax_pb2.ExchangeRate) -> ExchangeRate:
@@ -321,6 +331,8 @@ def _read_customer(message: customer_pb2.Customer) -> Customer:
         time_zone=message.time_zone,
         language=Language(message.language),
         create_time=parse_time(message.create_time, "create_time"),
+        exemption_certificates=written_each(message.exemption_certificates),
+        location_evidence=written_each(message.location_evidence),
     )
 
 

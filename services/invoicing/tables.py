@@ -1,6 +1,7 @@
 """The tables of the schema `invoicing`; `migrations/` makes them."""
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     DateTime,
@@ -37,6 +38,8 @@ customers = Table(
     Column("address", JSONB, nullable=False),
     Column("kind", Text, nullable=False),
     Column("tax_ids", JSONB, nullable=False),
+    Column("exemption_certificates", ARRAY(LargeBinary), nullable=False),
+    Column("location_evidence", ARRAY(LargeBinary), nullable=False),
     Column("currency", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("language", Text, nullable=False),

@@ -20,6 +20,7 @@ from services.invoicing.convert.fields import (
     parse_time_zone,
     take,
 )
+from services.invoicing.convert.tax_proofs import parse_certificates, parse_evidence
 from services.invoicing.model import (
     DEFAULT_NUMBER_PREFIX,
     DEFAULT_TIME_ZONE,
@@ -111,6 +112,15 @@ def parse_put_customer(request: messages.PutCustomerRequest, now: datetime) -> C
         time_zone=take(v, "customer.time_zone", parse_time_zone, customer.time_zone),
         language=take(v, "customer.language", parse_language, customer.language),
         create_time=now,
+        exemption_certificates=take(
+            v,
+            "customer.exemption_certificates",
+            parse_certificates,
+            customer.exemption_certificates,
+        ),
+        location_evidence=take(
+            v, "customer.location_evidence", parse_evidence, customer.location_evidence
+        ),
     )
     v.raise_if_any()
     return parsed

@@ -78,6 +78,8 @@ async def save_customer(transaction: AsyncConnection, tenant: str, customer: Cus
         "address": _address_document(customer.address),
         "kind": customer.kind.value,
         "tax_ids": [[tax_id.country, tax_id.number] for tax_id in customer.tax_ids],
+        "exemption_certificates": list(customer.exemption_certificates),
+        "location_evidence": list(customer.location_evidence),
         "currency": customer.currency,
         "time_zone": customer.time_zone,
         "language": customer.language.value,
@@ -221,6 +223,8 @@ def _customer(row: Row[Any]) -> Customer:
         time_zone=row.time_zone,
         language=Language(row.language),
         create_time=row.create_time,
+        exemption_certificates=tuple(row.exemption_certificates),
+        location_evidence=tuple(row.location_evidence),
     )
 
 

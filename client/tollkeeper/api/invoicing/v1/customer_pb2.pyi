@@ -180,6 +180,8 @@ class Customer(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    EXEMPTION_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    LOCATION_EVIDENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The id, the same as in subjects and events: 1 to 64 characters out of
@@ -210,6 +212,16 @@ class Customer(_message.Message):
         """The customer's tax ids; at most 8."""
 
     @_builtins.property
+    def exemption_certificates(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.ExemptionCertificate]:
+        """Certificates by which the customer is exempt from a tax; at most 50. They go
+        along whenever tax is determined.
+        """
+
+    @_builtins.property
+    def location_evidence(self) -> _containers.RepeatedCompositeFieldContainer[_tax_pb2.LocationEvidence]:
+        """What shows where the customer is, beside the address; at most 8."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the customer was first put. Set by the service."""
 
@@ -225,11 +237,13 @@ class Customer(_message.Message):
         currency: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         language: _builtins.str = ...,
+        exemption_certificates: _abc.Iterable[_tax_pb2.ExemptionCertificate] | None = ...,
+        location_evidence: _abc.Iterable[_tax_pb2.LocationEvidence] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "currency", b"currency", "customer_id", b"customer_id", "email", b"email", "kind", b"kind", "language", b"language", "legal_name", b"legal_name", "tax_ids", b"tax_ids", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "currency", b"currency", "customer_id", b"customer_id", "email", b"email", "exemption_certificates", b"exemption_certificates", "kind", b"kind", "language", b"language", "legal_name", b"legal_name", "location_evidence", b"location_evidence", "tax_ids", b"tax_ids", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
