@@ -92,15 +92,19 @@ windows = st.builds(
 rows = st.lists(st.tuples(filters.filter(bool), amounts), max_size=4, unique_by=itemgetter(0)).map(
     lambda drawn: tuple(MatrixRow(*each) for each in [*drawn, ((), Decimal(7))])
 )
+graduated_prices = tiers(amounts, amounts).map(
+    lambda drawn: GraduatedPrice(tuple(Tier(*each) for each in drawn))
+)
+graduated_percentages = tiers(percents, amounts).map(
+    lambda drawn: GraduatedPercentagePrice(tuple(PercentageTier(*each) for each in drawn))
+)
 models = st.one_of(
     st.builds(StandardPrice, amounts, quantities),
     st.builds(PackagePrice, amounts, quantities),
-    tiers(amounts, amounts).map(lambda drawn: GraduatedPrice(tuple(Tier(*each) for each in drawn))),
+    graduated_prices,
     tiers(amounts, amounts).map(lambda drawn: VolumePrice(tuple(Tier(*each) for each in drawn))),
     tiers(amounts).map(lambda drawn: StairstepPrice(tuple(Stair(*each) for each in drawn))),
-    tiers(percents, amounts).map(
-        lambda drawn: GraduatedPercentagePrice(tuple(PercentageTier(*each) for each in drawn))
-    ),
+    graduated_percentages,
     percentages(),
     st.builds(DynamicPrice, ids),
     st.builds(CostPlusPrice, ids, percents),
@@ -179,6 +183,7 @@ def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
     model = draw(models)
     timing = draw(timings_of(model))
     is_plain = isinstance(model, StandardPrice | GraduatedPrice | StairstepPrice | PackagePrice)
+    is_charged_percentage = timing.get("in_advance") and isinstance(model, PercentagePrice)
     has_own_allowance = isinstance(model, PercentagePrice | DynamicPrice | CostPlusPrice)
     drawn = Price(
         price_id=price_id,
@@ -190,7 +195,7 @@ def a_drawn_price(draw: st.DrawFn, price_id: str, index: int) -> Price:
         category=draw(categories),
         group_by=draw(st.sampled_from([(), ("project",), ("user", "project")])),
         conversion=draw(conversions) if is_plain and draw(st.booleans()) else None,
-        virtual_currency=draw(st.none() | credit_currencies),
+        virtual_currency=None if is_charged_percentage else draw(st.none() | credit_currencies),
         minimum_amount=draw(st.none() | st.just(Decimal("0.5"))),
         maximum_amount=draw(st.none() | st.just(Decimal("0.5"))),
         discounts=draw(st.none() | discounts) if not has_own_allowance else None,

@@ -42,7 +42,7 @@ def estimate(
     rated_by: PlanVersion, terms: Terms, so_far: Sequence[Usage], call: Sequence[GivenUsage]
 ) -> Estimate:
     """Estimate a call on top of what each price has counted so far."""
-    added = count_given(rated_by.plan, call, Spans(_EVER, None, None, ()))
+    added = count_given(rated_by.plan, call, Spans(_EVER, None, None, None, ()))
     open_terms = replace(terms, as_of=terms.as_of or terms.period.end)
     without = rate_period(rated_by, open_terms, so_far)
     both = [_add(usage, more) for usage, more in zip(so_far, added, strict=True)]

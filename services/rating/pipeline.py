@@ -101,12 +101,18 @@ def spans_of(plan: Plan, terms: Terms) -> Spans:
     """Answer when usage is counted: when it is billed, and what was used before."""
     begin = terms.period.start
     contract = terms.contract.start
+    billed = _billed_span(plan, terms)
     return Spans(
-        period=_billed_span(plan, terms),
+        period=billed,
+        level=None if billed is None else _since_first_usage(billed.start),
         contract=Interval(contract, begin) if contract and contract < begin else None,
-        lifetime=Interval(FIRST_USAGE, begin) if begin > FIRST_USAGE else None,
+        lifetime=_since_first_usage(begin),
         previous=terms.previous_periods,
     )
+
+
+def _since_first_usage(end: datetime) -> Interval | None:
+    return Interval(FIRST_USAGE, end) if end > FIRST_USAGE else None
 
 
 def _billed_span(plan: Plan, terms: Terms) -> Interval | None:
@@ -264,7 +270,12 @@ def _price_usage(
     level = None
     if price.recurrence is not None:
         level = level_of(
-            price.recurrence, usage, terms.period, terms.proration, terms.contract.time_zone
+            price.recurrence,
+            usage,
+            terms.period,
+            proration=terms.proration,
+            start=(_billed_span(plan, terms) or terms.period).start,
+            zone=terms.contract.time_zone,
         )
         quantity = level.units
     _check_quantity(price, quantity)
@@ -346,7 +357,9 @@ def _before_of(price: Price, usage: Usage, terms: Terms) -> Decimal | None:
 def _interval_of(plan: Plan, price: Price, terms: Terms) -> Interval:
     """Answer the span of the query that reproduces the quantity of a price."""
     billed = _billed_span(plan, terms) or terms.period
-    return billed if price.recurrence is None else Interval(FIRST_USAGE, billed.end)
+    if price.recurrence is None:
+        return billed
+    return _since_first_usage(billed.end) or billed
 
 
 def _price_model(

@@ -6,6 +6,7 @@ counts its own day too. Refuses to know what a unit costs beyond its tiers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -62,12 +63,19 @@ def level_of(
     recurrence: Recurrence,
     usage: Usage,
     period: Interval,
+    *,
     proration: Proration | None,
+    start: datetime,
     zone: ZoneInfo,
 ) -> Level:
-    """Tell how a level stood and changed in a period."""
-    first, last = local_day(period.start, zone), last_day(period, zone)
-    days = count_days(first, last)
+    """Tell how a level stood and changed in a period, of which the days from `start` are billed."""
+    last = last_day(period, zone)
+    days = count_days(local_day(start, zone), last)
+    period_days = (
+        count_days(local_day(period.start, zone), last)
+        if proration is None
+        else proration.period_days
+    )
     at_start = max(sum((signed(recurrence, entry) for entry in usage.before), _ZERO), _ZERO)
     changes = [Change(at_start, days)]
     for entry in usage.entries:
@@ -75,7 +83,7 @@ def level_of(
         units = signed(recurrence, entry)
         left = count_days(local_day(entry.time, zone), last)
         changes.append(Change(units, left - 1 if units < 0 else left))
-    return Level(tuple(changes), days if proration is None else proration.period_days)
+    return Level(tuple(changes), period_days)
 
 
 def signed(recurrence: Recurrence, entry: UsageEntry) -> Decimal:

@@ -41,6 +41,7 @@ class History(Enum):
     NONE = auto()
     CONTRACT = auto()
     LIFETIME = auto()
+    LEVEL = auto()
     PERIODS = auto()
 
 
@@ -54,11 +55,16 @@ class Spans:
     period: Interval | None
     contract: Interval | None
     lifetime: Interval | None
+    level: Interval | None
     previous: tuple[Interval, ...]
 
     def before(self, history: History) -> Interval | None:
         """Answer the span of what was used before."""
-        spans = {History.CONTRACT: self.contract, History.LIFETIME: self.lifetime}
+        spans = {
+            History.CONTRACT: self.contract,
+            History.LIFETIME: self.lifetime,
+            History.LEVEL: self.level,
+        }
         return spans.get(history)
 
 
@@ -89,8 +95,7 @@ class Reading:
     @property
     def needs_times(self) -> bool:
         """Whether usage without a time cannot be priced."""
-        has_levels = self.history is History.LIFETIME and self.grain is Grain.EVENT
-        return self.grain is Grain.HOUR or has_levels
+        return self.grain is Grain.HOUR or self.history is History.LEVEL
 
     @property
     def meter_ids(self) -> tuple[str, ...]:
@@ -219,7 +224,9 @@ def _reading_of(price: Price, same_meter: Sequence[Price]) -> Reading:
 
 
 def _history_of(price: Price) -> History:
-    if price.recurrence is not None or price.tier_span is TierSpan.LIFETIME:
+    if price.recurrence is not None:
+        return History.LEVEL
+    if price.tier_span is TierSpan.LIFETIME:
         return History.LIFETIME
     if price.tier_span is TierSpan.CONTRACT:
         return History.CONTRACT

@@ -276,6 +276,8 @@ BAD_PLANS = [
           included_quantity { value: "1" } conversion {} }
         prices { price_id: "e" meter_id: "e" dynamic { amount_meter_id: "f" }
           recurrence { removal { key: "" value: "x" } } billing_timing: 9 tier_span: 9 }
+        prices { price_id: "g" meter_id: "g" percentage { rate_percent { value: "1" } }
+          billing_timing: 2 virtual_currency { code: "A" rate { value: "1" } decimals: 2 } }
         prices { price_id: "f" meter_id: "f" graduated { tiers {} } billing_timing: 2 tier_span: 3
           recurrence { prorated: true } included_quantity { value: "1" } }
         """,
@@ -303,10 +305,11 @@ BAD_PLANS = [
                 "plan.prices[4].recurrence: is for graduated, graduated_percentage, package,"
                 " stairstep, standard, volume only, not for dynamic"
             ),
-            "plan.prices[5].included_quantity: must be absent where a level is prorated",
-            "plan.prices[5].recurrence.prorated: in advance must be of a standard price",
-            "plan.prices[5].tier_span: must be the period of a recurring price",
-            "plan.prices[5].tier_span: must be the period where usage is charged in advance",
+            ("plan.prices[5].virtual_currency.decimals: must be absent of a percentage in advance"),
+            "plan.prices[6].included_quantity: must be absent where a level is prorated",
+            "plan.prices[6].recurrence.prorated: in advance must be of a standard price",
+            "plan.prices[6].tier_span: must be the period of a recurring price",
+            "plan.prices[6].tier_span: must be the period where usage is charged in advance",
         ),
     ),
     Bad(

@@ -6,19 +6,36 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
 from kit.errors import InvalidInput
+from kit.interval import Interval
 from kit.money import minor_digits
 from services.rating.estimating import estimate
 from services.rating.model import GivenUsage, LineKind, Plan, Price, Rating, UsageEntry
 from services.rating.pipeline import Terms, rate_period, spans_of
-from services.rating.prices import CostPlusPrice, DynamicPrice, PercentagePrice
+from services.rating.prices import (
+    CostPlusPrice,
+    DynamicPrice,
+    GraduatedPercentagePrice,
+    GraduatedPrice,
+    PercentagePrice,
+    TierSpan,
+)
 from services.rating.selection import count_given
-from tests.rating_builders import JANUARY, a_contract, a_version
-from tests.rating_strategies import plans
+from tests.rating_builders import (
+    JANUARY,
+    a_contract,
+    a_given_usage,
+    a_plan,
+    a_price,
+    a_version,
+    rated_given,
+)
+from tests.rating_strategies import graduated_percentages, graduated_prices, plans
 
 CONTRACT = a_contract(datetime(2025, 11, 20, tzinfo=UTC), "Asia/Tokyo", "5")
 MONTH = timedelta(days=31)
@@ -159,3 +176,28 @@ def test_an_estimate_is_the_difference_that_the_call_makes(
 
     assume(plan.trial is None or not plan.trial.includes_usage)
     assert Fraction(answer.amount) == usage_amount(both) - usage_amount(before)
+
+
+@LIMITS
+@given(
+    model=st.one_of(graduated_prices, graduated_percentages),
+    quantities=st.lists(small_quantities, min_size=2, max_size=6),
+)
+def test_months_of_a_contract_come_to_the_contract_at_once(
+    model: GraduatedPrice | GraduatedPercentagePrice, quantities: list[Decimal]
+) -> None:
+    """Tiers over a contract, billed month by month, add up to all of it before rounding."""
+    begun = datetime(2025, 1, 1, tzinfo=UTC)
+    price = replace(a_price(model), tier_span=TierSpan.CONTRACT)
+    starts = [datetime(2025, month, 1, tzinfo=UTC) for month in range(1, len(quantities) + 2)]
+    months = [Interval(*each) for each in pairwise(starts)]
+    usage = [
+        a_given_usage(str(quantity), time=month.start)
+        for quantity, month in zip(quantities, months, strict=True)
+    ]
+
+    def amount(period: Interval) -> Fraction:
+        rating = rated_given(a_plan(price), *usage, period=period, contract=a_contract(begun))
+        return Fraction(rating.lines[0].unrounded_amount)
+
+    assert sum(map(amount, months)) == amount(Interval(begun, starts[-1]))

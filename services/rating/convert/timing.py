@@ -55,8 +55,7 @@ def timing_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
     if message.tier_span not in plan_pb2.TierSpan.values():
         yield "tier_span", "must be a span of the contract"
     if message.billing_timing == plan_pb2.BILLING_TIMING_IN_ADVANCE:
-        yield from _fit(message, "billing_timing", _IN_ADVANCE)
-        yield from _absent(message, _NOT_IN_ADVANCE, "where usage is charged in advance")
+        yield from _advance_misfits(message)
     if message.HasField("recurrence"):
         yield from _fit(message, "recurrence", _OF_A_QUANTITY)
         yield from _absent(message, ("rollover",), "of a recurring price")
@@ -96,6 +95,14 @@ def render_timing(price: Price, message: plan_pb2.Price) -> None:
                 maximum_quantity=render_optional(price.rollover.maximum_quantity),
             )
         )
+
+
+def _advance_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
+    yield from _fit(message, "billing_timing", _IN_ADVANCE)
+    yield from _absent(message, _NOT_IN_ADVANCE, "where usage is charged in advance")
+    is_percentage = message.WhichOneof("model") == "percentage"
+    if is_percentage and message.virtual_currency.HasField("decimals"):
+        yield "virtual_currency.decimals", "must be absent of a percentage in advance"
 
 
 def _days_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:

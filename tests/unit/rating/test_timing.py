@@ -10,7 +10,7 @@ import pytest
 
 from kit.errors import InvalidInput, Precondition
 from kit.interval import Interval
-from services.rating.model import Price, Proration
+from services.rating.model import Price, Proration, Trial
 from services.rating.prices import (
     GraduatedPercentagePrice,
     PercentagePrice,
@@ -130,6 +130,22 @@ def test_a_level_of_half_a_period_is_billed_for_its_days() -> None:
     )
 
     assert rating.total.minor_units == 8500
+
+
+def test_a_level_that_grew_within_a_trial_is_billed_from_its_end() -> None:
+    """Seats taken on the 5th of a trial to the 15th are billed for the 16 days that are left."""
+    plan = replace(
+        a_plan(a_level(a_standard_price("31"), prorated=True)), trial=Trial(15, includes_usage=True)
+    )
+
+    rating = rated_given(
+        plan,
+        a_given_usage("2", time=on(5)),
+        a_given_usage("1", time=on(31)),
+        contract=a_contract(on(1)),
+    )
+
+    assert rating.total.minor_units == (2 * 16 + 1) * 100
 
 
 def test_a_level_needs_the_time_of_its_changes() -> None:

@@ -815,7 +815,8 @@ class VirtualCurrency(_message.Message):
     """What people read, for example `CRD`: 1 to 12 upper-case letters. Required."""
     decimals: _builtins.int
     """Rounds what the price comes to, half up, to this many decimals of a credit
-    before it is converted, from 0 to 12. Absent rounds the line alone.
+    before it is converted, from 0 to 12. Absent rounds the line alone; must be
+    absent for a percentage that is charged in advance.
     """
     @_builtins.property
     def rate(self) -> _decimal_pb2.Decimal:
