@@ -25,7 +25,7 @@ $(READY): .venv/lock.stamp pyproject.toml client/pyproject.toml
 	@touch $@
 
 .PHONY: lock
-lock: $(READY) ## pin pyproject.toml anew into both locks; UPGRADE=1 takes newer versions
+lock: $(READY) ## pin pyproject.toml anew into every lock; UPGRADE=1 takes newer versions
 	@tools/setup.sh lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Makes .venv from requirements.lock: `make setup` calls this with `venv` and then `link`,
-# `make lock` with `lock`.
+# `make lock` with `lock`. The tests of the LiteLLM integration call it with `litellm`, for the
+# proxy's packages do not go together with the suite's.
 # Needs Python 3.11 or newer with its venv module; everything else comes hash-checked from the lock.
 set -eu
 cd "$(dirname "$0")/.."
+litellm_pins=tests/integration/litellm/requirements
 
 fail() {
     echo "setup: $*" >&2
@@ -68,18 +70,23 @@ link_projects() {
     run_uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable . --editable client
 }
 
+make_litellm() {
+    [ -x .venv/litellm/bin/python ] || run_uv venv --quiet --python .venv/bin/python .venv/litellm
+    run_uv pip sync --quiet --compile-bytecode --python .venv/litellm/bin/python --require-hashes "$litellm_pins.lock"
+}
+
 # The suite with its tools, and from it what an image needs: the same versions without the tools.
 pin_versions() {
-    pin requirements.lock --group dev "$@"
-    pin requirements-runtime.lock --constraint requirements.lock
+    pin requirements.lock pyproject.toml client/pyproject.toml --group dev "$@"
+    pin requirements-runtime.lock pyproject.toml client/pyproject.toml --constraint requirements.lock
+    pin "$litellm_pins.lock" "$litellm_pins.in" client/pyproject.toml "$@"
 }
 
 pin() {
     lock=$1
     shift
     run_uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-        pyproject.toml client/pyproject.toml --output-file "$lock" "$@"
+        --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file "$lock" "$@"
 }
 
 command=${1:-}
@@ -87,6 +94,7 @@ command=${1:-}
 case $command in
 venv) make_venv ;;
 link) link_projects ;;
+litellm) make_litellm ;;
 lock) pin_versions "$@" ;;
-*) fail "usage: tools/setup.sh venv | link | lock" ;;
+*) fail "usage: tools/setup.sh venv | link | lock | litellm" ;;
 esac
