@@ -191,10 +191,10 @@ def cover(subject: Subject, dimensions: Dimensions, clocks: Iterable[LimitClock]
 def remembered(description: bytes) -> Coverage:
     """Read back a coverage of which only the description is left; it can be shown, not decided."""
     flat, shown = _read(description)
-    subject, dimensions, statics = cast("Any", msgpack.unpackb(shown))
+    subject, dimensions, rows = cast("Any", msgpack.unpackb(shown))
     limits = [
         CoveringLimit(limit_id, scope, tuple(units), capacity, flat[2 * i], flat[2 * i + 1], None)
-        for i, (limit_id, scope, units, capacity) in enumerate(statics)
+        for i, (limit_id, scope, units, capacity) in enumerate(rows)
     ]
     return Coverage(Subject(*subject), tuple(map(tuple, dimensions)), limits, ())
 
@@ -240,8 +240,8 @@ def _describe(subject: Subject, dimensions: Dimensions, limits: Sequence[Coverin
     The script's reader knows no binary strings, so both parts are packed as the older raw strings.
     """
     flat = [part for limit in limits for part in (limit.field, limit.slot)]
-    statics = [(limit.limit_id, limit.scope, limit.units, limit.capacity) for limit in limits]
-    shown = _packed((subject, dimensions, statics))
+    rows = [(limit.limit_id, limit.scope, limit.units, limit.capacity) for limit in limits]
+    shown = _packed((subject, dimensions, rows))
     return _packed(flat) + _packed(shown)
 
 

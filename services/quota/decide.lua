@@ -334,8 +334,9 @@ local function open(counters, packed, first)
     if counter and packed[i] then
       counter.stamp, counter.taken, counter.settled, counter.held, counter.drain, counter.scale =
         cmsgpack.unpack(packed[i])
-    elseif counter and counter.drain > 0 then
-      counter.stamp = now
+    elseif counter then
+      counter.is_new = true
+      if counter.drain > 0 then counter.stamp = now end
     end
   end
 end
@@ -414,10 +415,32 @@ end
 -- Writing ----------------------------------------------------------------------------------------
 
 local values, expiries, gone, gone_ids = {}, {}, {}, {}
+local made = 0
 for i = 1, #books.changed do
   local c = books.changed[i]
   values[2 * i - 1] = c.field
   values[2 * i] = cmsgpack.pack(c.stamp, c.taken, c.settled, c.held, c.drain, c.scale)
+  if c.is_new then made = made + 1 end
+end
+
+-- Whoever makes counters looks at some others, and removes those that say nothing any more: drained,
+-- or of a window that is over, and without a hold. So runs that come and go leave nothing behind.
+if made > 0 then
+  local cursor = redis.call('HGET', KEYS[1], '_') or '0'
+  local seen = redis.call('HSCAN', KEYS[1], cursor, 'COUNT', 8 + 4 * made)
+  local idle = {}
+  for i = 1, #seen[2], 2 do
+    local field = seen[2][i]
+    if string.find(field, '|', 1, true) then
+      local stamp, taken, _, held, drain = cmsgpack.unpack(seen[2][i + 1])
+      local is_over = drain == 0 and stamp > 0 and stamp <= now
+      local is_drained = taken <= drain * (now - stamp)
+      if held == 0 and (is_over or is_drained) then idle[#idle + 1] = field end
+    end
+  end
+  write('HDEL', KEYS[1], idle)
+  values[#values + 1] = '_'
+  values[#values + 1] = seen[1]
 end
 for i = 1, #books.changed_ids do
   local id = books.changed_ids[i]

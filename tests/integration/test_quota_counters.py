@@ -22,10 +22,10 @@ from services.quota.counters import (
     Operation,
     Root,
 )
-from services.quota.coverage import Coverage
-from services.quota.model import Kind, Outcome
+from services.quota.coverage import Coverage, LimitIndex
+from services.quota.model import Kind, Level, Outcome
 from tests.quota_builders import a_limit as a_domain_limit
-from tests.quota_builders import a_rate, covering
+from tests.quota_builders import a_rate, a_subject, covering
 from tests.quota_world import (
     ALLOW,
     QuotaWorld,
@@ -118,8 +118,29 @@ async def test_an_ended_hold_leaves_nothing_in_the_lists(
     await world.ask("Release", a_release(second))
     tag = f"tollkeeper:quota:{{{tenant}/acme}}"
 
-    assert await client.hkeys(f"{tag}:counters") == ["tokens|customer"]
+    assert set(await client.hkeys(f"{tag}:counters")) == {"tokens|customer", "_"}
     assert await client.zcard(f"{tag}:expiries") == 0
+
+
+async def test_counters_of_runs_that_come_and_go_are_removed(
+    counters: Counters, client: Client, tenant: str
+) -> None:
+    """A rate that has drained needs no counter; whoever makes new ones removes old ones."""
+    index = LimitIndex([a_rate("rate", level=Level.RUN, capacity=10**6, period_ms=1_000)])
+
+    def runs(first: int) -> list[Operation]:
+        return [
+            an_operation(
+                index.coverage(a_subject(run=f"run-{n}"), ()), 1, request=f"r{n}", ttl_ms=1
+            )
+            for n in range(first, first + 200)
+        ]
+
+    for first in range(0, 4_000, 200):
+        await decided(counters, tenant, *runs(first))
+        await asyncio.sleep(0.003)
+
+    assert await client.hlen(f"tollkeeper:quota:{{{tenant}/acme}}:counters") < 1_000
 
 
 async def test_a_script_that_redis_forgot_is_loaded_again(
