@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
+from cli.line_explanation import explain_amount, explain_line, find_line, step_rows
 from cli.options import AsJson, DataDir
 from cli.output import (
     Column,
@@ -25,7 +26,12 @@ from cli.services import Addresses, Services, new_request_id, run
 from cli.times import parse_time_option
 from kit.decimals import parse_decimal
 from kit.rpc.wire import render_time
-from tollkeeper.api.invoicing.v1.invoice_pb2 import Invoice, InvoiceState, InvoiceSummary
+from tollkeeper.api.invoicing.v1.invoice_pb2 import (
+    Invoice,
+    InvoiceLine,
+    InvoiceState,
+    InvoiceSummary,
+)
 from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
     CloseBillingPeriodRequest,
     CloseBillingPeriodResponse,
@@ -92,6 +98,25 @@ def show(
         return (await services.ask(services.invoicing.GetInvoice, request)).invoice
 
     _show_invoice(Output(as_json=as_json), run(data_dir, address, work))
+
+
+@app.command()
+def explain(
+    invoice_id: InvoiceId,
+    position: Annotated[int, typer.Argument(help="The number of the line.", show_default=False)],
+    *,
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a line of an invoice: what was counted, every step of its price, the rounding."""
+
+    async def work(services: Services) -> Invoice:
+        request = GetInvoiceRequest(invoice_id=invoice_id)
+        return (await services.ask(services.invoicing.GetInvoice, request)).invoice
+
+    invoice = run(data_dir, address, work)
+    _explain_line(Output(as_json=as_json), invoice, find_line(invoice, position))
 
 
 @app.command()
@@ -255,6 +280,25 @@ def _show_invoice(output: Output, invoice: Invoice) -> None:
     )
     for note in dict.fromkeys(tax.invoice_note for tax in invoice.taxes if tax.invoice_note):
         output.say(note)
+
+
+def _explain_line(output: Output, invoice: Invoice, line: InvoiceLine) -> None:
+    output.value(_facts(line.rated))
+    for text in explain_line(invoice, line):
+        output.say(text)
+    output.table(
+        [
+            Column("stage"),
+            Column("step"),
+            Column("quantity", right=True),
+            Column("each", right=True),
+            Column("amount", right=True),
+            Column("so far", right=True),
+        ],
+        step_rows(line.rated),
+    )
+    for text in explain_amount(line):
+        output.say(text)
 
 
 def _facts(message: Message) -> dict[str, object]:

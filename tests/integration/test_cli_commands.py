@@ -234,6 +234,18 @@ async def test_a_period_is_closed_once_and_its_invoice_shown_and_saved(shell: Sh
     shown = await shell.lines("invoices", "show", "NWI-2026-000001")
     assert shown[1] == "== Invoice NWI-2026-000001, finalized"
     assert "to be paid   60.00 USD" in shown
+    explained = await shell.lines("invoices", "explain", "NWI-2026-000001", "2")
+    assert [" ".join(line.split()) for line in explained] == [
+        "Tokens, by version 1 of the plan starter",
+        "quantity 0 token",
+        "counted by the meter llm_tokens for manon, 2026-02-28 23:00 to 2026-03-31 22:00 UTC",
+        "stage step quantity each amount so far",
+        "included included: up to 500000 0 0 0 0",
+        "price 0.01 per 1000 0 0.00001 0 0",
+        "0 rounded half up: 0.00 USD",
+    ]
+    missing = await shell.run("invoices", "explain", "NWI-2026-000001", "9")
+    assert missing.errors == "tollkeeper: the invoice has no line 9: it has 3 lines\n"
     saved = await shell.lines("invoices", "pdf", "NWI-2026-000001")
     assert saved == ["NWI-2026-000001.pdf"]
     assert (shell.folder / saved[0]).read_bytes().startswith(b"%PDF-")
