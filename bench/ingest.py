@@ -1,12 +1,12 @@
 """Ingest: how many events in a second are durable, deduplicated and rolled up, through gRPC.
 
-The meter runs as its own process on a durable PostgreSQL of its own, with two meters by model.
-Events are of 1,000 customers and four models, some seconds apart. The raw limit beside it is COPY
-of the same events, by one connection in transactions of 1,000 rows, into one table with the same
-columns and indexes, without deduplication and rollups; the better of two runs counts.
+The meter runs as its own process on a durable PostgreSQL of its own. Events are of 1,000 customers,
+keys and four models, with two quantities; meters add one up by model. The raw limit beside it is
+COPY of the same events, by one connection in transactions of 1,000 rows, into one table with the
+same columns and indexes, without deduplication and rollups; the better of two runs counts.
 
-The figures at the top are of batches of 1,000 without duplicates by 8 callers. A duplicate repeats
-an event of the batch before.
+The figures at the top are of batches of 1,000 without duplicates by 16 callers, with one meter. A
+duplicate repeats an event of the batch before.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 
 _INGEST = "/tollkeeper.api.meter.v1.MeterService/IngestEvents"
-_TENANT = "bench"
 _SOURCE = "gateway-000"
 _MODELS = ("large", "medium", "small", "tiny")
 _CUSTOMERS = 1_000
@@ -51,11 +50,17 @@ CREATE INDEX ON raw.events (tenant_id, customer_id, time, source, event_id);
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way of sending."""
+    """One way of sending, and how many meters count each event."""
 
     batch: int
     callers: int
-    duplicate_percent: int
+    duplicate_percent: int = 0
+    meters: int = 1
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that has so many meters."""
+        return f"bench-{self.meters}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +70,23 @@ class Figures:
     batch: int
     callers: int
     duplicate_percent: int
+    meters: int
     events: int
     events_per_s: int
     p50_ms: float
     p99_ms: float
 
 
-WARM_UP = Case(batch=1_000, callers=2, duplicate_percent=0)
-TOP = Case(batch=1_000, callers=8, duplicate_percent=0)
+WARM_UP = Case(batch=1_000, callers=2)
+TOP = Case(batch=1_000, callers=16)
 CASES = [
-    Case(batch, callers, duplicate_percent)
-    for batch, many in ((1, 64), (100, 16), (1_000, 8), (5_000, 8))
-    for callers in (1, many)
-    for duplicate_percent in (0, 30)
+    *(
+        Case(batch, callers, duplicate_percent)
+        for batch, many in ((1, 64), (100, 16), (1_000, 16), (5_000, 8))
+        for callers in (1, many)
+        for duplicate_percent in (0, 30)
+    ),
+    Case(batch=1_000, callers=16, meters=4),
 ]
 
 
@@ -98,7 +107,8 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
     copied = [await _copy(database, events, run=0)]
     async with open_channel(rig.address) as channel:
         sender = _Sender(channel, rig)
-        await sender.put_meters()
+        for case in {each.tenant: each for each in cases}.values():
+            await sender.put_meters(case)
         await sender.run(written, WARM_UP, number=0)
         figures = [await sender.run(written, case, number) for number, case in enumerate(cases, 1)]
     copied.append(await _copy(database, events, run=1))
@@ -121,21 +131,20 @@ def _make_events() -> list[meter_pb2.UsageEvent]:
 
 
 def _make_event(draw: random.Random, number: int, start: datetime) -> meter_pb2.UsageEvent:
+    customer = draw.randrange(_CUSTOMERS)
     event = meter_pb2.UsageEvent(
         event_id=f"{draw.getrandbits(96):024x}",
         source=_SOURCE,
         type="llm.call",
         time=render_time(start + timedelta(microseconds=100 * number + draw.randrange(10**6))),
-        dimensions={"model": draw.choice(_MODELS), "provider": "acme", "region": "eu-west-1"},
+        dimensions={"model": draw.choice(_MODELS), "provider": "acme"},
         quantities={
             "input_tokens": str(draw.randrange(1, 9_000)),
-            "cached_input_tokens": str(draw.randrange(1, 2_000)),
             "output_tokens": str(draw.randrange(1, 2_000)),
         },
     )
-    event.subject.customer_id = f"customer-{draw.randrange(_CUSTOMERS)}"
-    event.subject.project_id = f"project-{draw.randrange(10)}"
-    event.subject.key_id = f"key-{draw.randrange(3 * _CUSTOMERS)}"
+    event.subject.customer_id = f"customer-{customer}"
+    event.subject.key_id = f"key-{customer}-{draw.randrange(3)}"
     return event
 
 
@@ -147,7 +156,7 @@ async def _copy(
     latest_us = int((now + _AHEAD).timestamp()) * 10**6
     incoming = [parse_event(event, latest_us) for event in events]
     rows = [
-        (_TENANT, f"raw-{run}", *each.event()[1:], now, bytes.fromhex(each.fingerprint))
+        (TOP.tenant, f"raw-{run}", *each.event()[1:], now, bytes.fromhex(each.fingerprint))
         for each in incoming
         if isinstance(each, IncomingEvent)
     ]
@@ -167,25 +176,28 @@ class _Sender:
         self._ingest: Any = channel.unary_unary(
             _INGEST, response_deserializer=messages.IngestEventsResponse.FromString
         )
-        self._metadata = rig.metadata(_TENANT, "meter.ingest", "meter.write")
         self._stub = MeterServiceStub(channel)
+        self._rig = rig
 
-    async def put_meters(self) -> None:
-        """Put the two meters that count every event."""
-        for quantity in ("input_tokens", "output_tokens"):
+    async def put_meters(self, case: Case) -> None:
+        """Put the meters that count every event of a case."""
+        for number in range(case.meters):
             meter = meter_pb2.Meter(
-                meter_id=quantity,
+                meter_id=f"meter-{number}",
                 event_type="llm.call",
                 aggregation=meter_pb2.AGGREGATION_SUM,
-                quantity=quantity,
+                quantity=("input_tokens", "output_tokens")[number % 2],
                 group_by=["model"],
             )
-            request = messages.PutMeterRequest(request_id=quantity, meter=meter)
-            await self._stub.PutMeter(request, metadata=self._metadata)
+            request = messages.PutMeterRequest(request_id=meter.meter_id, meter=meter)
+            await self._stub.PutMeter(
+                request, metadata=self._rig.metadata(case.tenant, "meter.write")
+            )
 
     async def run(self, events: Sequence[bytes], case: Case, number: int) -> Figures:
         """Send until the time or the events are over."""
         requests = _requests(events, case, source=f"gateway-{number:03}".encode())
+        metadata = self._rig.metadata(case.tenant, "meter.ingest")
         latencies_s: list[float] = []
         answered = 0
         started_s = time.perf_counter()
@@ -194,7 +206,7 @@ class _Sender:
             nonlocal answered
             for request in requests:
                 before_s = time.perf_counter()
-                answer = await self._ingest(request, metadata=self._metadata)
+                answer = await self._ingest(request, metadata=metadata)
                 after_s = time.perf_counter()
                 latencies_s.append(after_s - before_s)
                 answered += len(answer.outcomes)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -86,7 +86,7 @@ class StoredEvent(NamedTuple):
     ingest_time: datetime
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """What became of an event that was sent."""
 
     CREATED = "CREATED"

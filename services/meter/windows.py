@@ -62,6 +62,11 @@ def start_of_hour(instant: datetime) -> datetime:
     return instant.replace(minute=0, second=0, microsecond=0)
 
 
+def start_of_minute(instant: datetime) -> datetime:
+    """Answer when the minute began."""
+    return instant.replace(second=0, microsecond=0)
+
+
 @cache
 def _time_zones() -> frozenset[str]:
     return frozenset(available_timezones())

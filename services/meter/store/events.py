@@ -7,7 +7,7 @@ Taking events in speaks to asyncpg directly, inside the transaction of SQLAlchem
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from sqlalchemy import (
@@ -18,6 +18,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
     tuple_,
 )
@@ -33,6 +34,7 @@ from services.meter.model import (
     UsageEvent,
 )
 from services.meter.tables import events
+from services.meter.windows import start_of_minute
 
 EventKey = tuple[datetime, str, str]
 """The order of events: time, source, event id."""
@@ -41,6 +43,12 @@ EventKey = tuple[datetime, str, str]
 _COPY_MIN: Final = 200
 
 _event = events.c
+minute: Final = literal_column(
+    "date_bin(INTERVAL '1 minute', meter.events.time, TIMESTAMPTZ '2000-01-01 00:00Z')",
+    _event.time.type,
+)
+"""The minute in which an event happened, written as the index by customer has it."""
+
 _TYPES: Final = {
     name: Text if isinstance(_event[name].type, JSON) else _event[name].type
     for name in UsageEvent._fields
@@ -210,12 +218,10 @@ async def list_events(
     limit: int,
 ) -> list[StoredEvent]:
     """Load events in their order; `meter` keeps only those that it counts."""
-    order = (_event.time, _event.source, _event.event_id)
+    order: list[ColumnElement[Any]] = [_event.time, _event.source, _event.event_id]
     # JSON columns as the text they were stored in.
     columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
     statement = select(*columns, _event.ingest_time).where(_event.tenant_id == tenant)
-    if query.customer_id:
-        statement = statement.where(_event.customer_id == query.customer_id)
     if query.type:
         statement = statement.where(_event.type == query.type)
     if query.interval:
@@ -227,6 +233,16 @@ async def list_events(
     if after:
         values = (literal(value, key.type) for key, value in zip(order, after, strict=True))
         statement = statement.where(tuple_(*order) > tuple_(*values))
+    if query.customer_id:
+        statement = statement.where(_event.customer_id == query.customer_id)
+        bounds = [query.interval.start] if query.interval else []
+        bounds += [after[0]] if after else []
+        if bounds:
+            statement = statement.where(minute >= start_of_minute(max(bounds)))
+        if query.interval:
+            statement = statement.where(minute <= query.interval.end)
+        # The same order, in which the index by customer gives the rows.
+        order = [minute, *order]
     found = await transaction.execute(statement.order_by(*order).limit(limit))
     return [StoredEvent(UsageEvent(*event), ingest_time) for *event, ingest_time in found]
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.meter.model import Meter, UsageQuery, UsageRow
-from services.meter.store.events import amount, counted_by, dimension
+from services.meter.store.events import amount, counted_by, dimension, minute
 from services.meter.tables import events, rollups, series
 from services.meter.windows import HOUR, Cut
 
@@ -112,7 +112,9 @@ def _in_split_hours(
     starts: ColumnElement[Any],
     split: TableValuedAlias,
 ) -> Select[Any]:
-    inside = and_(events.c.time >= split.c.hour, events.c.time < split.c.hour + HOUR)
+    # By the minute where the index has it so; hours begin and end with one.
+    time = minute if query.customer_id else events.c.time
+    inside = and_(time >= split.c.hour, time < split.c.hour + HOUR)
     statement = (
         select(
             events.c.customer_id,

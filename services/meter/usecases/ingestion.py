@@ -50,15 +50,18 @@ class Ingestion:
     @traced("meter.ingest_events")
     async def ingest_events(
         self, tenant: str, parsed: Sequence[IncomingEvent | Fate]
-    ) -> list[Fate]:
+    ) -> Sequence[Fate]:
         """Store and count events, each identity once; what is rejected already stays so.
 
         Raises:
             Exhausted: OVERLOADED.
         """
         accepted = [each for each in parsed if isinstance(each, IncomingEvent)]
-        stored = iter(await self._group_commit.submit(tenant, accepted) if accepted else ())
-        return [each if isinstance(each, Fate) else next(stored) for each in parsed]
+        stored = await self._group_commit.submit(tenant, accepted) if accepted else []
+        if len(accepted) == len(parsed):
+            return stored
+        following = iter(stored)
+        return [each if isinstance(each, Fate) else next(following) for each in parsed]
 
     async def _store(self, tenant: str, incoming: Sequence[IncomingEvent]) -> list[Fate]:
         distinct: dict[Identity, IncomingEvent] = {}
