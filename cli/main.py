@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.commands import invoices, keys, limits, plans, tax
+from cli.commands import invoices, keys, limits, plans, quota, tax
 from cli.commands.demo import demo
 from cli.commands.migrate import migrate
 from cli.commands.replay import replay
@@ -34,6 +34,7 @@ app.add_typer(limits.app, name="limits")
 app.add_typer(invoices.app, name="invoices")
 app.add_typer(tax.app, name="tax")
 app.add_typer(keys.app, name="keys")
+app.add_typer(quota.app, name="quota")
 
 
 def main() -> None:

@@ -46,10 +46,11 @@ class Foundation:
             startup_timeout_s=settings.startup_timeout_s,
         )
         self.revocations = Revocations(self.redis, clock)
+        self.verifier = TokenVerifier(load_jwk(settings.keys_file), self.revocations, clock)
         self.server = RpcServer(
             settings.service,
             settings.listen,
-            TokenVerifier(load_jwk(settings.keys_file), self.revocations, clock),
+            self.verifier,
             default_deadline_s=settings.default_deadline_s,
             message_bytes_max=settings.message_bytes_max,
         )

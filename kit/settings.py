@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -26,6 +26,8 @@ DEFAULT_ADDRESSES: Mapping[str, str] = MappingProxyType(
         "invoicing": "127.0.0.1:7305",
     }
 )
+
+More = TypeVar("More", bound=BaseSettings)
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _PORT_MAX = 65_535
@@ -56,7 +58,8 @@ def _check_redis_url(url: str) -> str:
     return url
 
 
-_Address = Annotated[str, AfterValidator(_check_address)]
+Address = Annotated[str, AfterValidator(_check_address)]
+"""A host and a port."""
 
 
 def _address(service: str) -> Any:  # noqa: ANN401 - as pydantic's Field.
@@ -77,7 +80,7 @@ class ServiceSettings(BaseSettings):
 
     service: Annotated[str, Field(pattern="^[a-z]{1,32}$")]
     """Which service this is, for example `meter`; not from the environment."""
-    listen: _Address
+    listen: Address
     """Where to listen: TOLLKEEPER_<SERVICE>_LISTEN, by default the service's default address.
 
     Port 0 takes a free one."""
@@ -108,11 +111,11 @@ class ServiceSettings(BaseSettings):
     service_key_file: Path | None = Field(None, validation_alias="TOLLKEEPER_SERVICE_KEY_FILE")
     """The private JWK that signs calls to other services; none where a service calls none."""
 
-    quota_address: _Address = _address("quota")
-    meter_address: _Address = _address("meter")
-    rating_address: _Address = _address("rating")
-    tax_address: _Address = _address("tax")
-    invoicing_address: _Address = _address("invoicing")
+    quota_address: Address = _address("quota")
+    meter_address: Address = _address("meter")
+    rating_address: Address = _address("rating")
+    tax_address: Address = _address("tax")
+    invoicing_address: Address = _address("invoicing")
 
     tax_vies_url: Annotated[str, AfterValidator(_check_web_url)] = Field(
         "", validation_alias="TOLLKEEPER_TAX_VIES_URL"
@@ -195,8 +198,13 @@ def load_settings(service: str) -> ServiceSettings:
 
 def load_migration_settings(service: str) -> MigrationSettings:
     """Read what migrating needs; raise `BadSettings` as `load_settings` does."""
+    return load_more_settings(MigrationSettings, service)
+
+
+def load_more_settings(kind: type[More], service: str) -> More:
+    """Read settings whose fields have their variables as aliases; raise as `load_settings` does."""
     try:
-        return MigrationSettings.model_validate({})
+        return kind.model_validate({})
     except ValidationError as error:
         raise _bad_settings(error, service) from None
 

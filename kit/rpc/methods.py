@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 import grpc.aio
@@ -22,7 +23,7 @@ from google.rpc.status_pb2 import Status
 
 from kit import telemetry
 from kit.errors import Denied, DomainError, InvalidInput, Unauthenticated, Unavailable
-from kit.rpc.auth import Admission, TokenVerifier, set_caller
+from kit.rpc.auth import Admission, Caller, TokenVerifier, set_caller
 from kit.rpc.status import (
     DETAILS_KEY,
     DeadlineExceeded,
@@ -38,6 +39,7 @@ UnaryHandler = Callable[[Any, Context], Awaitable[bytes]]
 StreamHandler = Callable[[Any, Context], AsyncGenerator[bytes, None]]
 
 _BEARER = "bearer "
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _log = telemetry.get_logger()
 
 
@@ -52,24 +54,34 @@ class _Method:
 
 
 class MethodGuard:
-    """Wraps the methods of one server; refuses every call until `is_open`, as start-up is first."""
+    """Wraps the methods of one server; refuses every call until `is_open`, as start-up is first.
 
-    def __init__(self, service: str, verifier: TokenVerifier, default_deadline_s: float) -> None:
+    A call without a token is refused, unless it is to be taken as made by `nameless`.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        verifier: TokenVerifier,
+        default_deadline_s: float,
+        nameless: Caller | None = None,
+    ) -> None:
         self.is_open = False
+        self._nameless = None if nameless is None else Admission(nameless, _NEVER)
         self._domain = f"tollkeeper.{service}"
         self._verifier = verifier
         self._default_deadline_s = default_deadline_s
 
     def wrap(
-        self, servicer: object, descriptor: MethodDescriptor
+        self, servicer: object, descriptor: MethodDescriptor, scope: str = ""
     ) -> "grpc.RpcMethodHandler[Any, Any]":
-        """Make the handler of one method of a servicer.
+        """Make the handler of one method of a servicer; `scope` is for contracts of others.
 
         Raises:
             TypeError: the servicer lacks the method, or has it in another form than the contract.
             ValueError: the contract names no scope for it.
         """
-        method = _method(servicer, descriptor)
+        method = _method(servicer, descriptor, scope)
         if descriptor.server_streaming:
             answers = self._answering_many(method)
             stream = _observed_stream(method.name, answers) if telemetry.is_on() else answers
@@ -140,7 +152,13 @@ class MethodGuard:
     def _admit(self, context: Context, scope: str) -> Admission:
         if not self.is_open:
             raise Unavailable("UNAVAILABLE", "the service is starting or stopping")
-        admission = self._verifier.admit(_token(context))
+        token = _token(context)
+        if token is not None:
+            admission = self._verifier.admit(token)
+        elif self._nameless is not None:
+            admission = self._nameless
+        else:
+            raise Unauthenticated("UNAUTHENTICATED", "the metadata authorization is missing")
         if scope not in admission.caller.scopes:
             raise Denied(
                 "PERMISSION_DENIED",
@@ -206,8 +224,8 @@ class _Requests:
             raise self._refusal
 
 
-def _method(servicer: object, descriptor: MethodDescriptor) -> _Method:
-    scope = descriptor.GetOptions().Extensions[required_scope]
+def _method(servicer: object, descriptor: MethodDescriptor, scope: str) -> _Method:
+    scope = scope or descriptor.GetOptions().Extensions[required_scope]
     if not scope:
         raise ValueError(f"{descriptor.full_name} names no required_scope")
     call = getattr(servicer, descriptor.name, None)
@@ -242,14 +260,14 @@ def _observed_stream(name: str, handle: StreamHandler) -> StreamHandler:
     return observed
 
 
-def _token(context: Context) -> str:
+def _token(context: Context) -> str | None:
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
             text = str(value)
             if text[: len(_BEARER)].lower() == _BEARER:
                 return text[len(_BEARER) :]
             raise Unauthenticated("UNAUTHENTICATED", "authorization must read: Bearer <token>")
-    raise Unauthenticated("UNAUTHENTICATED", "the metadata authorization is missing")
+    return None
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:

@@ -16,7 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from kit.errors import CannotStart
-from kit.rpc.auth import TokenVerifier
+from kit.rpc.auth import Caller, TokenVerifier
 from kit.rpc.methods import MethodGuard
 
 MESSAGE_BYTES_MAX = 16 * 2**20
@@ -29,7 +29,8 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 class RpcServer:
     """Serves the contracts of one service at `listen`, such as "127.0.0.1:7301"; port 0 is any.
 
-    A unary call whose caller names no deadline gets `default_deadline_s`; streams have none.
+    A unary call whose caller names no deadline gets `default_deadline_s`; streams have none. A call
+    without a token is refused, unless it is to be taken as made by `nameless`.
     """
 
     def __init__(
@@ -40,18 +41,24 @@ class RpcServer:
         *,
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        nameless: Caller | None = None,
     ) -> None:
         self._listen = listen
         self._message_bytes_max = message_bytes_max
-        self._guard = MethodGuard(service, verifier, default_deadline_s)
+        self._guard = MethodGuard(service, verifier, default_deadline_s, nameless)
         self._handlers: dict[str, grpc.GenericRpcHandler] = {}
         self._stopping: list[Callable[[], None]] = []
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
-    def add(self, servicer: object, descriptor: ServiceDescriptor) -> None:
-        """Serve a contract: `file_pb2.DESCRIPTOR.services_by_name["MeterService"]`."""
-        methods = {method.name: self._guard.wrap(servicer, method) for method in descriptor.methods}
+    def add(self, servicer: object, descriptor: ServiceDescriptor, scope: str = "") -> None:
+        """Serve a contract: `file_pb2.DESCRIPTOR.services_by_name["MeterService"]`.
+
+        A contract of others names no scopes; `scope` is then what all of its methods ask for.
+        """
+        methods = {
+            method.name: self._guard.wrap(servicer, method, scope) for method in descriptor.methods
+        }
         handler = grpc.method_handlers_generic_handler(descriptor.full_name, methods)
         self._handlers[descriptor.full_name] = handler
 

@@ -10,6 +10,8 @@ from kit.settings import ServiceSettings
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Counters
+from services.quota.envoy.facade import facade
+from services.quota.envoy.settings import load_envoy_settings
 from services.quota.service import QuotaService
 from services.quota.usecases import Gate, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2
@@ -26,7 +28,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     foundation.server.add(service, descriptor)
     foundation.server.before_stop(service.drain)
-    return foundation.host(catalogue, counters, batcher)
+    envoy = facade(foundation, settings, load_envoy_settings())
+    return foundation.host(catalogue, counters, batcher, *envoy)
 
 
 if __name__ == "__main__":
