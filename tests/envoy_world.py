@@ -49,15 +49,19 @@ class EnvoyWorld:
 
     async def ask(self, request: Any, metadata: Any = None) -> Any:  # noqa: ANN401 - made at run time.
         """Ask; a failure is raised as the domain error it was."""
+        try:
+            return await self.call(request, metadata)
+        except grpc.aio.AioRpcError as error:
+            raise read_error(error) from error
+
+    async def call(self, request: Any, metadata: Any = None) -> Any:  # noqa: ANN401 - as above.
+        """Ask; a failure is raised as gRPC's."""
         call: Any = self.channel.unary_unary(
             METHOD,
             request_serializer=RateLimitRequest.SerializeToString,
             response_deserializer=RateLimitResponse.FromString,
         )
-        try:
-            return await call(request, metadata=metadata, timeout=10)
-        except grpc.aio.AioRpcError as error:
-            raise read_error(error) from error
+        return await call(request, metadata=metadata, timeout=10)
 
     async def refusal(self, request: Any, metadata: Any = None) -> DomainError:  # noqa: ANN401 - as above.
         """Ask what must fail, and answer how."""
@@ -160,7 +164,7 @@ async def envoy_world(
             "drain_s": 1.0,
         }
     )
-    given = {"listen": "127.0.0.1:0", "config": folder, "tenant": tenant, **settings}
+    given = {"listen": "127.0.0.1:0", "config": folder, "tenant": tenant or None, **settings}
     foundation = Foundation(service, SystemClock())
     async with AsyncExitStack() as stack:
         for number, domain in enumerate(domains):
