@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,6 +32,7 @@ _START_WAIT_S = 60.0
 _STOP_WAIT_S = 30.0
 _POLL_S = 0.05
 _TOKEN_LIFE = timedelta(hours=1)
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class Rig:
 
 
 @contextmanager
-def running(service: str) -> Iterator[Rig]:
-    """Run durable servers and one service on them."""
+def running(service: str, variables: Mapping[str, str] = _NONE) -> Iterator[Rig]:
+    """Run durable servers and one service on them, with more variables in its environment."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-bench-"))
         directory = DataDirectory.open(Path(folder) / "data")
@@ -80,6 +82,7 @@ def running(service: str) -> Iterator[Rig]:
             "TOLLKEEPER_KEYS_FILE": str(keys.public_file),
             "TOLLKEEPER_SERVICE_KEY_FILE": str(keys.service_file),
             f"TOLLKEEPER_{service.upper()}_LISTEN": address,
+            **variables,
         }
         process = stack.enter_context(_serving(service, address, environment))
         yield Rig(database_url, redis_url, address, process.pid, keys)
