@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import grpc.aio
 import yaml
@@ -19,7 +18,7 @@ from kit.rpc.channel import open_channel
 from kit.rpc.status import read_error
 from kit.settings import ServiceSettings
 from services.quota.envoy import counters
-from services.quota.envoy.counters import counter_name, slot_of
+from services.quota.envoy.counters import shard_of, slot_of
 from services.quota.envoy.facade import Listener, facade
 from services.quota.envoy.messages import METHOD, RateLimitRequest, RateLimitResponse
 from services.quota.envoy.rules import Match
@@ -129,12 +128,11 @@ def stopped_clock(folder: Path, tenant: str) -> Path:
 
 
 async def put_counter(
-    world: EnvoyWorld, domain: str, match: Match, now_s: int, count: int | None, *, slots: int
+    world: EnvoyWorld, domain: str, match: Match, now_s: int, count: int | None, *, stops: bool
 ) -> None:
     """Let a counter stand where a case wants it."""
-    name = counter_name(match)
-    shard = crc32(name.encode()) % slots
-    key = f"{slot_of(world.tenant, domain, shard)}:{name}"
+    slot = slot_of(world.tenant, domain, 0 if stops else shard_of(match.counter))
+    key = f"{slot}:{match.counter}"
     if count is None:
         await world.redis.client.delete(key)
         return

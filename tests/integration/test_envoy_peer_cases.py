@@ -93,13 +93,13 @@ async def put_counters(
 ) -> None:
     """Let the counters of a step stand where it wants them."""
     request = request_of(step)
-    slots = 1 if settings.get("stops") else counters.SLOTS_PER_DOMAIN
+    stops = bool(settings.get("stops"))
     for descriptor, count in zip(
         parse_request(request), step.get("counters_before", ()), strict=False
     ):
         match = rules.find(request.domain, descriptor.entries, descriptor.override)
         if match is not None:
-            await put_counter(world, request.domain, match, step["now"], count, slots=slots)
+            await put_counter(world, request.domain, match, step["now"], count, stops=stops)
 
 
 @pytest.mark.parametrize("case", cases("decide"))

@@ -1,7 +1,7 @@
 """Envoy's messages and our values: requests are parsed, verdicts are rendered."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.json_format import ParseDict
 
@@ -16,8 +16,7 @@ _OK = RateLimitResponse.OK
 _OVER_LIMIT = RateLimitResponse.OVER_LIMIT
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """What a caller asks of one descriptor; an override stands in for the rules of the files."""
 
     entries: tuple[Entry, ...]

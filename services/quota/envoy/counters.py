@@ -9,27 +9,22 @@ all counters of a domain share one slot, so that a request is decided at once. R
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from kit.errors import Unavailable
 from kit.redis_pool import RedisPool, Script
-from services.quota.envoy.rules import Entry, Match
 from services.quota.envoy.verdict import Counted, Hit
 
 SCRIPT = Path(__file__).parent.with_name("envoy.lua")
-SLOTS_PER_DOMAIN = 16
+SLOTS_PER_DOMAIN = 8
 ADDEND_MAX = 2**53 - 1
 
-_NAME_LENGTH_MAX = 256
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What one call counts: its hits, of which those without a limit are not counted.
 
     `uncounted` are the places of hits whose windows are known to be over, so nobody is asked.
@@ -102,8 +97,12 @@ class Counters:
                 limit = None if hit.match is None else hit.match.rule.limit
                 if hit.match is None or limit is None or number in request.uncounted:
                     continue
-                slot, name = self._place(request, hit.match)
-                call = calls.setdefault(slot, _Call())
+                name = hit.match.counter
+                shard = 0 if self._stops else shard_of(name)
+                slot = slot_of(request.tenant, request.domain, shard)
+                call = calls.get(slot)
+                if call is None:
+                    call = calls[slot] = _Call()
                 index = call.keys.setdefault(f"{slot}:{name}", len(call.keys) + 1)
                 seconds = limit.unit.seconds
                 addend = 0 if spares else min(hit.addend, ADDEND_MAX)
@@ -115,11 +114,6 @@ class Counters:
             for slot, flat in grouped.items():
                 calls[slot].requests += (len(flat) // 4, *flat)
         return list(calls.values())
-
-    def _place(self, request: Request, match: Match) -> tuple[str, str]:
-        name = counter_name(match)
-        shard = 0 if self._stops else zlib.crc32(name.encode()) % SLOTS_PER_DOMAIN
-        return slot_of(request.tenant, request.domain, shard), name
 
     async def _run(self, calls: Sequence[_Call]) -> list[Any]:
         try:
@@ -152,24 +146,14 @@ def slot_of(tenant: str, domain: str, shard: int) -> str:
     return f"tollkeeper:quota:envoy:{{{tenant}/{domain}/{shard}}}"
 
 
-def counter_name(match: Match) -> str:
-    """Name the counter of a rule and the values it counts; other entries, another name."""
-    limit = match.rule.limit
-    assert limit is not None, "only limits have counters"
-    name = _joined(match.counted)
-    if len(name) > _NAME_LENGTH_MAX:
-        name = blake2b(name.encode(), digest_size=16).hexdigest()
-    return f"{limit.unit.name.lower()}:{name}"
+def shard_of(counter: str) -> int:
+    """Tell in which part of its domain a counter is."""
+    return zlib.crc32(counter.encode()) % SLOTS_PER_DOMAIN
 
 
 def unavailable() -> Unavailable:
     """Make the error of counters that did not answer."""
     return Unavailable("COUNTERS_UNAVAILABLE", "the counters did not answer in time")
-
-
-def _joined(entries: Sequence[Entry]) -> str:
-    # With lengths, so that no two descriptors share a name, whatever their texts hold.
-    return "".join(f"{len(key)}:{key}={len(value)}:{value};" for key, value in entries)
 
 
 def _is_script_lost(reply: object) -> bool:

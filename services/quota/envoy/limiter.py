@@ -7,20 +7,21 @@ they are then not charged either, as in the original. Refuses to remember more t
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from decimal import Decimal
 
 from kit import telemetry
 from services.quota.envoy.batcher import Batcher
 from services.quota.envoy.convert import Descriptor
-from services.quota.envoy.counters import Request, counter_name
+from services.quota.envoy.counters import Request
 from services.quota.envoy.files import RuleFiles
-from services.quota.envoy.rules import applied
+from services.quota.envoy.rules import Entry, Match, applied
 from services.quota.envoy.verdict import Counted, Hit, Modes, Tally, Verdict, judge, tally
 
 Key = tuple[str, str, str]
 """Tenant, domain and counter."""
 
+# What was found for descriptors is remembered until the rules change, or there are too many.
+_FOUND_MAX = 20_000
 _STATISTICS = tuple(Tally.__dataclass_fields__)
 _counters = {
     name: telemetry.meter.create_counter(
@@ -80,6 +81,8 @@ class Limiter:
         self._modes = modes
         self._near_ratio = near_ratio
         self._has_cache = local_cache_size > 0
+        self._rules = files.rules
+        self._found: dict[tuple[str, tuple[Entry, ...]], Match | None] = {}
         self._known_over = KnownOver(local_cache_size, _loop_s)
 
     async def decide(self, tenant: str, domain: str, descriptors: Sequence[Descriptor]) -> Verdict:
@@ -89,7 +92,9 @@ class Limiter:
             Unavailable: COUNTERS_UNAVAILABLE.
         """
         rules = self._files.rules
-        matches = [rules.find(domain, each.entries, each.override) for each in descriptors]
+        if rules is not self._rules or len(self._found) > _FOUND_MAX:
+            self._rules, self._found = rules, {}
+        matches = [self._find(domain, each) for each in descriptors]
         hits = tuple(
             Hit(match, descriptor.addend)
             for match, descriptor in zip(applied(matches), descriptors, strict=True)
@@ -100,6 +105,15 @@ class Limiter:
         if telemetry.is_on():
             self._measure(hits, counted, verdict)
         return verdict
+
+    def _find(self, domain: str, descriptor: Descriptor) -> Match | None:
+        if descriptor.override is not None:
+            return self._rules.find(domain, descriptor.entries, descriptor.override)
+        asked = (domain, descriptor.entries)
+        if asked in self._found:
+            return self._found[asked]
+        match = self._found[asked] = self._rules.find(*asked)
+        return match
 
     async def _count(self, request: Request) -> Sequence[Counted | None]:
         if all(hit.match is None or hit.match.rule.limit is None for hit in request.hits):
@@ -112,19 +126,19 @@ class Limiter:
             for place, key in self._keys(request).items()
             if (remaining_ms := self._known_over.remaining_ms(key))
         }
-        counted = await self._batcher.count(replace(request, uncounted=frozenset(known)))
+        counted = await self._batcher.count(request._replace(uncounted=frozenset(known)))
         for place, key in self._keys(request).items():
             hit, counter = request.hits[place], counted[place]
             assert hit.match is not None
             assert hit.match.rule.limit is not None
-            if counter is not None and counter.count > hit.match.rule.limit.requests_per_unit:
+            if counter is not None and counter.total > hit.match.rule.limit.requests_per_unit:
                 # Counted from before the question, so that it ends no later than the window.
                 self._known_over.remember(key, asked_at_s + counter.reset_ms / 1000)
         return [known.get(place, counter) for place, counter in enumerate(counted)]
 
     def _keys(self, request: Request) -> dict[int, Key]:
         return {
-            place: (request.tenant, request.domain, counter_name(hit.match))
+            place: (request.tenant, request.domain, hit.match.counter)
             for place, hit in enumerate(request.hits)
             if hit.match is not None and hit.match.rule.limit is not None
         }

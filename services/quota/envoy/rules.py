@@ -9,12 +9,14 @@ to its joining of key and value by an underscore.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from hashlib import blake2b
 from typing import Any
 
 Entry = tuple[str, str]
 """A key and its value, one step of a descriptor."""
 
 WILDCARD = "*"
+COUNTER_LENGTH_MAX = 256
 
 
 class Unit(IntEnum):
@@ -91,11 +93,18 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule that applies, which entries tell its counter, and the name of its metric."""
+    """A rule that applies, which entries tell its counter, and the name of its metric.
+
+    `counter` names the counter within its domain; it is empty where there is none.
+    """
 
     rule: Rule
     counted: tuple[Entry, ...]
     metric: str
+    counter: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counter", _counter_of(self.rule.limit, self.counted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,16 @@ def covers(pattern: str, text: str) -> bool:
             return False
         place = found + len(part)
     return True
+
+
+def _counter_of(limit: Limit | None, counted: Sequence[Entry]) -> str:
+    if limit is None:
+        return ""
+    # With lengths, so that no two descriptors share a name, whatever their texts hold.
+    name = "".join(f"{len(key)}:{key}={len(value)}:{value};" for key, value in counted)
+    if len(name) > COUNTER_LENGTH_MAX:
+        name = blake2b(name.encode(), digest_size=16).hexdigest()
+    return f"{limit.unit.name.lower()}:{name}"
 
 
 def _is_replaced(rule: Rule, replaced: set[str]) -> bool:

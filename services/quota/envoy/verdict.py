@@ -8,35 +8,32 @@ all rules in quota mode are. Shadow rules are never over. Refuses to count: `cou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.quota.envoy.rules import Limit, Match, Rule
 
 REMAINING_MAX = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """One descriptor: the rule it meets, if any, and how many hits it adds; 0 only looks."""
 
     match: Match | None
     addend: int
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """A counter after a hit, and in how many milliseconds its window ends.
 
     `is_known_over` says that nobody was asked, since the window was over its limit before.
     """
 
-    count: int
+    total: int
     reset_ms: int
     is_known_over: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """What is said of one descriptor; without a limit there was nothing to count."""
 
     is_over: bool
@@ -125,7 +122,7 @@ def tally(hit: Hit, counter: Counted, near_ratio: Decimal) -> Tally:
             shadow_mode=shadowed,
         )
     near_from = int((limit * near_ratio).to_integral_value(ROUND_FLOOR))
-    after, before = counter.count, counter.count - addend
+    after, before = counter.total, counter.total - addend
     if after <= limit:
         return Tally(
             total_hits=addend,
@@ -157,11 +154,11 @@ def _status(hit: Hit, counter: Counted | None) -> Status:
         return Status(
             is_over=False, limit=None, remaining=REMAINING_MAX if _is_unlimited(hit) else 0
         )
-    is_above = counter.is_known_over or counter.count > limit.requests_per_unit
+    is_above = counter.is_known_over or counter.total > limit.requests_per_unit
     return Status(
         is_over=is_above and not _rule(hit).is_shadow,
         limit=limit,
-        remaining=0 if is_above else limit.requests_per_unit - counter.count,
+        remaining=0 if is_above else limit.requests_per_unit - counter.total,
         reset_s=-(-counter.reset_ms // 1000),
     )
 
