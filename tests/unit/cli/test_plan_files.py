@@ -152,8 +152,8 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         "14:46 plan.prices[0].standard.per_quantity: must be above 0",
         "15:16 plan.prices[0].package: cannot stand beside standard: choose one",
         (
-            "16:7 plan.prices[1].dimensions: may match usage that plan.prices[0] bills as well: name"
-            " more dimensions, or give both another value of the same one"
+            "16:7 plan.prices[1].dimensions: may match usage that plan.prices[0] bills as well:"
+            " name more dimensions, or give both another value of the same one"
         ),
         "16:17 plan.prices[1].price_id: is the id of plan.prices[0] as well",
         (
@@ -173,6 +173,13 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
             " keeps_contracts, create_time, archive_time"
         ),
     ]
+
+
+A_WEEK = "monday, tuesday, wednesday, thursday, friday, saturday, sunday"
+A_NIGHT = (
+    "{price_id: a, meter_id: a, time_of_use: {other_amount: 1, windows: [{weekdays: [monday,"
+    " montag], end_hour: 1, amount: 1}]}}"
+)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +209,8 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         ("meters: {a: b}\nplan: {plan_id: pro, currency: USD}\n", "1:9 meters: must be a list"),
         ("plan: {plan_id: pro, currency: USD, keeps_contracts: yes}\n",
          "1:54 plan.keeps_contracts: must be true or false"),
-        ("plan: {plan_id: pro, currency: USD, prices: [{price_id: a, meter_id: a, time_of_use:\n"
-         " {other_amount: 1, windows: [{weekdays: [monday, montag], end_hour: 1, amount: 1}]}}]}\n",
-         "2:50 plan.prices[0].time_of_use.windows[0].weekdays[1]: must be one of monday, tuesday,"
-         " wednesday, thursday, friday, saturday, sunday"),
+        (f"plan: {{plan_id: pro, currency: USD, prices: [\n{A_NIGHT}\n]}}\n",
+         f"2:89 plan.prices[0].time_of_use.windows[0].weekdays[1]: must be one of {A_WEEK}"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_file_is_refused(read: Reader, text: str, fault: str) -> None:
