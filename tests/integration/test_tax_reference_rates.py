@@ -14,7 +14,9 @@ import pytest
 from kit.errors import CannotStart, NotFound, Precondition
 from kit.postgres import Database
 from services.tax.__main__ import import_rates, main
+from services.tax.reference_rates import SOURCE_ECB
 from services.tax.rulebook_files import ECB_SAMPLE, load_ended_currencies
+from services.tax.store import load_rates_between
 from services.tax.usecases.exchange import NO_TENANT, ExchangeUseCases
 
 PUBLISHED = (
@@ -207,3 +209,23 @@ async def test_every_day_since_2019_has_the_published_rate(
     asked = [(currency, day) for currency in CURRENCIES for day in days[::20]]
     found = {key: await rate_or_none(use_cases, *key) for key in asked}
     assert found == {(code, day): figure_of(published[day][code]) for code, day in asked}
+
+
+@needs_history
+async def test_every_published_figure_is_stored_exactly(database_url: str) -> None:
+    """Each currency of each day since 2019, to the last digit, and nothing else."""
+    await import_rates(database_url, PUBLISHED)
+    with PUBLISHED.open(encoding="utf-8") as file:
+        rows = {date.fromisoformat(row["Date"]): row for row in csv.DictReader(file)}
+    published = {
+        (code, day): Decimal(cell)
+        for day, row in rows.items()
+        for code, cell in row.items()
+        if code not in {"", "Date", None} and cell not in {"", "N/A", None}
+    }
+    database = Database(database_url, "tax")
+    async with database.transaction(NO_TENANT) as transaction:
+        stored = await load_rates_between(transaction, SOURCE_ECB, min(rows), max(rows))
+    await database.close()
+
+    assert {(rate.currency, rate.rate_date): rate.units_per_euro for rate in stored} == published
