@@ -218,9 +218,9 @@ def decode(batch: Batch, reply: Sequence[bytes]) -> tuple[int, Decided | None]:
     if is_stale:
         return now_ms, None
     more_is_due, flat = rest
-    descriptions = dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+    exhibits = dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
     answers = [
-        _answer(batch.root, operation, record, descriptions)
+        _answer(batch.root, operation, record, exhibits)
         for operation, record in zip(batch.operations, reply[1:], strict=True)
     ]
     return now_ms, Decided(answers, more_is_due)
@@ -243,7 +243,9 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
         place = places.get(coverage)
         if place is None:
             place = places[coverage] = len(places) + 1
-            entry: list[bytes | int] = [coverage.id, coverage.description, len(coverage.slots)]
+            entry: list[bytes | int] = [
+                *(coverage.id, coverage.description, coverage.exhibit, len(coverage.slots))
+            ]
             coverages.append(entry)
             for limit in coverage.limits:
                 index = indexes.get(limit.field)
@@ -263,14 +265,14 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
 
 
 def _answer(
-    root: Root, operation: Operation, record: bytes, descriptions: dict[bytes, bytes]
+    root: Root, operation: Operation, record: bytes, exhibits: dict[bytes, bytes]
 ) -> Answer | DomainError:
     if len(record) <= _ERROR_LENGTH_MAX:
         return _error(root, operation, record.decode())
     outcome, now_ms, detail, hold, *figures = _unpacked(record[_COVERAGE_ID.stop :])
     coverage = operation.coverage
     if record[_COVERAGE_ID] != coverage.id:
-        coverage = remembered(descriptions[record[_COVERAGE_ID]])
+        coverage = remembered(exhibits[record[_COVERAGE_ID]])
     return Answer(outcome, now_ms, detail, hold.decode(), coverage, figures)
 
 

@@ -2,7 +2,8 @@
 
 A `LimitIndex` holds all limits of a tenant and is never changed: a put limit makes a new index. A
 `Coverage` is what it found for one subject with its dimensions. Its `description` travels with a
-hold, so that the hold can be settled, and its answer be repeated, when the limits have changed.
+hold, so that it can be settled when the limits have changed; its `exhibit` is remembered beside
+answers, so that they can be repeated then.
 Refuses more limits on one call than the engine decides at once.
 """
 
@@ -106,11 +107,13 @@ class Coverage:
     Args:
         slots: The distinct sets of units that count somewhere; a limit counts the sum of one.
 
-    `id` tells descriptions apart. `prepared` is for whoever renders answers: what need not be
-    rendered anew each time.
+    `id` tells descriptions and exhibits apart. `prepared` is for whoever renders answers: what need
+    not be rendered anew each time.
     """
 
-    __slots__ = ("description", "dimensions", "id", "limits", "prepared", "slots", "subject")
+    __slots__ = (
+        *("description", "dimensions", "exhibit", "id", "limits", "prepared", "slots", "subject"),
+    )
 
     def __init__(
         self,
@@ -124,7 +127,9 @@ class Coverage:
         self.limits = limits
         self.slots = slots
         self.description = _describe(subject, dimensions, limits)
-        self.id = hashlib.blake2b(self.description, digest_size=_ID_BYTES).digest()
+        self.exhibit = _exhibit(subject.customer, limits)
+        content = self.description + self.exhibit
+        self.id = hashlib.blake2b(content, digest_size=_ID_BYTES).digest()
         self.prepared: object = None
 
     def sums(self, amounts: Amounts) -> list[int]:
@@ -188,21 +193,22 @@ def cover(subject: Subject, dimensions: Dimensions, clocks: Iterable[LimitClock]
     return Coverage(subject, dimensions, limits, slots)
 
 
-def remembered(description: bytes) -> Coverage:
-    """Read back a coverage of which only the description is left; it can be shown, not decided."""
-    flat, shown = _read(description)
-    subject, dimensions, rows = cast("Any", msgpack.unpackb(shown))
+def remembered(exhibit: bytes) -> Coverage:
+    """Read back a coverage of which only the exhibit is left; it can be shown, not decided."""
+    customer, rows = cast("Any", msgpack.unpackb(exhibit))
     limits = [
-        CoveringLimit(limit_id, scope, tuple(units), capacity, flat[2 * i], flat[2 * i + 1], None)
-        for i, (limit_id, scope, units, capacity) in enumerate(rows)
+        CoveringLimit(limit_id, scope, tuple(units), capacity, "", 0, None)
+        for limit_id, scope, units, capacity in rows
     ]
-    return Coverage(Subject(*subject), tuple(map(tuple, dimensions)), limits, ())
+    return Coverage(Subject(customer), (), limits, ())
 
 
 def described_call(description: bytes) -> tuple[Subject, Dimensions]:
     """Read from a description whose call it was."""
-    coverage = remembered(description)
-    return coverage.subject, coverage.dimensions
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(description)
+    _, (subject, dimensions) = unpacker
+    return Subject(*subject), tuple(map(tuple, dimensions))
 
 
 def _most_specific(subject: Subject) -> tuple[int, str]:
@@ -235,25 +241,19 @@ def _covering_limit(clock: LimitClock, subject: Subject, slot: int) -> CoveringL
 
 
 def _describe(subject: Subject, dimensions: Dimensions, limits: Sequence[CoveringLimit]) -> bytes:
-    """Pack what the script reads, and behind it what only the service reads.
-
-    The script's reader knows no binary strings, so both parts are packed as the older raw strings.
-    """
+    """Pack what the script reads of a hold, and behind it whose call it was."""
     flat = [part for limit in limits for part in (limit.field, limit.slot)]
+    return _packed(flat) + _packed((subject, dimensions))
+
+
+def _exhibit(customer: str, limits: Sequence[CoveringLimit]) -> bytes:
     rows = [(limit.limit_id, limit.scope, limit.units, limit.capacity) for limit in limits]
-    shown = _packed((subject, dimensions, rows))
-    return _packed(flat) + _packed(shown)
+    return _packed((customer, rows))
 
 
 def _packed(value: object) -> bytes:
+    # The script's reader knows no binary strings, so bytes go as the older raw strings.
     return cast("bytes", msgpack.packb(value, use_bin_type=False))
-
-
-def _read(description: bytes) -> tuple[list[Any], bytes]:
-    unpacker = msgpack.Unpacker(raw=True)
-    unpacker.feed(description)
-    flat, shown = unpacker
-    return [part.decode() if isinstance(part, bytes) else part for part in flat], shown
 
 
 NOTHING = cover(Subject(""), (), ())

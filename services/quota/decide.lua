@@ -9,14 +9,15 @@
 -- ARGV  msgpack: counters, coverages, operations, sweep_max
 --         counter    field, room, drain, scale, window start, its end, the end of the next; times
 --                    are 0 without a window; all in one flat list
---         coverage   {id, description, number of slots, counter, slot, counter, slot, ...}
+--         coverage   {id, description, exhibit, number of slots, counter, slot, counter, slot, ...}
 --         operation  kind, coverage, request, fingerprint, hold, detail, an amount for each slot; all
 --                    in one flat list; the detail is the ttl of a reserve, and 0 for a commit whose
 --                    subject nobody knows
---       A description is msgpack {field, slot, ...}, and behind it what only the service reads.
--- Returns msgpack {is stale, now, more is due, {coverage id, description, ...}}, then for each
--- operation an error of 1 or 2 bytes, or its record: fingerprint and coverage id of 8 bytes each,
--- and msgpack {outcome, now, detail, hold, figures of each counter ...}.
+--       A description is msgpack {field, slot, ...}, and behind it what only the service reads; an
+--       exhibit is what it needs to show a repeated answer.
+-- Returns msgpack {is stale, now, more is due, {coverage id, exhibit, ...}}, then for each operation
+-- an error of 1 or 2 bytes, or its record: fingerprint and coverage id of 8 bytes each, and msgpack
+-- {outcome, now, detail, hold, figures of each counter ...}.
 --
 -- Kinds: 0 check, 1 reserve, 2 commit, 3 release. Outcomes: 1 allowed, 3 denied, 4 committed,
 -- 5 released. Errors: 1 request id reused, and the outcome of the first; 2 hold not found;
@@ -161,7 +162,7 @@ local function describe(books, description)
     for i = 1, #books.counters do books.by_field[books.fields[i]] = books.counters[i] end
   end
   local _, flat = cmsgpack.unpack_one(description)
-  coverage = {false, description, 0}
+  coverage = {false, description, false, 0}
   for i = 1, #flat, 2 do
     local field, slot = flat[i], flat[i + 1]
     local counter = books.by_field[field]
@@ -174,8 +175,8 @@ local function describe(books, description)
       books.fields[#books.fields + 1] = field
       books.counters[#books.fields] = counter
     end
-    coverage[i + 3], coverage[i + 4] = counter, slot
-    if slot > coverage[3] then coverage[3] = slot end
+    coverage[i + 4], coverage[i + 5] = counter, slot
+    if slot > coverage[4] then coverage[4] = slot end
   end
   books.coverages[description] = coverage
   return coverage
@@ -200,14 +201,14 @@ end
 
 local function give_back(books, hold)
   local coverage = hold.coverage
-  for i = 4, #coverage, 2 do settle(books, coverage[i], hold[2 + coverage[i + 1]], 0) end
+  for i = 5, #coverage, 2 do settle(books, coverage[i], hold[2 + coverage[i + 1]], 0) end
 end
 
 -- The four kinds of operations; each answers the head of its record, or an error ------------------
 
 local function check(books, coverage, at)
   local operations = books.operations
-  for i = 4, #coverage, 2 do
+  for i = 5, #coverage, 2 do
     local counter, amount = coverage[i], operations[at + 5 + coverage[i + 1]]
     if amount > 0 and counter.taken + amount * counter.scale > counter.room then
       return 3, 0, ''
@@ -219,14 +220,14 @@ end
 local function reserve(books, coverage, at)
   if check(books, coverage, at) == 3 then return 3, 0, '' end
   local operations = books.operations
-  for i = 4, #coverage, 2 do
+  for i = 5, #coverage, 2 do
     local counter, amount = coverage[i], operations[at + 5 + coverage[i + 1]]
     counter.taken = counter.taken + amount * counter.scale
     counter.held = counter.held + amount
     touch(books, counter)
   end
   local id, expiry = operations[at + 4], books.now + operations[at + 5]
-  local hold = {expiry, coverage[2], unpack(operations, at + 6, at + 5 + coverage[3])}
+  local hold = {expiry, coverage[2], unpack(operations, at + 6, at + 5 + coverage[4])}
   hold.coverage = coverage
   put_hold(books, id, hold)
   if expiry > books.last_expiry then books.last_expiry = expiry end
@@ -241,13 +242,13 @@ local function commit(books, coverage, at)
   if id ~= '' and not is_known then return nil, '2' end
   local hold, held = books.holds[id], {}
   local former = hold and hold.coverage or {}
-  for i = 4, #former, 2 do held[former[i]] = hold[2 + former[i + 1]] end
-  for i = 4, #coverage, 2 do
+  for i = 5, #former, 2 do held[former[i]] = hold[2 + former[i + 1]] end
+  for i = 5, #coverage, 2 do
     local counter = coverage[i]
     settle(books, counter, held[counter] or 0, operations[at + 5 + coverage[i + 1]])
     held[counter] = nil
   end
-  for i = 4, #former, 2 do
+  for i = 5, #former, 2 do
     if held[former[i]] then settle(books, former[i], held[former[i]], 0) end
   end
   if id ~= '' then end_hold(books, id, 'C') end
@@ -268,7 +269,7 @@ local function record(books, coverage, at, outcome, detail, hold)
   local operations, now = books.operations, books.now
   local values = {outcome, now, detail, hold, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
   local count = 4
-  for i = 4, #coverage, 2 do
+  for i = 5, #coverage, 2 do
     local counter = coverage[i]
     local scale, used, total, reset = counter.scale, counter.settled, counter.taken, -1
     if scale > 1 then used, total = whole(used, scale), whole(total, scale) end
@@ -292,7 +293,7 @@ end
 
 for i = 1, #coverages do
   local coverage = coverages[i]
-  for j = 4, #coverage, 2 do coverage[j] = counters[coverage[j]] end
+  for j = 5, #coverage, 2 do coverage[j] = counters[coverage[j]] end
   books.coverages[coverage[2]] = coverage
 end
 
@@ -307,24 +308,25 @@ while at < last do
     hold_ids[#hold_ids + 1] = id
     names[#names + 1] = 'e' .. id
   end
-  at = at + 6 + coverages[operations[at + 1]][3]
+  at = at + 6 + coverages[operations[at + 1]][4]
 end
 
 local period = math.floor(now / 600000)
 local recent_key, former_key = KEYS[3 + period % 2], KEYS[4 - period % 2]
 local is_new_period = true
 if #names > 0 or #due > 0 then
-  local asked = #names
-  for i = 1, #coverages do names[asked + i] = 's' .. coverages[i][1] end
-  names[#names + 1] = '_'
-  local recent, former = read(recent_key, names), read(former_key, names)
-  is_new_period = tonumber(recent[#names] or 0) ~= period
-  local is_former_over = tonumber(former[#names] or 0) ~= period - 1
-  for i = 1, #names - 1 do
+  local last_name = #names + 1
+  names[last_name] = '_'
+  local former = read(former_key, names)
+  for i = 1, #coverages do names[last_name + i] = 's' .. coverages[i][1] end
+  local recent = read(recent_key, names)
+  is_new_period = tonumber(recent[last_name] or 0) ~= period
+  local is_former_over = tonumber(former[last_name] or 0) ~= period - 1
+  for i = 1, last_name - 1 do
     books.recent[names[i]] = not is_new_period and recent[i] or not is_former_over and former[i]
   end
   for i = 1, #coverages do
-    coverages[i].is_remembered = not is_new_period and recent[asked + i]
+    coverages[i].is_remembered = not is_new_period and recent[last_name + i]
   end
 end
 
@@ -367,7 +369,7 @@ end
 for i = 1, #due do
   local hold = books.holds[due[i]]
   if hold then
-    for j = 4, #hold.coverage, 2 do bring(hold.coverage[j], hold[1]) end
+    for j = 5, #hold.coverage, 2 do bring(hold.coverage[j], hold[1]) end
     give_back(books, hold)
     end_hold(books, due[i], 'X' .. hold[2])
   else
@@ -382,7 +384,7 @@ end
 
 -- Deciding ---------------------------------------------------------------------------------------
 
-local replies, descriptions = {''}, {}
+local replies, exhibits = {''}, {}
 local decide = {[0] = check, reserve, commit, release}
 
 at = 1
@@ -397,19 +399,19 @@ while at < last do
       remember(books, request, reply)
       if not coverage.is_remembered then
         coverage.is_remembered = true
-        remember(books, 's' .. coverage[1], coverage[2])
+        remember(books, 's' .. coverage[1], coverage[3])
       end
     end
   elseif string.sub(reply, 1, 8) ~= operations[at + 3] then
     reply = '1' .. cmsgpack.unpack(string.sub(reply, 17))[1]
   elseif string.sub(reply, 9, 16) ~= coverage[1] then
     local name = 's' .. string.sub(reply, 9, 16)
-    descriptions[#descriptions + 1] = string.sub(reply, 9, 16)
-    descriptions[#descriptions + 1] = books.recent[name]
+    exhibits[#exhibits + 1] = string.sub(reply, 9, 16)
+    exhibits[#exhibits + 1] = books.recent[name]
       or redis.call('HGET', recent_key, name) or redis.call('HGET', former_key, name)
   end
   replies[#replies + 1] = reply
-  at = at + 6 + coverage[3]
+  at = at + 6 + coverage[4]
 end
 
 -- Writing ----------------------------------------------------------------------------------------
@@ -469,5 +471,5 @@ if #books.news > 0 then
   write('HSET', recent_key, books.news)
 end
 
-replies[1] = cmsgpack.pack({false, now, #due == sweep_max, descriptions})
+replies[1] = cmsgpack.pack({false, now, #due == sweep_max, exhibits})
 return replies

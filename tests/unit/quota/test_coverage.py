@@ -93,15 +93,15 @@ def test_limits_are_ordered_by_id_and_share_the_sums_of_their_units() -> None:
     assert coverage.sums({"input": 3, "output": 4, "seconds": 5}) == [0, 7]
 
 
-def test_a_description_tells_whose_call_it_was_and_what_was_shown() -> None:
-    """What a hold keeps is enough to settle it and to show it when the limits are gone."""
+def test_a_coverage_can_be_remembered() -> None:
+    """What a hold keeps says whose call it was; what an answer keeps says what was shown."""
     limit = a_limit("x", level=Level.PROJECT, units=("input", "output"), capacity=9)
     coverage = LimitIndex([limit]).coverage(FULL_PATH, (("model", "large"),))
-    read = remembered(coverage.description)
+    shown = [each._replace(clock=None, field="", slot=0) for each in coverage.limits]
 
     assert described_call(coverage.description) == (FULL_PATH, (("model", "large"),))
-    assert [each._replace(clock=None) for each in coverage.limits] == read.limits
-    assert read.id == coverage.id
+    assert remembered(coverage.exhibit).limits == shown
+    assert remembered(coverage.exhibit).subject.customer == "acme"
 
 
 def test_a_coverage_is_found_once() -> None:
