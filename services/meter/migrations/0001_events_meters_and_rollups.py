@@ -96,10 +96,11 @@ def upgrade() -> None:
     for table, statement in TABLES.items():
         op.execute(statement)
         enable_tenant_isolation(op, "meter", table)
-    # By the minute, since equal keys share one entry: a third of the work and a tenth of the size
-    # of an index by the instant. Reading sorts within the minute.
-    op.execute(
-        "CREATE INDEX events_by_customer ON meter.events (tenant_id, customer_id,"
-        " date_bin(INTERVAL '1 minute', time, TIMESTAMPTZ '2000-01-01 00:00Z'))"
-    )
+    # By the minute, since equal keys share one entry: half of the work of an index by the instant,
+    # and less of the size. Reading sorts within the minute.
+    for name, column in (("events_by_customer", "customer_id"), ("events_by_type", "type")):
+        op.execute(
+            f"CREATE INDEX {name} ON meter.events (tenant_id, {column},"
+            " date_bin(INTERVAL '1 minute', time, TIMESTAMPTZ '2000-01-01 00:00Z'))"
+        )
     create_idempotency_table(op, "meter")

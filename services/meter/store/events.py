@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kit.interval import Interval
 from kit.postgres import raw_connection
 from services.meter.model import (
     EventQuery,
@@ -47,7 +48,7 @@ minute: Final = literal_column(
     "date_bin(INTERVAL '1 minute', meter.events.time, TIMESTAMPTZ '2000-01-01 00:00Z')",
     _event.time.type,
 )
-"""The minute in which an event happened, written as the index by customer has it."""
+"""The minute in which an event happened, written as the indexes have it."""
 
 _TYPES: Final = {
     name: Text if isinstance(_event[name].type, JSON) else _event[name].type
@@ -219,32 +220,32 @@ async def list_events(
 ) -> list[StoredEvent]:
     """Load events in their order; `meter` keeps only those that it counts."""
     order: list[ColumnElement[Any]] = [_event.time, _event.source, _event.event_id]
-    # JSON columns as the text they were stored in.
-    columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
-    statement = select(*columns, _event.ingest_time).where(_event.tenant_id == tenant)
+    conditions = [_event.tenant_id == tenant, *(counted_by(meter) if meter else ())]
+    if query.customer_id:
+        conditions.append(_event.customer_id == query.customer_id)
     if query.type:
-        statement = statement.where(_event.type == query.type)
+        conditions.append(_event.type == query.type)
     if query.interval:
-        statement = statement.where(
-            _event.time >= query.interval.start, _event.time < query.interval.end
-        )
-    if meter:
-        statement = statement.where(*counted_by(meter))
+        conditions += [_event.time >= query.interval.start, _event.time < query.interval.end]
     if after:
         values = (literal(value, key.type) for key, value in zip(order, after, strict=True))
-        statement = statement.where(tuple_(*order) > tuple_(*values))
-    if query.customer_id:
-        statement = statement.where(_event.customer_id == query.customer_id)
-        bounds = [query.interval.start] if query.interval else []
-        bounds += [after[0]] if after else []
-        if bounds:
-            statement = statement.where(minute >= start_of_minute(max(bounds)))
-        if query.interval:
-            statement = statement.where(minute <= query.interval.end)
-        # The same order, in which the index by customer gives the rows.
+        conditions.append(tuple_(*order) > tuple_(*values))
+    if query.customer_id or query.type or meter:
+        # The same order and bounds, as the indexes by customer and by type have them.
         order = [minute, *order]
-    found = await transaction.execute(statement.order_by(*order).limit(limit))
+        conditions += _within_minutes(query.interval, after)
+    # JSON columns as the text they were stored in.
+    columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
+    page = select(*columns, _event.ingest_time).where(*conditions).order_by(*order).limit(limit)
+    found = await transaction.execute(page)
     return [StoredEvent(UsageEvent(*event), ingest_time) for *event, ingest_time in found]
+
+
+def _within_minutes(interval: Interval | None, after: EventKey | None) -> list[ColumnElement[bool]]:
+    starts = [interval.start] if interval else []
+    starts += [after[0]] if after else []
+    bounds = [minute >= start_of_minute(max(starts))] if starts else []
+    return [*bounds, minute < interval.end] if interval else bounds
 
 
 def counted_by(meter: Meter) -> list[ColumnElement[bool]]:
