@@ -12,6 +12,7 @@ from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
+from services.quota.redis_link import RedisLink
 from services.quota.service import QuotaService
 from services.quota.usecases import Gate, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2
@@ -21,7 +22,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     """Put the service together."""
     foundation = Foundation(settings, clock)
     catalogue = LimitCatalogue(foundation.database, foundation.redis)
-    counters = Counters(foundation.redis)
+    counters = Counters(RedisLink(settings.redis_url))
     batcher = Batcher(counters, catalogue.cover, timeout_s=settings.quota_decision_timeout_s)
     limits = LimitUseCases(foundation.database, catalogue, clock)
     service = QuotaService(Gate(catalogue, batcher), limits, clock)

@@ -5,18 +5,25 @@ in a cluster too. Everything here is a batch: operations of one customer, answer
 Refuses to interpret: what a figure means on the wire is the converter's.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgpack
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from kit.errors import Conflict, DomainError, NotFound, Precondition, Unavailable
-from kit.redis_pool import RedisPool, Script
+from kit.errors import (
+    CannotStart,
+    Conflict,
+    DomainError,
+    NotFound,
+    Precondition,
+    Unavailable,
+)
 from services.quota.coverage import Coverage, described_call, remembered
 from services.quota.model import Dimensions, HoldState, Outcome, Subject
+from services.quota.redis_link import RedisLink, ReplyError, packed
 
 SCRIPT = Path(__file__).with_name("decide.lua")
 SWEEP_MAX = 256
@@ -117,19 +124,30 @@ class Counters:
     ago the script decides nothing and says so, and is asked again.
     """
 
-    def __init__(self, redis: RedisPool) -> None:
-        self._client = redis.client
-        self._script = Script(SCRIPT)
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._load = packed("SCRIPT", "LOAD", SCRIPT.read_bytes())
+        self._sha = hashlib.sha1(SCRIPT.read_bytes(), usedforsecurity=False).hexdigest()
         self._now_ms = 0
 
     async def connect(self) -> None:
-        """Load the script and read Redis's clock."""
-        await self._script.load(self._client)
-        seconds, microseconds = await cast("Any", self._client.time())
+        """Load the script and read Redis's clock.
+
+        Raises:
+            CannotStart: Redis does not answer, or knows no scripts.
+        """
+        try:
+            loaded, time = await self._link.ask([self._load, packed("TIME")])
+        except OSError as error:
+            raise CannotStart(f"cannot reach Redis: {error}") from error
+        if isinstance(loaded, ReplyError):
+            raise CannotStart(f"Redis refuses the script of the counters: {loaded}")
+        seconds, microseconds = map(int, time)
         self._now_ms = seconds * 1000 + microseconds // 1000
 
     async def close(self) -> None:
-        """Nothing to close; the pool belongs to the service."""
+        """Close the connection."""
+        await self._link.close()
 
     async def decide(self, batches: Sequence[Batch]) -> list[Decided | Exception]:
         """Decide batches of different customers, each as a whole or not at all.
@@ -152,41 +170,42 @@ class Counters:
 
     async def find_holds(self, wanted: Sequence[tuple[Root, str]]) -> Sequence[FoundHold | None]:
         """Find whose calls holds were made for, be they open or expired not long ago."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for root, hold in wanted:
-                counters, _, *recents = keys_of(root)
-                pipeline.hget(counters, f"h{hold}")
-                for recent in recents:
-                    pipeline.hget(recent, f"e{hold}")
-            try:
-                found = await pipeline.execute()
-            except (OSError, RedisError) as error:
-                raise unavailable() from error
+        commands = []
+        for root, hold in wanted:
+            counters, _, *recents = keys_of(root)
+            commands.append(packed("HGET", counters, f"h{hold}"))
+            commands += [packed("HGET", recent, f"e{hold}") for recent in recents]
+        try:
+            found = await self._link.ask(commands)
+        except OSError as error:
+            raise unavailable() from error
+        if any(isinstance(reply, ReplyError) for reply in found):
+            raise unavailable()
         return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
 
     async def _run(self, batches: Sequence[Batch]) -> list[Any]:
-        calls = [(keys_of(batch.root), encode(batch.operations, self._now_ms)) for batch in batches]
+        commands = [self._command(batch) for batch in batches]
         try:
-            replies = await self._send(calls)
+            replies = await self._link.ask(commands)
             lost = [place for place, reply in enumerate(replies) if _is_script_lost(reply)]
             if lost:
-                await self._script.load(self._client)
-                again = await self._send([calls[place] for place in lost])
-                for place, reply in zip(lost, again, strict=True):
+                again = [self._load, *(commands[place] for place in lost)]
+                for place, reply in zip(lost, (await self._link.ask(again))[1:], strict=True):
                     replies[place] = reply
-        except (OSError, RedisError) as error:
+        except OSError as error:
             return [error] * len(batches)
         return replies
 
-    async def _send(self, calls: Sequence[tuple[Sequence[str], bytes]]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for keys, argument in calls:
-                pipeline.evalsha(self._script.sha, len(keys), *keys, argument)
-            return await pipeline.execute(raise_on_error=False)
+    def _command(self, batch: Batch) -> bytes:
+        keys = keys_of(batch.root)
+        argument = encode(batch.operations, self._now_ms)
+        return packed("EVALSHA", self._sha, len(keys), *keys, argument)
 
     def _read(self, batch: Batch, reply: list[bytes] | Exception) -> Decided | Exception | None:
         """Read the answers out of a reply; nothing when its windows were stale."""
         if isinstance(reply, Exception):
+            if "READONLY" in str(reply):
+                self._link.drop()
             return reply if _is_mistake(reply) else unavailable()
         self._now_ms, decided = decode(batch, reply)
         return decided
@@ -302,12 +321,14 @@ def _error(root: Root, operation: Operation, code: str) -> DomainError:
 
 
 def _is_script_lost(reply: object) -> bool:
-    return isinstance(reply, NoScriptError)
+    return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 def _is_mistake(error: Exception) -> bool:
     """Tell what only a mistake of ours can cause from what passes or an operator mends."""
-    return isinstance(error, ResponseError) and "script" in str(error) and "OOM" not in str(error)
+    text = str(error)
+    passes = any(word in text for word in ("OOM", "READONLY", "MISCONF", "NOREPLICAS"))
+    return isinstance(error, ReplyError) and "user_script" in text and not passes
 
 
 def _unpacked(data: bytes) -> list[Any]:

@@ -10,7 +10,6 @@ import redis.asyncio
 
 from cli.signing_keys import SigningKeys
 from kit.errors import DomainError, Unavailable
-from kit.redis_pool import RedisPool
 from kit.settings import ServiceSettings
 from services.quota.counters import (
     SCRIPT,
@@ -24,6 +23,7 @@ from services.quota.counters import (
 )
 from services.quota.coverage import Coverage, LimitIndex
 from services.quota.model import Kind, Level, Outcome
+from services.quota.redis_link import RedisLink
 from tests.quota_builders import a_limit as a_domain_limit
 from tests.quota_builders import a_rate, a_subject, covering
 from tests.quota_world import (
@@ -65,11 +65,10 @@ async def world(
 @pytest.fixture
 async def counters(redis_url: str) -> AsyncIterator[Counters]:
     """Counters without a service around them."""
-    pool = RedisPool(redis_url)
-    opened = Counters(pool)
+    opened = Counters(RedisLink(redis_url))
     await opened.connect()
     yield opened
-    await pool.close()
+    await opened.close()
 
 
 def an_operation(
@@ -203,13 +202,15 @@ async def test_more_than_a_redis_call_takes_is_read_and_written_in_parts(
     assert again == first
 
 
-async def test_batches_of_one_round_trip_stand_alone(counters: Counters, tenant: str) -> None:
+async def test_batches_of_one_round_trip_stand_alone(
+    counters: Counters, client: Client, tenant: str
+) -> None:
     """A batch whose data Redis cannot read fails by itself; the others are decided."""
     root, broken = Root(tenant, "acme"), Root(tenant, "broken")
     coverage = covering(a_domain_limit())
     keys = [f"tollkeeper:quota:{{{tenant}/broken}}:{name}" for name in ("counters", "expiries")]
     for key in keys:
-        await counters._client.set(key, "not what it should be")
+        await client.set(key, "not what it should be")
     good, bad = await counters.decide(
         [
             Batch(root, [an_operation(coverage, 5, request="a")]),

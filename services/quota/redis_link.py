@@ -1,0 +1,198 @@
+"""One connection to Redis on which commands follow each other without waiting for replies.
+
+redis-py gives a connection to one caller at a time and spends more on a call than Redis does. Here
+what is asked is written at once, and replies are handed out in the order in which they come, which
+is the order of the commands. Refuses to repeat anything: when the connection breaks, whoever waits
+is told, and the next one who asks opens it anew.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import hiredis
+from redis.asyncio.connection import SSLConnection, parse_url
+
+from kit.errors import CannotStart
+
+Reply = Any
+"""Whatever a command answers: bytes, a number, nothing, a list of these, or its `ReplyError`."""
+
+ReplyError = hiredis.ReplyError
+
+_PORT = 6379
+_NOT_COMPLETE = object()
+
+
+def packed(*parts: str | bytes | int) -> bytes:
+    """Write a command as Redis reads it."""
+    # hiredis types the parts as a tuple of one.
+    command: bytes = hiredis.pack_command(cast("Any", parts))
+    return command
+
+
+class RedisLink:
+    """The connection; it is opened when it is first needed, and again after it broke.
+
+    A reply that is overdue means that it broke without anybody noticing.
+
+    Raises:
+        CannotStart: the URL cannot be read.
+    """
+
+    def __init__(self, url: str, *, connect_timeout_s: float = 2.0, overdue_s: float = 5.0) -> None:
+        try:
+            self._options: Mapping[str, Any] = parse_url(url)
+        except ValueError:
+            # The text of the fault may hold a piece of the URL, and so of the password.
+            raise CannotStart("the URL of Redis cannot be read: see its port and options") from None
+        self._connect_timeout_s = connect_timeout_s
+        self._overdue_s = overdue_s
+        self._stream: _Stream | None = None
+        self._opening = asyncio.Lock()
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Reply]:
+        """Send commands, each `packed`, and answer their replies; an error is a reply as well.
+
+        Raises:
+            OSError: the connection cannot be opened, or broke; what took effect is not known.
+        """
+        stream = self._stream
+        if stream is not None and stream.waits_s() > self._overdue_s:
+            stream.close()
+        if stream is None or stream.is_closed:
+            stream = await self._open()
+        return await stream.ask(commands)
+
+    def drop(self) -> None:
+        """Close the connection, so that the next one leads to whoever is in charge by then."""
+        if self._stream is not None:
+            self._stream.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.drop()
+
+    async def _open(self) -> "_Stream":
+        async with self._opening:
+            if self._stream is None or self._stream.is_closed:
+                try:
+                    async with asyncio.timeout(self._connect_timeout_s):
+                        self._stream = await self._connected()
+                except TimeoutError as error:
+                    raise ConnectionError("Redis did not answer in time") from error
+            return self._stream
+
+    async def _connected(self) -> "_Stream":
+        loop = asyncio.get_running_loop()
+        options = self._options
+        if "path" in options:
+            _, stream = await loop.create_unix_connection(_Stream, options["path"])
+        else:
+            host, port = options.get("host", "localhost"), options.get("port", _PORT)
+            context = _tls(options) if options.get("connection_class") is SSLConnection else None
+            _, stream = await loop.create_connection(_Stream, host, port, ssl=context)
+        for reply in await stream.ask(_greeting(options)):
+            if isinstance(reply, ReplyError):
+                stream.close()
+                raise ConnectionError(str(reply))
+        return stream
+
+
+class _Asked(NamedTuple):
+    """When this was asked, how many replies it gets, which have come, and who waits for them."""
+
+    asked_s: float
+    replies_count: int
+    replies: list[Reply]
+    future: "asyncio.Future[list[Reply]]"
+
+
+class _Stream(asyncio.Protocol):
+    """The bytes of one connection."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self._reader = hiredis.Reader(notEnoughData=_NOT_COMPLETE)
+        self._asked: deque[_Asked] = deque()
+        self._transport: asyncio.Transport | None = None
+
+    def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Reply]]":
+        """Write commands, and promise their replies."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Reply]] = loop.create_future()
+        if not commands:
+            future.set_result([])
+            return future
+        assert self._transport is not None, "a stream is handed out once it is connected"
+        self._asked.append(_Asked(loop.time(), len(commands), [], future))
+        self._transport.write(b"".join(commands))
+        return future
+
+    def waits_s(self) -> float:
+        """Tell for how long the oldest reply has been awaited."""
+        if not self._asked:
+            return 0
+        return asyncio.get_running_loop().time() - self._asked[0].asked_s
+
+    def close(self) -> None:
+        """Close the connection; whoever waits is told."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(ConnectionError("the connection to Redis was closed"))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to write."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the replies that are complete."""
+        reader = self._reader
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not _NOT_COMPLETE:
+                _, replies_count, replies, future = self._asked[0]
+                replies.append(reply)
+                if len(replies) == replies_count:
+                    self._asked.popleft()
+                    if not future.done():
+                        future.set_result(replies)
+        except (hiredis.ProtocolError, IndexError):
+            # Not what Redis says, or more than was asked for: nobody knows whose replies follow.
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        self._end(exc or ConnectionError("Redis closed the connection"))
+
+    def _end(self, error: Exception) -> None:
+        self.is_closed = True
+        while self._asked:
+            future = self._asked.popleft().future
+            if not future.done():
+                future.set_exception(error)
+
+
+def _greeting(options: Mapping[str, Any]) -> list[bytes]:
+    """Write what comes before the first command: who we are, and which database."""
+    commands = []
+    if "password" in options:
+        user = [options["username"]] if "username" in options else []
+        commands.append(packed("AUTH", *user, options["password"]))
+    if options.get("db"):
+        commands.append(packed("SELECT", options["db"]))
+    return commands
+
+
+def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(
+        cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path")
+    )
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if "ssl_certfile" in options:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    return context
