@@ -37,7 +37,7 @@ _MODELS = ("large", "medium", "small", "tiny")
 _CUSTOMERS = 1_000
 _EVENTS = 100_000
 _RAW_BATCH = 1_000
-_CASE_S = 2.0
+_CASE_S = 1.5
 _AHEAD = timedelta(hours=1)
 _RAW_TABLE = """
 CREATE SCHEMA raw;

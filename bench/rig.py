@@ -82,6 +82,7 @@ def running(service: str, variables: Mapping[str, str] = _NONE) -> Iterator[Rig]
             "TOLLKEEPER_KEYS_FILE": str(keys.public_file),
             "TOLLKEEPER_SERVICE_KEY_FILE": str(keys.service_file),
             f"TOLLKEEPER_{service.upper()}_LISTEN": address,
+            "TOLLKEEPER_LOG_LEVEL": "warning",
             **variables,
         }
         process = stack.enter_context(_serving(service, address, environment))
