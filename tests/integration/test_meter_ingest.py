@@ -246,6 +246,23 @@ async def test_calls_share_a_transaction_and_keep_their_answers(world: World) ->
     assert len(await world.events(page_size=1000)) == 40
 
 
+async def test_a_pooler_that_keeps_no_statements_is_no_obstacle(
+    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
+) -> None:
+    """Without prepared statements, as behind PgBouncer, calls of every size are taken twice."""
+
+    def without_statements(service: str) -> ServiceSettings:
+        return settings_for(service, database_prepared_statements=False)
+
+    async with meter_world(without_statements, keys, tenant) as world:
+        await world.put_meter()
+        answers = [await world.ingest(*some_events(size)) for size in (3, 500, 3, 500)]
+
+        outcomes = [[*answer.outcomes].count(CREATED) for answer in answers]
+        assert outcomes == [3, 497, 0, 0]
+        assert await world.usage() == [("acme", "5000", 500)]
+
+
 async def test_a_late_event_counts_when_it_happened(world: World) -> None:
     """An event of long ago is usage of its own hour, not of today's."""
     await world.put_meter()
