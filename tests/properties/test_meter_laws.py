@@ -26,11 +26,12 @@ from services.meter.convert.events import parse_event
 from services.meter.model import IncomingEvent, Series, Window
 from services.meter.windows import HOUR, cut
 from tests.meter_builders import LONG_AFTER_US, a_stored_meter
-from tests.meter_world import World, a_meter, an_event, meter_world
+from tests.meter_world import NOON, REJECTED, World, a_meter, an_event, meter_world
 from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
 ROWS_MAX = 1_000
+LATEST_US = int((NOON + timedelta(hours=1)).timestamp()) * 10**6
 START = datetime(2026, 2, 26, 21, tzinfo=UTC)
 WINDOWS = {
     messages.USAGE_WINDOW_UNSPECIFIED: Window.WHOLE,
@@ -46,6 +47,36 @@ times = st.builds(
     st.sampled_from([0, 1, 2, 3, 27, 51]),
     st.sampled_from([0, 1, 900_000_000, 1_800_000_000, 2_700_000_001, 3_599_999_999]),
 )
+
+
+def arbitrary_event(  # noqa: PLR0917 - drawn one by one.
+    event_id: str,
+    source: str,
+    customer_id: str,
+    event_type: str,
+    dimensions: dict[str, str],
+    quantities: dict[str, str],
+    seconds: int,
+    nanos: int,
+) -> meter_pb2.UsageEvent:
+    """Make an event of anything that the wire can carry."""
+    event = meter_pb2.UsageEvent(
+        event_id=event_id,
+        source=source,
+        type=event_type,
+        dimensions=dimensions,
+        quantities=quantities,
+    )
+    event.subject.customer_id = customer_id
+    event.time.seconds, event.time.nanos = seconds, nanos
+    return event
+
+
+def parses(event: meter_pb2.UsageEvent) -> bool:
+    """Tell whether an event is taken."""
+    return isinstance(parse_event(event, LATEST_US), IncomingEvent)
+
+
 amounts = st.one_of(
     st.integers(0, 9_000).map(str),
     st.sampled_from(["0", "0.000000000000000001", "9" * 20 + "." + "9" * 18, "1e3", "2.50"]),
@@ -294,3 +325,45 @@ async def test_usage_is_what_the_events_say_however_they_arrive(
         for meter_id, quantity in (("tokens", "tokens"), ("calls", "")):
             expected = modelled(sent.events, quantity, windows, ask)
             assert await answered(world, tenant, meter_id, ask) == expected
+
+
+anything = st.text(max_size=140)
+
+
+def mostly(*good: str) -> st.SearchStrategy[str]:
+    """Draw something good, and sometimes anything."""
+    return st.one_of(st.sampled_from(good), st.sampled_from(good), anything)
+
+
+arbitrary_events = st.builds(
+    arbitrary_event,
+    mostly("a", "b", "\\"),
+    mostly("gateway", "\\."),
+    mostly("acme"),
+    mostly("llm.call"),
+    st.dictionaries(mostly("model", "%s", "\\"), mostly("small", '"', "\\N"), max_size=3),
+    st.dictionaries(mostly("tokens", "%", "{}"), st.one_of(amounts, anything), max_size=3),
+    st.one_of(st.just(int(START.timestamp())), st.integers(-(2**63), 2**63 - 1)),
+    st.one_of(st.integers(0, 999_999_999), st.integers(-(2**31), 2**31 - 1)),
+)
+
+
+@REAL_SERVICE
+@given(sent=st.lists(st.one_of(arbitrary_events, events), min_size=1, max_size=20))
+async def test_whatever_is_sent_each_event_has_its_own_outcome(
+    world: World, sent: Sequence[meter_pb2.UsageEvent]
+) -> None:
+    """No event fails the call; a rejected one names its fields, all others are stored."""
+    tenant = f"example-{next(_tenants)}"
+    await put_meters(world, tenant)
+
+    answer = await world.ingest(*sent, tenant=tenant)
+
+    rejected = [each.index for each in answer.problems if each.outcome == REJECTED]
+    assert [number for number, each in enumerate(answer.outcomes) if each == REJECTED] == rejected
+    assert all(each.violations for each in answer.problems)
+    kept = [event for event in sent if parses(event)]
+    stored = await world.events(tenant, page_size=1_000)
+    assert all(parses(each.event) for each in stored)
+    assert len(stored) == len({(event.source, event.event_id) for event in kept})
+    assert len(kept) + len(rejected) == len(sent)
