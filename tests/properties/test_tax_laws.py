@@ -208,6 +208,8 @@ def test_every_case_is_determined_or_is_a_clear_error(
 
 
 rates = st.decimals(Decimal("0.0001"), Decimal(30_000), places=4)
+# At the widest cross rate of these, 3 * 10^8, still within a 64-bit integer of minor units.
+MODERATE = st.integers(-(10**7), 10**7)
 pairs = st.tuples(
     st.sampled_from(["EUR", "USD", "JPY", "KWD"]), st.sampled_from(["EUR", "USD", "JPY", "KWD"])
 )
@@ -219,7 +221,7 @@ def published(rates_by_currency: dict[str, Decimal], *currencies: str) -> list[P
     return [PublishedRate("ECB", code, day, rates_by_currency[code]) for code in currencies]
 
 
-@given(pairs, rates, rates, rates, st.integers(-(10**12), 10**12), st.sampled_from(Rounding))
+@given(pairs, rates, rates, rates, MODERATE, st.sampled_from(Rounding))
 def test_a_conversion_is_within_a_unit_of_exact_arithmetic(  # noqa: PLR0917 - one for each draw.
     pair: tuple[str, str],
     dollar: Decimal,
@@ -244,7 +246,7 @@ def test_a_conversion_is_within_a_unit_of_exact_arithmetic(  # noqa: PLR0917 - o
     assert abs(money.minor_units - exact) <= tolerance
 
 
-@given(pairs, rates, rates, rates, st.integers(-(10**12), 10**12))
+@given(pairs, rates, rates, rates, MODERATE)
 def test_unrounded_there_and_back_is_where_it_began(
     pair: tuple[str, str], dollar: Decimal, yen: Decimal, dinar: Decimal, units: int
 ) -> None:
