@@ -13,7 +13,6 @@ from kit.settings import ServiceSettings
 from tests.command_line import Tollkeeper, command_line
 from tests.servers import Servers, fresh_database, migrated_template, running_servers
 
-
 # No test asserts a time. What CI draws is the same each time, so that it fails for a reason of its
 # own; people draw anew with every run.
 settings.register_profile("tollkeeper", deadline=None, derandomize="CI" in os.environ)
