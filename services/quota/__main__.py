@@ -22,8 +22,9 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     """Put the service together."""
     foundation = Foundation(settings, clock)
     catalogue = LimitCatalogue(foundation.database, foundation.redis)
-    counters = Counters(RedisLink(settings.redis_url))
-    batcher = Batcher(counters, catalogue.cover, timeout_s=settings.quota_decision_timeout_s)
+    link = RedisLink(settings.redis_url, timeout_s=settings.quota_decision_timeout_s)
+    counters = Counters(link)
+    batcher = Batcher(counters, catalogue.cover)
     limits = LimitUseCases(foundation.database, catalogue, clock)
     service = QuotaService(Gate(catalogue, batcher), limits, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]

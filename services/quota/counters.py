@@ -23,7 +23,7 @@ from kit.errors import (
 )
 from services.quota.coverage import Coverage, described_call, remembered
 from services.quota.model import Dimensions, HoldState, Outcome, Subject
-from services.quota.redis_link import RedisLink, ReplyError, packed
+from services.quota.redis_link import RedisLink, Reply, ReplyError, packed
 
 SCRIPT = Path(__file__).with_name("decide.lua")
 SWEEP_MAX = 256
@@ -149,66 +149,53 @@ class Counters:
         """Close the connection."""
         await self._link.close()
 
-    async def decide(self, batches: Sequence[Batch]) -> list[Decided | Exception]:
-        """Decide batches of different customers, each as a whole or not at all.
+    async def decide(self, batch: Batch) -> Decided:
+        """Decide a batch, as a whole or not at all.
 
-        A batch that Redis could not decide answers COUNTERS_UNAVAILABLE; whether it took effect is
-        not known then, so that its operations are to be repeated with the same request ids.
+        Raises:
+            Unavailable: COUNTERS_UNAVAILABLE, Redis did not decide in time; whether it did later is
+                not known, so that operations are to be repeated with the same request ids.
         """
-        decided: dict[int, Decided | Exception] = {}
-        waiting = dict(enumerate(batches))
-        for _ in range(_STALE_ATTEMPTS_MAX):
-            replies = await self._run(list(waiting.values()))
-            for place, reply in zip(list(waiting), replies, strict=True):
-                found = self._read(waiting[place], reply)
-                if found is not None:
-                    decided[place] = found
-                    del waiting[place]
-            if not waiting:
-                break
-        return [decided.get(place) or unavailable() for place in range(len(batches))]
-
-    async def find_holds(self, wanted: Sequence[tuple[Root, str]]) -> Sequence[FoundHold | None]:
-        """Find whose calls holds were made for, be they open or expired not long ago."""
-        commands = []
-        for root, hold in wanted:
-            counters, _, *recents = keys_of(root)
-            commands.append(packed("HGET", counters, f"h{hold}"))
-            commands += [packed("HGET", recent, f"e{hold}") for recent in recents]
-        try:
-            found = await self._link.ask(commands)
-        except OSError as error:
-            raise unavailable() from error
-        if any(isinstance(reply, ReplyError) for reply in found):
-            raise unavailable()
-        return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
-
-    async def _run(self, batches: Sequence[Batch]) -> list[Any]:
-        commands = [self._command(batch) for batch in batches]
-        try:
-            replies = await self._link.ask(commands)
-            lost = [place for place, reply in enumerate(replies) if _is_script_lost(reply)]
-            if lost:
-                again = [self._load, *(commands[place] for place in lost)]
-                for place, reply in zip(lost, (await self._link.ask(again))[1:], strict=True):
-                    replies[place] = reply
-        except OSError as error:
-            return [error] * len(batches)
-        return replies
-
-    def _command(self, batch: Batch) -> bytes:
         keys = keys_of(batch.root)
-        argument = encode(batch.operations, self._now_ms)
-        return packed("EVALSHA", self._sha, len(keys), *keys, argument)
+        for _ in range(_STALE_ATTEMPTS_MAX):
+            argument = encode(batch.operations, self._now_ms)
+            reply = await self._run(packed("EVALSHA", self._sha, len(keys), *keys, argument))
+            self._now_ms, decided = decode(batch, reply)
+            if decided is not None:
+                return decided
+        raise unavailable()
 
-    def _read(self, batch: Batch, reply: list[bytes] | Exception) -> Decided | Exception | None:
-        """Read the answers out of a reply; nothing when its windows were stale."""
-        if isinstance(reply, Exception):
+    async def find_holds(self, root: Root, holds: Sequence[str]) -> Sequence[FoundHold | None]:
+        """Find whose calls holds were made for, be they open or expired not long ago.
+
+        Raises:
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        counters, _, *recents = keys_of(root)
+        open_holds = packed("HMGET", counters, *(f"h{hold}" for hold in holds))
+        ended = [f"e{hold}" for hold in holds]
+        commands = [open_holds, *(packed("HMGET", recent, *ended) for recent in recents)]
+        replies = await self._ask(commands)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise unavailable() from reply
+        return [_found_hold(*found) for found in zip(*replies, strict=True)]
+
+    async def _run(self, command: bytes) -> list[bytes]:
+        (reply,) = await self._ask([command])
+        if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
+            _, reply = await self._ask([self._load, command])
+        if isinstance(reply, ReplyError):
             if "READONLY" in str(reply):
                 self._link.drop()
-            return reply if _is_mistake(reply) else unavailable()
-        self._now_ms, decided = decode(batch, reply)
-        return decided
+            raise reply if _is_mistake(reply) else unavailable()
+        return cast("list[bytes]", reply)
+
+    async def _ask(self, commands: Sequence[bytes]) -> list[Reply]:
+        try:
+            return await self._link.ask(commands)
+        except OSError as error:
+            raise unavailable() from error
 
 
 def _found_hold(is_open: bytes | None, *ended: bytes | None) -> FoundHold | None:
@@ -320,15 +307,11 @@ def _error(root: Root, operation: Operation, code: str) -> DomainError:
             )
 
 
-def _is_script_lost(reply: object) -> bool:
-    return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
-
-
-def _is_mistake(error: Exception) -> bool:
+def _is_mistake(error: ReplyError) -> bool:
     """Tell what only a mistake of ours can cause from what passes or an operator mends."""
     text = str(error)
     passes = any(word in text for word in ("OOM", "READONLY", "MISCONF", "NOREPLICAS"))
-    return isinstance(error, ReplyError) and "user_script" in text and not passes
+    return "user_script" in text and not passes
 
 
 def _unpacked(data: bytes) -> list[Any]:

@@ -23,6 +23,7 @@ Reply = Any
 ReplyError = hiredis.ReplyError
 
 _PORT = 6379
+_LOOKS_PER_TIMEOUT = 4
 _NOT_COMPLETE = object()
 
 
@@ -36,32 +37,33 @@ def packed(*parts: str | bytes | int) -> bytes:
 class RedisLink:
     """The connection; it is opened when it is first needed, and again after it broke.
 
-    A reply that is overdue means that it broke without anybody noticing.
+    Args:
+        timeout_s: How long commands wait for their replies, and for the connection.
+        overdue_s: After how long without a reply the connection is taken to be broken.
 
     Raises:
         CannotStart: the URL cannot be read.
     """
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 2.0, overdue_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 2.0, overdue_s: float = 5.0) -> None:
         try:
             self._options: Mapping[str, Any] = parse_url(url)
         except ValueError:
             # The text of the fault may hold a piece of the URL, and so of the password.
             raise CannotStart("the URL of Redis cannot be read: see its port and options") from None
-        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
         self._overdue_s = overdue_s
         self._stream: _Stream | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[_Stream] | None = None
 
     async def ask(self, commands: Sequence[bytes]) -> list[Reply]:
         """Send commands, each `packed`, and answer their replies; an error is a reply as well.
 
         Raises:
-            OSError: the connection cannot be opened, or broke; what took effect is not known.
+            OSError: no reply came in time, or the connection cannot be opened or broke; what took
+                effect is not known.
         """
         stream = self._stream
-        if stream is not None and stream.waits_s() > self._overdue_s:
-            stream.close()
         if stream is None or stream.is_closed:
             stream = await self._open()
         return await stream.ask(commands)
@@ -76,24 +78,31 @@ class RedisLink:
         self.drop()
 
     async def _open(self) -> "_Stream":
-        async with self._opening:
-            if self._stream is None or self._stream.is_closed:
-                try:
-                    async with asyncio.timeout(self._connect_timeout_s):
-                        self._stream = await self._connected()
-                except TimeoutError as error:
-                    raise ConnectionError("Redis did not answer in time") from error
-            return self._stream
+        opening = self._opening
+        if opening is None or opening.done():
+            opening = self._opening = asyncio.create_task(self._connected())
+            # Who waited may have gone when it fails.
+            opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self._stream = await asyncio.shield(opening)
+        except TimeoutError as error:
+            raise ConnectionError("Redis did not answer in time") from error
+        return self._stream
 
     async def _connected(self) -> "_Stream":
         loop = asyncio.get_running_loop()
         options = self._options
+
+        def stream_of() -> _Stream:
+            return _Stream(self._timeout_s, self._overdue_s)
+
         if "path" in options:
-            _, stream = await loop.create_unix_connection(_Stream, options["path"])
+            _, stream = await loop.create_unix_connection(stream_of, options["path"])
         else:
             host, port = options.get("host", "localhost"), options.get("port", _PORT)
             context = _tls(options) if options.get("connection_class") is SSLConnection else None
-            _, stream = await loop.create_connection(_Stream, host, port, ssl=context)
+            _, stream = await loop.create_connection(stream_of, host, port, ssl=context)
         for reply in await stream.ask(_greeting(options)):
             if isinstance(reply, ReplyError):
                 stream.close()
@@ -113,29 +122,57 @@ class _Asked(NamedTuple):
 class _Stream(asyncio.Protocol):
     """The bytes of one connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float, overdue_s: float) -> None:
         self.is_closed = False
+        self._timeout_s = timeout_s
+        self._overdue_s = overdue_s
         self._reader = hiredis.Reader(notEnoughData=_NOT_COMPLETE)
         self._asked: deque[_Asked] = deque()
+        self._unwritten: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_s = 0.0
 
     def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Reply]]":
         """Write commands, and promise their replies."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Reply]] = loop.create_future()
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if not commands:
             future.set_result([])
             return future
-        assert self._transport is not None, "a stream is handed out once it is connected"
-        self._asked.append(_Asked(loop.time(), len(commands), [], future))
-        self._transport.write(b"".join(commands))
+        self._asked.append(_Asked(self._loop.time(), len(commands), [], future))
+        if not self._unwritten:
+            # What is asked in one turn of the loop is written at once, as writing is what costs.
+            self._loop.call_soon(self._write)
+        self._unwritten += commands
+        if self._watch is None:
+            self._look_later()
         return future
 
-    def waits_s(self) -> float:
-        """Tell for how long the oldest reply has been awaited."""
-        if not self._asked:
-            return 0
-        return asyncio.get_running_loop().time() - self._asked[0].asked_s
+    def _write(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._unwritten))
+        self._unwritten.clear()
+
+    def _look_later(self) -> None:
+        self._watch_s = self._loop.time() + self._timeout_s / _LOOKS_PER_TIMEOUT
+        self._watch = self._loop.call_at(self._watch_s, self._look)
+
+    def _look(self) -> None:
+        """Tell those who have waited long enough; one look for all instead of a timer for each."""
+        self._watch = None
+        now_s = self._loop.time()
+        # Where this process was kept from running, replies may be there already, but unread.
+        if now_s - self._watch_s < self._timeout_s / _LOOKS_PER_TIMEOUT:
+            for asked in self._asked:
+                if now_s - asked.asked_s < self._timeout_s:
+                    break
+                if not asked.future.done():
+                    asked.future.set_exception(TimeoutError("Redis did not answer in time"))
+            if self._asked and now_s - self._asked[0].asked_s > self._overdue_s:
+                self.close()
+        if self._asked:
+            self._look_later()
 
     def close(self) -> None:
         """Close the connection; whoever waits is told."""
@@ -169,6 +206,9 @@ class _Stream(asyncio.Protocol):
 
     def _end(self, error: Exception) -> None:
         self.is_closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         while self._asked:
             future = self._asked.popleft().future
             if not future.done():
