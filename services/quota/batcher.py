@@ -16,6 +16,7 @@ from services.quota.counters import (
     Answer,
     Batch,
     Counters,
+    Decided,
     FoundHold,
     Operation,
     Root,
@@ -26,6 +27,7 @@ from services.quota.model import Amounts, Dimensions, Kind, Subject
 
 OPERATIONS_PER_BATCH_MAX = 256
 COUNTERS_PER_BATCH_MAX = 2048
+OPERATIONS_PER_ROUND_TRIP_MAX = 1024
 WAITING_MAX = 100_000
 
 Deliver = Callable[[Answer | Exception], None]
@@ -50,16 +52,17 @@ class _Waiting(NamedTuple):
 
 
 class _Queue:
-    """What waits for one customer; it exists while anything waits or is with Redis."""
+    """What waits for one customer, and what is with Redis; it exists while there is either."""
 
-    __slots__ = ("root", "waiting")
+    __slots__ = ("root", "taken", "waiting")
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self.waiting: deque[_Waiting] = deque()
+        self.taken: list[_Waiting] = []
 
-    def take(self) -> list[_Waiting]:
-        """Take what one script call decides without keeping Redis busy for long."""
+    def take(self) -> int:
+        """Take what one script call decides without keeping Redis busy for long; count it."""
         taken: list[_Waiting] = []
         counters_count = 0
         while self.waiting and len(taken) < OPERATIONS_PER_BATCH_MAX:
@@ -69,7 +72,12 @@ class _Queue:
             if taken and counters_count > COUNTERS_PER_BATCH_MAX:
                 break
             taken.append(self.waiting.popleft())
-        return taken
+        self.taken = taken
+        return len(taken)
+
+    def batch(self) -> Batch:
+        """Answer what was taken; of every hold is known by now whose call it was."""
+        return Batch(self.root, [cast("Operation", waiting.asked) for waiting in self.taken])
 
 
 class Batcher:
@@ -77,23 +85,37 @@ class Batcher:
 
     Args:
         cover: Finds what covers the call of a hold, once the hold was found.
+        round_trips_max: How many messages to Redis may be unanswered at once.
     """
 
-    def __init__(self, counters: Counters, cover: Cover, *, waiting_max: int = WAITING_MAX) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        cover: Cover,
+        *,
+        round_trips_max: int = 2,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
         self._counters = counters
         self._cover = cover
+        self._round_trips_max = round_trips_max
         self._waiting_max = waiting_max
         self._waiting_count = 0
         self._queues: dict[Root, _Queue] = {}
-        self._serving: set[asyncio.Task[None]] = set()
+        self._ready: deque[_Queue] = deque()
+        self._round_trips: set[asyncio.Task[None]] = set()
+        self._on_their_way = 0
+        self._is_scheduled = False
 
     async def connect(self) -> None:
         """Nothing to open; the first operation starts the work."""
 
     async def close(self) -> None:
         """Return once everything that waits has been answered."""
-        while self._serving:
-            await asyncio.wait(self._serving)
+        while self._queues:
+            await asyncio.sleep(0)
+            if self._round_trips:
+                await asyncio.wait(self._round_trips)
 
     def submit(self, root: Root, asked: Operation | CommitOfHold, deliver: Deliver) -> None:
         """Have an operation decided; `deliver` is told the answer, or why there is none."""
@@ -104,9 +126,10 @@ class Batcher:
         queue = self._queues.get(root)
         if queue is None:
             queue = self._queues[root] = _Queue(root)
-            serving = asyncio.create_task(self._serve(queue))
-            self._serving.add(serving)
-            serving.add_done_callback(self._serving.discard)
+            self._ready.append(queue)
+            if not self._is_scheduled:
+                self._is_scheduled = True
+                asyncio.get_running_loop().call_soon(self._flush)
         queue.waiting.append(_Waiting(asked, deliver))
 
     async def decide(self, root: Root, asked: Operation | CommitOfHold) -> Answer:
@@ -124,45 +147,84 @@ class Batcher:
         self.submit(root, asked, deliver)
         return await future
 
-    async def _serve(self, queue: _Queue) -> None:
-        """Decide what waits for a customer, batch after batch, until nothing does."""
-        more_is_due = False
-        while queue.waiting or more_is_due:
-            taken = queue.take()
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        while self._ready and self._on_their_way < self._round_trips_max:
+            queues, operations_count = [], 0
+            while self._ready and operations_count < OPERATIONS_PER_ROUND_TRIP_MAX:
+                queue = self._ready.popleft()
+                operations_count += queue.take()
+                queues.append(queue)
+            self._on_their_way += 1
+            round_trip = asyncio.create_task(self._make_round_trip(queues))
+            self._round_trips.add(round_trip)
+            round_trip.add_done_callback(self._round_trips.discard)
+
+    async def _make_round_trip(self, queues: Sequence[_Queue]) -> None:
+        results = await self._decide(queues)
+        self._on_their_way -= 1
+        decided = [
+            (queue.taken, self._answers(queue, result))
+            for queue, result in zip(queues, results, strict=True)
+        ]
+        if self._ready:
+            # Redis gets its next work before this one's answers are written.
+            self._flush()
+            await asyncio.sleep(0)
+        for taken, answers in decided:
             self._waiting_count -= len(taken)
-            answers: Sequence[Answer | Exception]
-            try:
-                taken = await self._resolve(queue.root, taken)
-                operations = [cast("Operation", waiting.asked) for waiting in taken]
-                answers, more_is_due = await self._counters.decide(Batch(queue.root, operations))
-            except Exception as error:  # noqa: BLE001 - told to every caller that waits for it.
-                answers, more_is_due = [error] * len(taken), False
             for waiting, answer in zip(taken, answers, strict=True):
                 waiting.deliver(answer)
-        del self._queues[queue.root]
 
-    async def _resolve(self, root: Root, taken: list[_Waiting]) -> list[_Waiting]:
+    def _answers(self, queue: _Queue, result: Decided | Exception) -> Sequence[Answer | Exception]:
+        """Answer what was decided for a queue, which is ready again or at its end."""
+        answers: Sequence[Answer | Exception]
+        if isinstance(result, Decided):
+            answers, more_is_due = result
+        else:
+            answers, more_is_due = [result] * len(queue.taken), False
+        if queue.waiting or more_is_due:
+            self._ready.append(queue)
+        else:
+            del self._queues[queue.root]
+        return answers
+
+    async def _decide(self, queues: Sequence[_Queue]) -> Sequence[Decided | Exception]:
+        try:
+            await self._resolve(queues)
+            return await self._counters.decide([queue.batch() for queue in queues])
+        except Exception as error:  # noqa: BLE001 - told to every caller that waits for it.
+            return [error] * len(queues)
+
+    async def _resolve(self, queues: Sequence[_Queue]) -> None:
         """Find the holds that commits name instead of a subject."""
         wanted = [
-            waiting.asked.hold for waiting in taken if isinstance(waiting.asked, CommitOfHold)
+            (queue.root, waiting.asked.hold)
+            for queue in queues
+            for waiting in queue.taken
+            if isinstance(waiting.asked, CommitOfHold)
         ]
         if not wanted:
-            return taken
-        found = await self._counters.find_holds(root, wanted)
-        calls = dict(zip(wanted, found, strict=True))
-        resolved = [self._resolved(root, waiting, calls) for waiting in taken]
-        return [waiting for waiting in resolved if waiting is not None]
+            return
+        calls = dict(zip(wanted, await self._counters.find_holds(wanted), strict=True))
+        for queue in queues:
+            resolved = [self._resolved(queue.root, waiting, calls) for waiting in queue.taken]
+            queue.taken = [waiting for waiting in resolved if waiting is not None]
 
     def _resolved(
-        self, root: Root, waiting: _Waiting, calls: Mapping[str, FoundHold | None]
+        self,
+        root: Root,
+        waiting: _Waiting,
+        calls: Mapping[tuple[Root, str], FoundHold | None],
     ) -> _Waiting | None:
         asked = waiting.asked
         if not isinstance(asked, CommitOfHold):
             return waiting
-        call = calls[asked.hold]
+        call = calls[root, asked.hold]
         try:
             coverage = self._cover(root.tenant, *call) if call else NOTHING
         except DomainError as error:
+            self._waiting_count -= 1
             waiting.deliver(error)
             return None
         operation = Operation(

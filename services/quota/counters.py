@@ -149,53 +149,70 @@ class Counters:
         """Close the connection."""
         await self._link.close()
 
-    async def decide(self, batch: Batch) -> Decided:
-        """Decide a batch, as a whole or not at all.
+    async def decide(self, batches: Sequence[Batch]) -> list[Decided | Exception]:
+        """Decide batches of different customers, each as a whole or not at all.
 
-        Raises:
-            Unavailable: COUNTERS_UNAVAILABLE, Redis did not decide in time; whether it did later is
-                not known, so that operations are to be repeated with the same request ids.
+        A batch that Redis did not decide in time answers COUNTERS_UNAVAILABLE; whether it did later
+        is not known, so that its operations are to be repeated with the same request ids.
         """
-        keys = keys_of(batch.root)
+        decided: dict[int, Decided | Exception] = {}
+        waiting = dict(enumerate(batches))
         for _ in range(_STALE_ATTEMPTS_MAX):
-            argument = encode(batch.operations, self._now_ms)
-            reply = await self._run(packed("EVALSHA", self._sha, len(keys), *keys, argument))
-            self._now_ms, decided = decode(batch, reply)
-            if decided is not None:
-                return decided
-        raise unavailable()
+            replies = await self._run([self._command(batch) for batch in waiting.values()])
+            for place, reply in zip(list(waiting), replies, strict=True):
+                found = self._read(waiting[place], reply)
+                if found is not None:
+                    decided[place] = found
+                    del waiting[place]
+            if not waiting:
+                break
+        return [decided.get(place) or unavailable() for place in range(len(batches))]
 
-    async def find_holds(self, root: Root, holds: Sequence[str]) -> Sequence[FoundHold | None]:
+    async def find_holds(self, wanted: Sequence[tuple[Root, str]]) -> Sequence[FoundHold | None]:
         """Find whose calls holds were made for, be they open or expired not long ago.
 
         Raises:
             Unavailable: COUNTERS_UNAVAILABLE.
         """
-        counters, _, *recents = keys_of(root)
-        open_holds = packed("HMGET", counters, *(f"h{hold}" for hold in holds))
-        ended = [f"e{hold}" for hold in holds]
-        commands = [open_holds, *(packed("HMGET", recent, *ended) for recent in recents)]
-        replies = await self._ask(commands)
-        for reply in replies:
+        commands = []
+        for root, hold in wanted:
+            counters, _, *recents = keys_of(root)
+            commands.append(packed("HGET", counters, f"h{hold}"))
+            commands += [packed("HGET", recent, f"e{hold}") for recent in recents]
+        found = await self._ask(commands)
+        for reply in found:
             if isinstance(reply, ReplyError):
                 raise unavailable() from reply
-        return [_found_hold(*found) for found in zip(*replies, strict=True)]
+        return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
 
-    async def _run(self, command: bytes) -> list[bytes]:
-        (reply,) = await self._ask([command])
-        if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
-            _, reply = await self._ask([self._load, command])
-        if isinstance(reply, ReplyError):
-            if "READONLY" in str(reply):
-                self._link.drop()
-            raise reply if _is_mistake(reply) else unavailable()
-        return cast("list[bytes]", reply)
+    def _command(self, batch: Batch) -> bytes:
+        keys = keys_of(batch.root)
+        argument = encode(batch.operations, self._now_ms)
+        return packed("EVALSHA", self._sha, len(keys), *keys, argument)
+
+    async def _run(self, commands: Sequence[bytes]) -> list[Reply]:
+        replies = await self._ask(commands)
+        lost = [place for place, reply in enumerate(replies) if _is_script_lost(reply)]
+        if lost:
+            again = await self._ask([self._load, *(commands[place] for place in lost)])
+            for place, reply in zip(lost, again[1:], strict=True):
+                replies[place] = reply
+        return replies
 
     async def _ask(self, commands: Sequence[bytes]) -> list[Reply]:
         try:
             return await self._link.ask(commands)
         except OSError as error:
             raise unavailable() from error
+
+    def _read(self, batch: Batch, reply: Reply) -> Decided | Exception | None:
+        """Read the answers out of a reply; nothing when its windows were stale."""
+        if isinstance(reply, ReplyError):
+            if "READONLY" in str(reply):
+                self._link.drop()
+            return reply if _is_mistake(reply) else unavailable()
+        self._now_ms, decided = decode(batch, reply)
+        return decided
 
 
 def _found_hold(is_open: bytes | None, *ended: bytes | None) -> FoundHold | None:
@@ -305,6 +322,10 @@ def _error(root: Root, operation: Operation, code: str) -> DomainError:
                 f"another request has {state.lower()} the hold",
                 metadata={"reservation_id": reservation_id, "state": state},
             )
+
+
+def _is_script_lost(reply: Reply) -> bool:
+    return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 def _is_mistake(error: ReplyError) -> bool:

@@ -128,7 +128,6 @@ class _Stream(asyncio.Protocol):
         self._overdue_s = overdue_s
         self._reader = hiredis.Reader(notEnoughData=_NOT_COMPLETE)
         self._asked: deque[_Asked] = deque()
-        self._unwritten: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
@@ -140,19 +139,12 @@ class _Stream(asyncio.Protocol):
         if not commands:
             future.set_result([])
             return future
+        assert self._transport is not None, "a stream is handed out once it is connected"
         self._asked.append(_Asked(self._loop.time(), len(commands), [], future))
-        if not self._unwritten:
-            # What is asked in one turn of the loop is written at once, as writing is what costs.
-            self._loop.call_soon(self._write)
-        self._unwritten += commands
+        self._transport.write(b"".join(commands))
         if self._watch is None:
             self._look_later()
         return future
-
-    def _write(self) -> None:
-        if self._transport is not None:
-            self._transport.write(b"".join(self._unwritten))
-        self._unwritten.clear()
 
     def _look_later(self) -> None:
         self._watch_s = self._loop.time() + self._timeout_s / _LOOKS_PER_TIMEOUT

@@ -33,7 +33,7 @@ CALLS_PER_MESSAGE_MAX = 1000
 CALLS_WAITING_MAX = 4096
 
 # So that Redis has begun with these while the next ones are read.
-_CALLS_PER_TURN = 64
+_CALLS_PER_TURN = 128
 # The status of a limit has some hundred bytes, and clients take messages of up to 4 MiB.
 _STATUSES_PER_MESSAGE_MAX = 4096
 _DOMAIN = "tollkeeper.quota"

@@ -81,12 +81,13 @@ def an_operation(
 
 async def decided(counters: Counters, tenant: str, *operations: Operation) -> list[Any]:
     """Decide operations of acme together: outcome, used, reserved; or why not."""
-    answers, _ = await counters.decide(Batch(Root(tenant, "acme"), operations))
+    (result,) = await counters.decide([Batch(Root(tenant, "acme"), operations)])
+    assert isinstance(result, Decided), result
     return [
         answer.reason
         if isinstance(answer, DomainError)
         else (Outcome(answer.outcome).name, *answer.figures[:2])
-        for answer in answers
+        for answer in result.answers
     ]
 
 
@@ -210,13 +211,8 @@ async def test_batches_that_are_asked_together_stand_alone(
     keys = [f"tollkeeper:quota:{{{tenant}/broken}}:{name}" for name in ("counters", "expiries")]
     for key in keys:
         await client.set(key, "not what it should be")
-    bad, good = await asyncio.gather(
-        *(
-            counters.decide(Batch(asked, [an_operation(coverage, 5, request="a")]))
-            for asked in (broken, root)
-        ),
-        return_exceptions=True,
-    )
+    batches = [Batch(asked, [an_operation(coverage, 5, request="a")]) for asked in (broken, root)]
+    bad, good = await counters.decide(batches)
 
     assert isinstance(bad, ReplyError)
     assert isinstance(good, Decided)
