@@ -1,14 +1,17 @@
 """Quota: how many awaited decisions in a second, over four limits each, and how long each takes.
 
 The service runs as its own process on a durable Redis of its own; the callers are another process,
-this one, and share the machine with both. Every decision is a reserve for one of 256 keys of 16
-customers, held under a month's limit of the customer, a day's of the project, and a rolling rate of
-tokens and one of requests of the key.
+this one, and share the machine with both. Every decision is a reserve under a month's limit of the
+customer, a day's of the project, and a rolling rate of tokens and one of requests of the key. Each
+caller waits for its answer before it asks again.
 
-Three raw limits are measured in the same run. `redis_evalsha_per_s` is the same script with one
-such reserve, unpipelined, by 50 connections of a loop of sockets that does nothing else (there is
-no redis-benchmark in a wheel). `echo_per_s` is a grpc.aio server that answers the bytes it got,
-asked by as many callers over one channel, in a process of its own.
+The figures at the top are of 256 callers with 64 keys of 16 customers. Operations of one customer
+share a script call, so fewer customers are faster; the cases show how much.
+
+Raw limits are measured in the same run. `redis_evalsha_per_s` is the same script with one such
+reserve, unpipelined, by 50 connections of a loop of sockets that does nothing else (the Redis of a
+wheel comes without redis-benchmark). `echo_per_s` is a grpc.aio server that answers the bytes it
+got, asked by as many callers over one channel, in a process of its own.
 """
 
 import argparse
@@ -22,7 +25,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -43,10 +46,6 @@ from tollkeeper.api.type.v1 import subject_pb2
 from tollkeeper.session import Session
 
 _TENANT = "bench"
-_CUSTOMERS = 16
-_KEYS = 256
-_SESSION_CALLERS = 256
-_UNARY_CALLERS = 64
 _CONNECTIONS = 50
 _WARM_UP_S = 1.0
 _CASE_S = 5.0
@@ -95,6 +94,36 @@ Ask = Callable[[bytes], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """Who calls: so many at once, with so many keys of so many customers."""
+
+    callers: int = 256
+    customers: int = 16
+    keys: int = 64
+
+    def subject(self, caller: int) -> subject_pb2.Subject:
+        """Answer on whose behalf a caller calls."""
+        key = caller % self.keys
+        return subject_pb2.Subject(
+            customer_id=f"customer-{key % self.customers}",
+            project_id=f"project-{key // self.customers % 4}",
+            key_id=f"key-{key}",
+        )
+
+
+TOP = Case()
+ONE = Case(callers=1)
+UNARY = Case(callers=64)
+CASES = [
+    Case(customers=1, keys=1),
+    Case(customers=1, keys=64),
+    Case(keys=256),
+    Case(customers=256, keys=256),
+    Case(callers=1_000),
+]
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """What callers that wait for each answer reached."""
 
@@ -106,12 +135,14 @@ class Figures:
 def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Measure, and answer the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench quota", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=_CASE_S, help="how long each case runs")
-    seconds = parser.parse_args(arguments).seconds
+    parser.add_argument("--seconds", type=float, default=_CASE_S, help="how long each case runs")
+    parser.add_argument("--top", action="store_true", help="only the figures at the top")
+    options = parser.parse_args(arguments)
+    seconds, cases = options.seconds, [] if options.top else CASES
     # Processes are started before the first gRPC call, which threads make unsafe to fork after.
     with running("quota") as rig, _echoing() as echo_address:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            session, one, unary = runner.run(_measure(rig, seconds))
+            session, one, unary, others = runner.run(_measure(rig, cases, seconds))
             echo = runner.run(_measure_echo(echo_address, seconds))
         raw_per_s = _evalsha_per_s(rig)
     return {
@@ -126,10 +157,15 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
         "unary_p99_ms": unary.p99_ms,
         "echo_per_s": echo.per_s,
         "unary_ratio_to_echo": round(unary.per_s / echo.per_s, 3),
+        "session_cases": [
+            {**asdict(case), **asdict(figures)} for case, figures in zip(cases, others, strict=True)
+        ],
     }
 
 
-async def _measure(rig: Rig, seconds: float) -> tuple[Figures, Figures, Figures]:
+async def _measure(
+    rig: Rig, cases: Sequence[Case], seconds: float
+) -> tuple[Figures, Figures, Figures, Sequence[Figures]]:
     metadata = rig.metadata(_TENANT, "quota.decide", "quota.write")
     async with open_channel(rig.address) as channel:
         stub = QuotaServiceStub(channel)
@@ -144,12 +180,13 @@ async def _measure(rig: Rig, seconds: float) -> tuple[Figures, Figures, Figures]
         def reserve_alone(template: bytes) -> Awaitable[object]:
             return stub.Reserve(_reserve(template), metadata=metadata)
 
-        await _call(reserve_in_session, _SESSION_CALLERS, _WARM_UP_S)
-        many = await _call(reserve_in_session, _SESSION_CALLERS, seconds)
-        one = await _call(reserve_in_session, 1, seconds)
+        await _call(reserve_in_session, TOP, _WARM_UP_S)
+        top = await _call(reserve_in_session, TOP, seconds)
+        one = await _call(reserve_in_session, ONE, seconds)
+        others = [await _call(reserve_in_session, case, seconds) for case in cases]
         await session.close()
-        unary = await _call(reserve_alone, _UNARY_CALLERS, seconds)
-    return many, one, unary
+        unary = await _call(reserve_alone, UNARY, seconds)
+    return top, one, unary, others
 
 
 async def _measure_echo(address: str, seconds: float) -> Figures:
@@ -157,7 +194,7 @@ async def _measure_echo(address: str, seconds: float) -> Figures:
         echo: Any = channel.unary_unary(
             _ECHO, request_serializer=messages.ReserveRequest.SerializeToString
         )
-        return await _call(lambda template: echo(_reserve(template)), _UNARY_CALLERS, seconds)
+        return await _call(lambda template: echo(_reserve(template)), UNARY, seconds)
 
 
 @contextmanager
@@ -173,13 +210,13 @@ def _echoing() -> Iterator[str]:
         process.stdout.close()
 
 
-async def _call(ask: Ask, callers: int, seconds: float) -> Figures:
+async def _call(ask: Ask, case: Case, seconds: float) -> Figures:
     """Let callers ask, each as soon as it has its answer."""
     latencies_s: list[float] = []
     started_s = time.perf_counter()
 
     async def call_in_turn(caller: int) -> None:
-        template = _template(caller)
+        template = _template(case.subject(caller))
         after_s = started_s
         while after_s - started_s < seconds:
             before_s = time.perf_counter()
@@ -187,7 +224,7 @@ async def _call(ask: Ask, callers: int, seconds: float) -> Figures:
             after_s = time.perf_counter()
             latencies_s.append(after_s - before_s)
 
-    await asyncio.gather(*map(call_in_turn, range(callers)))
+    await asyncio.gather(*map(call_in_turn, range(case.callers)))
     took_s = time.perf_counter() - started_s
     latencies_s.sort()
     return Figures(
@@ -205,9 +242,9 @@ _AMOUNTS = [
 ]
 
 
-def _template(caller: int) -> bytes:
+def _template(subject: subject_pb2.Subject) -> bytes:
     """Write what all reserves of a caller have in common, so that making one costs little."""
-    request = messages.ReserveRequest(subject=_subject(caller), amounts=_AMOUNTS)
+    request = messages.ReserveRequest(subject=subject, amounts=_AMOUNTS)
     return request.SerializeToString()
 
 
@@ -215,16 +252,6 @@ def _reserve(template: bytes) -> messages.ReserveRequest:
     request = messages.ReserveRequest.FromString(template)
     request.request_id = f"gateway-1-{next(_request_numbers)}"
     return request
-
-
-def _subject(caller: int) -> subject_pb2.Subject:
-    key = caller % _KEYS
-    customer = key % _CUSTOMERS
-    return subject_pb2.Subject(
-        customer_id=f"customer-{customer}",
-        project_id=f"project-{key // _CUSTOMERS % 4}",
-        key_id=f"key-{key}",
-    )
 
 
 def _evalsha_per_s(rig: Rig) -> int:
@@ -263,7 +290,7 @@ def _commands() -> Iterator[bytes]:
     sha = _sha()
     made = []
     for number in range(_RAW_RESERVES):
-        subject = _subject(number)
+        subject = TOP.subject(number)
         path = Subject(subject.customer_id, subject.project_id, "", subject.key_id, "")
         coverage = index.coverage(path, ())
         sums = coverage.sums({amount.unit: amount.quantity for amount in _AMOUNTS})

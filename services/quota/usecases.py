@@ -25,7 +25,6 @@ from services.quota.model import (
     CommitCall,
     Kind,
     Limit,
-    ReleaseCall,
     ReserveCall,
     StoredLimit,
 )
@@ -34,6 +33,8 @@ from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 Deliver = Callable[[Answer | Exception], None]
 
 _NO_FINGERPRINT = bytes(8)
+# Plain numbers, since looking up a member of an enumeration takes a while.
+_CHECK, _RESERVE, _COMMIT, _RELEASE = map(int, Kind)
 
 
 class Gate:
@@ -78,27 +79,25 @@ class Gate:
         return await self._batcher.decide(*self._asked(tenant, call))
 
     def _asked(self, tenant: str, call: Call) -> tuple[Root, Operation | CommitOfHold]:
-        match call:
-            case ReserveCall(request_id, fingerprint, subject, dimensions, amounts, ttl_ms):
-                coverage = self._catalogue.cover(tenant, subject, dimensions)
-                name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
-                sums = coverage.sums(amounts)
-                operation = Operation(
-                    Kind.RESERVE, coverage, request_id, fingerprint, name, ttl_ms, sums
-                )
-                return Root(tenant, subject.customer), operation
-            case CommitCall():
-                return self._asked_commit(tenant, call)
-            case CheckCall(subject, dimensions, amounts):
-                coverage = self._catalogue.cover(tenant, subject, dimensions)
-                sums = coverage.sums(amounts)
-                operation = Operation(Kind.CHECK, coverage, "", _NO_FINGERPRINT, "", 0, sums)
-                return Root(tenant, subject.customer), operation
-            case ReleaseCall(request_id, fingerprint, hold):
-                operation = Operation(
-                    Kind.RELEASE, NOTHING, request_id, fingerprint, hold.name, 0, ()
-                )
-                return Root(tenant, hold.customer), operation
+        # Unpacking is several times as fast as matching the fields of each class.
+        if isinstance(call, ReserveCall):
+            request_id, fingerprint, subject, dimensions, amounts, ttl_ms = call
+            coverage = self._catalogue.cover(tenant, subject, dimensions)
+            name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
+            sums = coverage.sums(amounts)
+            operation = Operation(_RESERVE, coverage, request_id, fingerprint, name, ttl_ms, sums)
+            return Root(tenant, subject.customer), operation
+        if isinstance(call, CommitCall):
+            return self._asked_commit(tenant, call)
+        if isinstance(call, CheckCall):
+            subject, dimensions, amounts = call
+            coverage = self._catalogue.cover(tenant, subject, dimensions)
+            sums = coverage.sums(amounts)
+            operation = Operation(_CHECK, coverage, "", _NO_FINGERPRINT, "", 0, sums)
+            return Root(tenant, subject.customer), operation
+        request_id, fingerprint, hold = call
+        operation = Operation(_RELEASE, NOTHING, request_id, fingerprint, hold.name, 0, ())
+        return Root(tenant, hold.customer), operation
 
     def _asked_commit(self, tenant: str, call: CommitCall) -> tuple[Root, Operation | CommitOfHold]:
         request_id, fingerprint, hold, subject, dimensions, amounts = call
@@ -107,15 +106,9 @@ class Gate:
             of_hold = CommitOfHold(request_id, fingerprint, hold.name, amounts)
             return Root(tenant, hold.customer), of_hold
         coverage = self._catalogue.cover(tenant, subject, dimensions)
-        operation = Operation(
-            Kind.COMMIT,
-            coverage,
-            request_id,
-            fingerprint,
-            hold.name if hold else "",
-            1,
-            coverage.sums(amounts),
-        )
+        name = hold.name if hold else ""
+        sums = coverage.sums(amounts)
+        operation = Operation(_COMMIT, coverage, request_id, fingerprint, name, 1, sums)
         return Root(tenant, subject.customer), operation
 
 

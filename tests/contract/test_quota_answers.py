@@ -17,6 +17,7 @@ from services.quota.convert.answers import (
     render_session_error,
 )
 from services.quota.counters import Answer
+from services.quota.coverage import Coverage
 from services.quota.model import (
     Call,
     CheckCall,
@@ -34,10 +35,20 @@ NOW_MS = unix_ms("2026-03-01T12:30") + 250
 MOST = 10**15
 
 
-def an_answer(outcome: Outcome, *figures: int, detail: int = 0, hold: str = "") -> Answer:
-    """Make an answer about the limits `day` and `hour` of acme, of 100 tokens each."""
-    coverage = covering(a_limit("day"), a_limit("hour", units=("tokens", "requests"), capacity=90))
-    return Answer(outcome, NOW_MS, detail, hold, coverage, figures)
+def a_coverage() -> Coverage:
+    """Cover acme by the limits `day` and `hour`, of 100 and 90 tokens."""
+    return covering(a_limit("day"), a_limit("hour", units=("tokens", "requests"), capacity=90))
+
+
+def an_answer(
+    outcome: Outcome,
+    *figures: int,
+    detail: int = 0,
+    hold: str = "",
+    coverage: Coverage | None = None,
+) -> Answer:
+    """Make an answer about the limits of `a_coverage`."""
+    return Answer(outcome, NOW_MS, detail, hold, coverage or a_coverage(), figures)
 
 
 def statuses(*figures: tuple[int, int, int]) -> list[quota_pb2.LimitStatus]:
@@ -85,6 +96,31 @@ def test_a_denied_reserve_is_written() -> None:
     assert wire.ReserveResponse.FromString(render_reserve(answer, {"tokens": 5})) == (
         wire.ReserveResponse(decision=quota_pb2.DECISION_DENY, limits=shown)
     )
+
+
+def test_an_answer_shows_nothing_of_the_one_before() -> None:
+    """Forms are filled in again: other units, other figures, other refusals, other times."""
+    coverage = a_coverage()
+    figures = [
+        (Outcome.ALLOWED, (20, 30, 5_750, 200, 0, -1)),
+        (Outcome.DENIED, (1, 2, 7, 1_500, 3, 4, -1, 0)),
+        (Outcome.ALLOWED, (5, 6, -1, 7, 8, 9)),
+        (Outcome.DENIED, (9, 9, -1, -1, 9, 9, 10, 20)),
+        (Outcome.ALLOWED, (20, 30, 5_750, 200, 0, -1)),
+    ]
+    asked = [{"tokens": 5, "USD": 7}, {}, {"requests": 1}, {}, {"USD": 1, "tokens": 2}]
+
+    shared = [
+        render_reserve(an_answer(outcome, *shown, coverage=coverage), amounts)
+        for (outcome, shown), amounts in zip(figures, asked, strict=True)
+    ]
+    alone = [
+        render_reserve(an_answer(outcome, *shown), amounts)
+        for (outcome, shown), amounts in zip(figures, asked, strict=True)
+    ]
+
+    assert shared == alone
+    assert len(set(shared)) == len(shared)
 
 
 def test_a_limit_that_did_not_refuse_does_not_say_so() -> None:

@@ -5,7 +5,6 @@ most of the service's time. So each coverage keeps a message of every kind, a fo
 figures change; it is filled in and serialized in one go, and never handed out.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,7 +18,6 @@ from services.quota.model import (
     CheckCall,
     CommitCall,
     Outcome,
-    ReleaseCall,
     ReserveCall,
 )
 from tollkeeper.api.quota.v1 import quota_pb2
@@ -29,6 +27,8 @@ _NANOS_PER_MS = 1_000_000
 _MS_PER_S = 1000
 _FIGURES = 3
 _FIGURES_OF_DENIAL = 4
+# A plain number, since looking up a member of an enumeration takes a while.
+_DENIED = int(Outcome.DENIED)
 
 
 class WrittenMessage(NamedTuple):
@@ -69,16 +69,15 @@ def render_balances(answer: Answer) -> bytes:
 
 def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
     """Write a `SessionResponse` with one answer; what is joined reads as one with all answers."""
-    match call:
-        case ReserveCall():
-            form = _filled_reserve(answer, call.amounts)
-        case CommitCall():
-            form = _filled_commit(answer)
-        case CheckCall():
-            form = _filled_check(answer)
-        case ReleaseCall():
-            released = wire.ReleaseResponse(hold_settled=bool(answer.detail))
-            return _alone(wire.SessionAnswer(call_id=call_id, release=released))
+    if isinstance(call, ReserveCall):
+        form = _filled_reserve(answer, call.amounts)
+    elif isinstance(call, CommitCall):
+        form = _filled_commit(answer)
+    elif isinstance(call, CheckCall):
+        form = _filled_check(answer)
+    else:
+        released = wire.ReleaseResponse(hold_settled=bool(answer.detail))
+        return _alone(wire.SessionAnswer(call_id=call_id, release=released))
     form.answer.call_id = call_id
     return form.response.SerializeToString()
 
@@ -94,8 +93,30 @@ def _alone(answer: wire.SessionAnswer) -> bytes:
     return wire.SessionResponse(answers=[answer]).SerializeToString()
 
 
+class _Row:
+    """The status of one limit, and what it shows as its reset time."""
+
+    __slots__ = ("capacity", "reset_ms", "reset_time", "status")
+
+    def __init__(self, status: quota_pb2.LimitStatus) -> None:
+        self.status = status
+        self.capacity = status.capacity
+        self.reset_time = status.reset_time
+        self.reset_ms = 0
+
+    def show_reset(self, reset_ms: int, now_ms: int) -> None:
+        """Write in how many milliseconds the limit is reset; less than 0 for never."""
+        if reset_ms < 0:
+            self.status.ClearField("reset_time")
+            self.reset_time = self.status.reset_time
+            self.reset_ms = now_ms - 1
+        else:
+            self.reset_ms = now_ms + reset_ms
+            _write_time(self.reset_ms, self.reset_time)
+
+
 class _Form:
-    """One kind of answer about a coverage; `rows` are its statuses and their reset times."""
+    """One kind of answer about a coverage."""
 
     __slots__ = ("amounts", "answer", "response", "rows", "units")
 
@@ -105,60 +126,45 @@ class _Form:
         self.units: tuple[str, ...] = ()
         self.amounts: list[quota_pb2.Amount] = []
         body: wire.ReserveResponse = getattr(self.answer, kind)
-        self.rows: list[tuple[quota_pb2.LimitStatus, Timestamp, int]] = []
-        for limit in coverage.limits:
-            status = body.limits.add(
-                limit_id=limit.limit_id,
-                scope=limit.scope,
-                units=limit.units,
-                capacity=limit.capacity,
+        self.rows = [
+            _Row(
+                body.limits.add(
+                    limit_id=limit.limit_id,
+                    scope=limit.scope,
+                    units=limit.units,
+                    capacity=limit.capacity,
+                )
             )
-            self.rows.append((status, status.reset_time, limit.capacity))
+            for limit in coverage.limits
+        ]
 
-    def fill(self, answer: Answer) -> None:
-        """Write the figures of an allowed reserve or check, or of a commit."""
-        self._fill_rows(answer, _FIGURES)
-
-    def fill_denial(self, answer: Answer) -> None:
-        """Write the figures of a denial, and who decided it."""
-        self._fill_rows(answer, _FIGURES_OF_DENIAL)
-        waits = answer.figures[_FIGURES::_FIGURES_OF_DENIAL]
-        for (status, _, _), wait_ms in zip(self.rows, waits, strict=True):
-            status.decided = wait_ms >= 0
-            if wait_ms > 0:
-                status.retry_after.FromMilliseconds(wait_ms)
-            else:
-                status.ClearField("retry_after")
-
-    def _fill_rows(self, answer: Answer, width: int) -> None:
+    def fill(self, answer: Answer, width: int = _FIGURES) -> None:
+        """Write the figures, of which there are some for each limit."""
         figures, now_ms = answer.figures, answer.now_ms
         columns = figures[::width], figures[1::width], figures[2::width]
-        has_reset_time = True
-        for (status, reset_time, capacity), used, reserved, reset_ms in zip(
-            self.rows, *columns, strict=True
-        ):
-            remaining = capacity - used - reserved
+        for row, used, reserved, reset_ms in zip(self.rows, *columns, strict=True):
+            status = row.status
+            remaining = row.capacity - used - reserved
             status.used = used
             status.reserved = reserved
             status.remaining = max(0, remaining)
-            # As _write_time, which would be called for each limit of each answer.
-            reset_time.seconds, milliseconds = divmod(now_ms + reset_ms, _MS_PER_S)
-            reset_time.nanos = milliseconds * _NANOS_PER_MS
-            has_reset_time &= reset_ms >= 0
-        if not has_reset_time:
-            self._clear_reset_times(columns[2])
+            if now_ms + reset_ms != row.reset_ms:
+                row.show_reset(reset_ms, now_ms)
 
-    def _clear_reset_times(self, resets_ms: Sequence[int]) -> None:
-        for place, ((status, _, capacity), reset_ms) in enumerate(
-            zip(self.rows, resets_ms, strict=True)
-        ):
-            if reset_ms < 0:
-                status.ClearField("reset_time")
-                self.rows[place] = (status, status.reset_time, capacity)
+    def fill_denial(self, answer: Answer) -> None:
+        """Write the figures of a denial, and who decided it."""
+        self.fill(answer, _FIGURES_OF_DENIAL)
+        waits = answer.figures[_FIGURES::_FIGURES_OF_DENIAL]
+        for row, wait_ms in zip(self.rows, waits, strict=True):
+            row.status.decided = wait_ms >= 0
+            if wait_ms > 0:
+                row.status.retry_after.FromMilliseconds(wait_ms)
+            else:
+                row.status.ClearField("retry_after")
 
 
 def _filled_check(answer: Answer) -> _Form:
-    if answer.outcome == Outcome.DENIED:
+    if answer.outcome == _DENIED:
         form = _form(answer.coverage, "check denied")
         form.answer.check.decision = quota_pb2.DECISION_DENY
         form.fill_denial(answer)
@@ -171,7 +177,7 @@ def _filled_check(answer: Answer) -> _Form:
 
 def _filled_reserve(answer: Answer, asked: Amounts) -> _Form:
     coverage = answer.coverage
-    if answer.outcome == Outcome.DENIED:
+    if answer.outcome == _DENIED:
         form = _form(coverage, "reserve denied")
         form.answer.reserve.decision = quota_pb2.DECISION_DENY
         form.fill_denial(answer)

@@ -5,7 +5,7 @@ and again. Only what is valid is remembered.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from kit.errors import InvalidInput, Violations
@@ -74,20 +74,25 @@ def parse_dimensions(given: Mapping[str, str], field: str, *, count_max: int) ->
     return dimensions
 
 
-def parse_amounts(given: Iterable[quota_pb2.Amount], field: str) -> Amounts:
+def parse_amounts(given: Sequence[quota_pb2.Amount], field: str) -> Amounts:
     """Read amounts, each unit once."""
-    amounts: dict[str, int] = {}
-    for amount in given:
-        unit, quantity = amount.unit, amount.quantity
-        if unit in amounts or not 0 <= quantity <= QUANTITY_MAX or not is_unit(unit):
-            _refuse_amounts(given, field)
-        amounts[unit] = quantity
+    amounts = {amount.unit: amount.quantity for amount in given}
+    if not amounts:
+        return amounts
+    quantities = amounts.values()
+    if (
+        len(amounts) != len(given)
+        or min(quantities) < 0
+        or max(quantities) > QUANTITY_MAX
+        or not _are_units(tuple(amounts))
+    ):
+        _refuse_amounts(given, field)
     if len(amounts) > UNITS_MAX:
         raise InvalidInput.of(field, f"must have at most {UNITS_MAX} units")
     return amounts
 
 
-def parse_some_amounts(given: Iterable[quota_pb2.Amount], field: str) -> Amounts:
+def parse_some_amounts(given: Sequence[quota_pb2.Amount], field: str) -> Amounts:
     """Read amounts, of which there must be one."""
     amounts = parse_amounts(given, field)
     if not amounts:
@@ -106,6 +111,10 @@ def parse_hold(reservation_id: str, field: str) -> HoldId:
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)
+def _are_units(units: tuple[str, ...]) -> bool:
+    return all(map(is_unit, units))
+
+
 def is_unit(unit: str) -> bool:
     """Tell whether this may be a unit: a lower-case name, or a currency of ISO 4217."""
     return bool(_UNIT.fullmatch(unit)) or is_currency(unit)
@@ -122,7 +131,7 @@ def is_currency(unit: str) -> bool:
     return True
 
 
-def _refuse_amounts(given: Iterable[quota_pb2.Amount], field: str) -> None:
+def _refuse_amounts(given: Sequence[quota_pb2.Amount], field: str) -> None:
     violations = Violations()
     seen: set[str] = set()
     for place, amount in enumerate(given):
