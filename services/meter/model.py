@@ -178,6 +178,18 @@ class UsageRow:
     event_count: int
 
 
+class UsageSummary(NamedTuple):
+    """What one subject path used, of events with equal dimensions, summed by quantity.
+
+    `subject` has the five levels, customer first; `dimensions` is canonical text.
+    """
+
+    subject: tuple[str, str, str, str, str]
+    dimensions: str
+    quantities: tuple[tuple[str, Decimal], ...]
+    event_count: int
+
+
 @dataclass(frozen=True, slots=True)
 class EventQuery:
     """Asks for events; what is empty or absent restricts nothing."""

@@ -13,8 +13,10 @@ from services.meter.convert.events import parse_events, render_event, render_out
 from services.meter.convert.meters import parse_put_meter, render_meter, render_put_meter
 from services.meter.convert.reading import (
     parse_event_query,
+    parse_summarize_usage,
     parse_usage_query,
     render_usage_row,
+    render_usage_summary,
 )
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
@@ -56,6 +58,19 @@ class MeterService(MeterServiceServicer):
         )
         return wire.QueryUsageResponse(
             rows=[render_usage_row(row, query) for row in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def SummarizeUsage(
+        self, request: wire.SummarizeUsageRequest, context: Context
+    ) -> wire.SummarizeUsageResponse:
+        customer_id, interval = parse_summarize_usage(request)
+        size = page_size(request.page_size, _ROWS_DEFAULT, _ROWS_MAX)
+        page = await self._usage.summarize_usage(
+            caller(context).tenant, customer_id, interval, size, request.page_token
+        )
+        return wire.SummarizeUsageResponse(
+            summaries=[render_usage_summary(summary) for summary in page.items],
             next_page_token=page.next_page_token,
         )
 

@@ -29,7 +29,7 @@ API = Path(tollkeeper.api.__path__[0])
 SERVICES = ("invoicing", "meter", "quota", "rating", "tax")
 READING_VERBS = (
     "BatchConvert", "BatchDetermine", "BatchRate", "Check", "Convert", "Determine", "Estimate",
-    "Explain", "Get", "List", "Preview", "Query", "Rate", "Validate",
+    "Explain", "Get", "List", "Preview", "Query", "Rate", "Summarize", "Validate",
 )  # fmt: skip
 MUTATIONS_WITHOUT_REQUEST_ID = {
     "tollkeeper.api.meter.v1.MeterService.IngestEvents": "events carry an identity of their own",

@@ -1,13 +1,18 @@
 """Questions about usage and events from the wire, and usage to the wire."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from google.type.interval_pb2 import Interval as IntervalMessage
+
+from kit.decimals import plain
 from kit.errors import InvalidInput, Violations
 from kit.ids import parse_id
 from kit.interval import Interval
 from kit.rpc.wire import parse_interval, render_decimal, render_interval
 from services.meter.convert.fields import (
+    check_customer_id,
     check_key,
     check_subject_id,
     check_type,
@@ -16,9 +21,17 @@ from services.meter.convert.fields import (
     take,
 )
 from services.meter.convert.meters import GROUP_BY_MAX, parse_group_by
-from services.meter.model import EARLIEST_TIME, EventQuery, UsageQuery, UsageRow, Window
+from services.meter.model import (
+    EARLIEST_TIME,
+    EventQuery,
+    UsageQuery,
+    UsageRow,
+    UsageSummary,
+    Window,
+)
 from services.meter.windows import parse_time_zone
 from tollkeeper.api.meter.v1 import meter_pb2, meter_service_pb2
+from tollkeeper.api.type.v1.subject_pb2 import Subject
 
 _FIVE_YEARS = timedelta(days=5 * 365 + 2)
 _LATEST_TIME = datetime(3000, 1, 1, tzinfo=UTC)
@@ -39,7 +52,7 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
     violations = Violations()
     meter_id = violations.take("meter_id", lambda: parse_id(request.meter_id, "meter_id"))
     customer_id = take(violations, "customer_id", check_subject_id, request.customer_id)
-    interval = violations.take("interval", lambda: _parse_usage_interval(request))
+    interval = violations.take("interval", lambda: _parse_usage_interval(request.interval))
     filters = _parse_filters(violations, request.filters)
     group_by = parse_group_by(violations, "group_by", request.group_by)
     window = _WINDOWS.get(request.window)
@@ -59,6 +72,21 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
         window=window,
         time_zone=time_zone,
     )
+
+
+def parse_summarize_usage(
+    request: meter_service_pb2.SummarizeUsageRequest,
+) -> tuple[str, Interval]:
+    """Read whose usage of which interval is to be summed.
+
+    Raises:
+        InvalidInput: naming every bad field.
+    """
+    violations = Violations()
+    customer_id = take(violations, "customer_id", check_customer_id, request.customer_id)
+    interval = violations.take("interval", lambda: _parse_metered_interval(request.interval))
+    violations.raise_if_any()
+    return customer_id, interval
 
 
 def parse_event_query(request: meter_service_pb2.ListEventsRequest) -> EventQuery:
@@ -97,10 +125,32 @@ def render_usage_row(row: UsageRow, query: UsageQuery) -> meter_pb2.UsageRow:
     )
 
 
-def _parse_usage_interval(request: meter_service_pb2.QueryUsageRequest) -> Interval:
-    interval = parse_interval(request.interval, "interval")
+def render_usage_summary(summary: UsageSummary) -> meter_pb2.UsageSummary:
+    """Write the sums of one subject path and set of dimensions."""
+    customer_id, project_id, user_id, key_id, run_id = summary.subject
+    return meter_pb2.UsageSummary(
+        subject=Subject(
+            customer_id=customer_id,
+            project_id=project_id,
+            user_id=user_id,
+            key_id=key_id,
+            run_id=run_id,
+        ),
+        dimensions=json.loads(summary.dimensions),
+        quantities={name: plain(quantity) for name, quantity in summary.quantities},
+        event_count=summary.event_count,
+    )
+
+
+def _parse_metered_interval(message: IntervalMessage) -> Interval:
+    interval = parse_interval(message, "interval")
     if interval.start < EARLIEST_TIME or interval.end > _LATEST_TIME:
         raise InvalidInput.of("interval", "must be between the years 2000 and 3000")
+    return interval
+
+
+def _parse_usage_interval(message: IntervalMessage) -> Interval:
+    interval = _parse_metered_interval(message)
     if interval.duration > _FIVE_YEARS:
         raise InvalidInput.of("interval", "must be at most 5 years")
     return interval

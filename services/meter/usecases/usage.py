@@ -2,12 +2,14 @@
 
 from datetime import datetime
 
+from kit.interval import Interval
 from kit.paging import Page
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.meter.aggregation import check_dimensions
-from services.meter.model import EventQuery, StoredEvent, UsageQuery, UsageRow
+from services.meter.model import EventQuery, StoredEvent, UsageQuery, UsageRow, UsageSummary
 from services.meter.store.events import EventKey, list_events
+from services.meter.store.summaries import SummaryKey, summarize_usage
 from services.meter.store.usage import UsageKey, add_up_usage
 from services.meter.usecases.meters import existing_meter
 from services.meter.usecases.pages import page_of, read_page_token
@@ -54,6 +56,24 @@ class Usage:
         page = page_of(found, size, listing, lambda keyed: _texts(keyed[0]))
         return Page(tuple(row for _, row in page.items), page.next_page_token)
 
+    @traced("meter.summarize_usage")
+    async def summarize_usage(
+        self, tenant: str, customer_id: str, interval: Interval, size: int, page_token: str
+    ) -> Page[UsageSummary]:
+        """Sum a customer's events by subject path and dimensions.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        listing = f"summaries {customer_id} {interval}"
+        after = read_page_token(page_token, listing, _summary_key)
+        async with self._database.transaction(tenant) as transaction:
+            found = await summarize_usage(
+                transaction, tenant, customer_id, interval, after=after, limit=size + 1
+            )
+        page = page_of(found, size, listing, lambda keyed: keyed[0])
+        return Page(tuple(summary for _, summary in page.items), page.next_page_token)
+
     @traced("meter.list_events")
     async def list_events(
         self, tenant: str, query: EventQuery, size: int, page_token: str
@@ -81,6 +101,10 @@ class Usage:
 def _texts(key: UsageKey) -> tuple[str, ...]:
     customer_id, window, group = key
     return customer_id, str(window), *group
+
+
+def _summary_key(project: str, user: str, key: str, run: str, digest: str) -> SummaryKey:
+    return project, user, key, run, digest
 
 
 def _event_key(time: str, source: str, event_id: str) -> EventKey:

@@ -289,6 +289,74 @@ class QueryUsageResponse(_message.Message):
 Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015
 
 @_typing.final
+class SummarizeUsageRequest(_message.Message):
+    """Asks for the sums of a customer's events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The customer. Required."""
+    page_size: _builtins.int
+    """At most this many summaries, up to 10,000. Zero means 1,000."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    @_builtins.property
+    def interval(self) -> _interval_pb2.Interval:
+        """Sums the events that happened within; half-open, exact to the microsecond.
+        Required, with both bounds, between the years 2000 and 3000.
+        """
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        interval: _interval_pb2.Interval | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "interval", b"interval", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeUsageRequest: _TypeAlias = SummarizeUsageRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeUsageResponse(_message.Message):
+    """A page of sums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[_meter_pb2.UsageSummary]:
+        """The summaries, ordered by project, user, key, run, then by a digest of the
+        dimensions. Without events there are none.
+        """
+
+    def __init__(
+        self,
+        *,
+        summaries: _abc.Iterable[_meter_pb2.UsageSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y015
+
+@_typing.final
 class ListEventsRequest(_message.Message):
     """Asks for events."""
 

@@ -45,6 +45,11 @@ class MeterServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageResponse.FromString,
                 _registered_method=True)
+        self.SummarizeUsage = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/SummarizeUsage',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/ListEvents',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.SerializeToString,
@@ -82,6 +87,15 @@ class MeterServiceServicer:
 
     def QueryUsage(self, request, context):
         """Adds up usage over an interval, exact to the microsecond of its bounds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeUsage(self, request, context):
+        """Sums the events of a customer by subject path and dimensions, without a
+        meter: what the gate rebuilds its counters from. A page is read from one
+        snapshot, and a group that stays as it is appears on exactly one page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +142,11 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     servicer.QueryUsage,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageResponse.SerializeToString,
+            ),
+            'SummarizeUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeUsage,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
@@ -205,6 +224,33 @@ class MeterService:
             '/tollkeeper.api.meter.v1.MeterService/QueryUsage',
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.SerializeToString,
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/SummarizeUsage',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,11 @@ class MeterServiceStub:
     """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
+    SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.SummarizeUsageRequest, _meter_service_pb2.SummarizeUsageResponse]
+    """Sums the events of a customer by subject path and dimensions, without a
+    meter: what the gate rebuilds its counters from. A page is read from one
+    snapshot, and a group that stays as it is appears on exactly one page.
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]
     """Lists stored events, ordered by time, then source, then id."""
     PutMeter: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]
@@ -63,6 +68,11 @@ class MeterServiceAsyncStub(MeterServiceStub):
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
+    SummarizeUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.SummarizeUsageRequest, _meter_service_pb2.SummarizeUsageResponse]  # type: ignore[assignment]
+    """Sums the events of a customer by subject path and dimensions, without a
+    meter: what the gate rebuilds its counters from. A page is read from one
+    snapshot, and a group that stays as it is appears on exactly one page.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists stored events, ordered by time, then source, then id."""
     PutMeter: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]  # type: ignore[assignment]
@@ -95,6 +105,17 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meter_service_pb2.QueryUsageResponse, _abc.Awaitable[_meter_service_pb2.QueryUsageResponse]]:
         """Adds up usage over an interval, exact to the microsecond of its bounds."""
+
+    @_abc_1.abstractmethod
+    def SummarizeUsage(
+        self,
+        request: _meter_service_pb2.SummarizeUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.SummarizeUsageResponse, _abc.Awaitable[_meter_service_pb2.SummarizeUsageResponse]]:
+        """Sums the events of a customer by subject path and dimensions, without a
+        meter: what the gate rebuilds its counters from. A page is read from one
+        snapshot, and a group that stays as it is appears on exactly one page.
+        """
 
     @_abc_1.abstractmethod
     def ListEvents(
