@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-NAMES = ("ingest", "quota", "envoy", "tax")
+NAMES = ("ingest", "quota", "envoy", "rating", "tax")
 _INDENT = "  "
 
 

@@ -57,6 +57,14 @@ class Rig:
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) // 1024
 
+    def cpu_seconds(self) -> float:
+        """Tell how long processors have worked for the service."""
+        fields = (
+            Path(f"/proc/{self.process_id}/stat").read_text(encoding="ascii").rpartition(")")[2]
+        )
+        user, system = fields.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
 
 @contextmanager
 def running(service: str, variables: Mapping[str, str] = _NONE) -> Iterator[Rig]:

@@ -54,6 +54,10 @@ _MINOR_DIGITS = MappingProxyType(
     }
 )
 _SETTLING_DIGITS = 40
+_MINOR_UNITS = MappingProxyType(
+    {digits: Decimal(1).scaleb(-digits) for digits in set(_MINOR_DIGITS.values())}
+)
+_LONGEST = len(str(MINOR_UNITS_MAX))
 
 
 class Rounding(StrEnum):
@@ -65,6 +69,11 @@ class Rounding(StrEnum):
     DOWN = ROUND_DOWN
     CEILING = ROUND_CEILING
     FLOOR = ROUND_FLOOR
+
+
+_SETTLING = MappingProxyType(
+    {rounding: Context(prec=_SETTLING_DIGITS, rounding=rounding.value) for rounding in Rounding}
+)
 
 
 def minor_digits(currency: str) -> int:
@@ -155,10 +164,10 @@ def settle(amount: Decimal, currency: str, rounding: Rounding) -> Money:
     if not amount.is_finite():
         raise ValueError("only finite amounts can be settled")
     digits = minor_digits(currency)
-    if amount and amount.adjusted() + digits > len(str(MINOR_UNITS_MAX)):
+    if amount and amount.adjusted() + digits > _LONGEST:
         raise InvalidInput.of("amount", f"is too large for {currency}")
-    context = Context(prec=_SETTLING_DIGITS, rounding=rounding.value)
-    settled = amount.quantize(Decimal(1).scaleb(-digits), context=context)
+    context = _SETTLING[rounding]
+    settled = amount.quantize(_MINOR_UNITS[digits], context=context)
     return Money(currency, int(settled.scaleb(digits, context=context)))
 
 

@@ -7,7 +7,6 @@ percentage with a free allowance, which the first events use up.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
 
 from kit.decimals import plain
 from services.rating.model import FormulaStep, UsageEntry
@@ -22,6 +21,7 @@ from services.rating.prices import (
     TimeOfUsePrice,
 )
 from services.rating.pricing import bounds, divide, percent_of, price_per
+from services.rating.selection import matches
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
@@ -160,9 +160,7 @@ def _find_row(price: MatrixPrice, dimensions: Mapping[str, str]) -> int:
     """Find the row of a table that prices usage of these dimensions."""
     best, best_length = -1, -1
     for index, row in enumerate(price.rows):
-        if len(row.dimensions) > best_length and all(
-            dimensions.get(name) == value for name, value in row.dimensions
-        ):
+        if len(row.dimensions) > best_length and matches(row.dimensions, dimensions):
             best, best_length = index, len(row.dimensions)
     assert best >= 0, "a table has a row without dimensions"
     return best
@@ -178,12 +176,7 @@ def _price_context_tiers(
     quantities = [_ZERO] * len(price.tiers)
     for entry in entries:
         size = entry.quantities.get(price.context_quantity, _ZERO)
-        index = next(
-            index
-            for index, tier in enumerate(price.tiers)
-            if tier.up_to is None or size <= tier.up_to
-        )
-        quantities[index] += entry.quantity
+        quantities[_find_tier(price, size)] += entry.quantity
     steps = []
     start = _ZERO
     for tier, quantity in zip(price.tiers, quantities, strict=True):
@@ -194,12 +187,23 @@ def _price_context_tiers(
     return tuple(steps)
 
 
+def _find_tier(price: ContextTierPrice, size: Decimal) -> int:
+    for index, tier in enumerate(price.tiers):
+        if tier.up_to is None or size <= tier.up_to:
+            return index
+    raise AssertionError("the last tier has no end")
+
+
 def _price_hours(price: TimeOfUsePrice, entries: Sequence[UsageEntry]) -> tuple[FormulaStep, ...]:
     quantities = [_ZERO] * (len(price.windows) + 1)
+    found: dict[tuple[int, int], int] = {}
     for entry in entries:
         assert entry.time is not None, "usage that is priced by the hour was read by the hour"
         local = entry.time.astimezone(price.time_zone)
-        quantities[_find_window(price, local.weekday(), local.hour)] += entry.quantity
+        hour = local.weekday(), local.hour
+        if hour not in found:
+            found[hour] = _find_window(price, *hour)
+        quantities[found[hour]] += entry.quantity
     named = [
         (f"window {number}: {window.start_hour:02}:00 to {window.end_hour:02}:00", window.amount)
         for number, window in enumerate(price.windows, 1)
@@ -213,7 +217,6 @@ def _price_hours(price: TimeOfUsePrice, entries: Sequence[UsageEntry]) -> tuple[
     )
 
 
-@lru_cache(2048)
 def _find_window(price: TimeOfUsePrice, weekday: int, hour: int) -> int:
     for index, window in enumerate(price.windows):
         if window.covers(weekday, hour):

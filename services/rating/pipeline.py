@@ -6,7 +6,7 @@ each line -> what is missing to the minimum of the price -> what is missing to t
 plan. Refuses to fetch usage and to choose the version of a plan: both are arguments.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, Inexact
@@ -149,9 +149,9 @@ def rate_period(rated_by: PlanVersion, terms: Terms, usages: Sequence[Usage]) ->
     return Rating(plan.plan_id, rated_by.version, plan.currency, tuple(lines), total)
 
 
-def _rate_price(plan: Plan, price: Price, terms: Terms, usage: Usage) -> Iterator[RatedLine]:
+def _rate_price(plan: Plan, price: Price, terms: Terms, usage: Usage) -> list[RatedLine]:
     """Rate one price: a line for its usage, or for each group of it, within its bounds."""
-    billed = Money.zero(plan.currency)
+    lines: list[RatedLine] = []
     interval = _interval_of(plan, price, terms)
     left = _Left.of(price, terms)
     for group, part in _groups(price, usage):
@@ -180,12 +180,13 @@ def _rate_price(plan: Plan, price: Price, terms: Terms, usage: Usage) -> Iterato
             category=price.category,
             period=terms.period,
         )
-        billed += line.amount
         if left is not None:
             left.billed(line)
-        yield line
+        lines.append(line)
     if price.minimum_amount is not None and terms.as_of is None:
-        yield from true_up_price(plan, price, billed, terms.period, terms.proration)
+        billed = _sum_of(lines, plan)
+        lines += true_up_price(plan, price, billed, terms.period, terms.proration)
+    return lines
 
 
 @dataclass(slots=True)
@@ -224,8 +225,8 @@ class _Left:
         self.maximum_left -= line.amount.to_decimal()
 
 
-def _sum_of(lines: Sequence[RatedLine], plan: Plan) -> Money:
-    return sum((line.amount for line in lines), Money.zero(plan.currency))
+def _sum_of(lines: Iterable[RatedLine], plan: Plan) -> Money:
+    return Money(plan.currency, sum(line.amount.minor_units for line in lines))
 
 
 def _groups(price: Price, usage: Usage) -> Iterator[tuple[Dimensions, Usage]]:
