@@ -24,6 +24,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     servicer = MeterService(ingestion, Meters(database, rollups), Usage(database), clock)
     descriptor = meter_service_pb2.DESCRIPTOR.services_by_name["MeterService"]
     foundation.server.add(servicer, descriptor)
+    foundation.server.before_stop(servicer.drain)
     return foundation.host(ingestion)
 
 

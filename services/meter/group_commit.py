@@ -48,14 +48,20 @@ class GroupCommit(Generic[Item, Answer]):
         self._transactions = asyncio.Semaphore(limits.transactions_max)
         self._queues: dict[str, _Queue[Item, Answer]] = {}
         self._items = 0
+        self._freed = asyncio.Event()
 
-    async def submit(self, tenant: str, items: Sequence[Item]) -> Sequence[Answer]:
+    async def submit(
+        self, tenant: str, items: Sequence[Item], *, waits: bool = False
+    ) -> Sequence[Answer]:
         """Store items together with those of other calls; answers once they are committed.
 
         Raises:
-            Exhausted: OVERLOADED, too much waits already.
+            Exhausted: OVERLOADED, too much waits already; never for a caller that `waits` until
+                there is room.
         """
-        if self._items and self._items + len(items) > self._limits.items_max:
+        if waits:
+            await self.wait_for_room(len(items))
+        elif not self._has_room(len(items)):
             raise Exhausted(
                 "OVERLOADED",
                 "too many events wait to be stored; try again later",
@@ -69,6 +75,12 @@ class GroupCommit(Generic[Item, Answer]):
             queue.tasks.add(asyncio.create_task(self._run(tenant, queue)))
         return await call.answers
 
+    async def wait_for_room(self, count: int) -> None:
+        """Return once so many items could be submitted."""
+        while not self._has_room(count):
+            self._freed.clear()
+            await self._freed.wait()
+
     async def connect(self) -> None:
         """Nothing is opened before there are calls."""
 
@@ -76,6 +88,9 @@ class GroupCommit(Generic[Item, Answer]):
         """Wait for what runs, even where its callers have gone."""
         tasks = [task for queue in self._queues.values() for task in queue.tasks]
         await asyncio.gather(*tasks)
+
+    def _has_room(self, count: int) -> bool:
+        return not self._items or self._items + count <= self._limits.items_max
 
     async def _run(self, tenant: str, queue: "_Queue[Item, Answer]") -> None:
         while queue.calls:
@@ -85,6 +100,7 @@ class GroupCommit(Generic[Item, Answer]):
                     await self._store_together(tenant, calls)
                 finally:
                     self._items -= sum(len(call.items) for call in calls)
+                    self._freed.set()
         queue.tasks.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         if not queue.tasks:
             del self._queues[tenant]

@@ -1,5 +1,6 @@
 """The servicer of the meter: each method parses, calls a use case and renders."""
 
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -18,6 +19,7 @@ from services.meter.convert.reading import (
     render_usage_row,
     render_usage_summary,
 )
+from services.meter.streams import EventStream
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
 from services.meter.usecases.usage import Usage
@@ -41,12 +43,29 @@ class MeterService(MeterServiceServicer):
         self._meters = meters
         self._usage = usage
         self._clock = clock
+        self._streams: set[EventStream] = set()
 
     async def IngestEvents(
         self, request: wire.IngestEventsRequest, context: Context
     ) -> wire.IngestEventsResponse:
         events = parse_events(request, self._clock.now())
         return render_outcomes(await self._ingestion.ingest_events(caller(context).tenant, events))
+
+    async def StreamEvents(
+        self, requests: AsyncIterator[wire.StreamEventsRequest], context: Context
+    ) -> AsyncGenerator[wire.StreamEventsResponse, None]:
+        stream = EventStream(self._ingestion, caller(context).tenant, self._clock)
+        self._streams.add(stream)
+        try:
+            async for response in stream.answers(requests):
+                yield response
+        finally:
+            self._streams.discard(stream)
+
+    def drain(self) -> None:
+        """Let every stream answer what it has read, and end."""
+        for stream in self._streams:
+            stream.drain()
 
     async def QueryUsage(
         self, request: wire.QueryUsageRequest, context: Context

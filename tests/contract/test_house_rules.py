@@ -22,7 +22,7 @@ FILE_LINES_MAX = 500
 
 SHELL_MODULES = frozenset(
     {"__init__", "__main__", "service", "runner", "convert", "usecases", "store", "counters"}
-    | {"clients", "tables", "batcher", "catalogue", "redis_link", "sessions"}
+    | {"clients", "tables", "batcher", "catalogue", "redis_link", "sessions", "streams"}
     | {"closing", "drafting", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")

@@ -57,7 +57,8 @@ _TIME_BOUNDS = "must be between 2000-01-01 and one hour from now"
 
 
 def parse_events(
-    request: meter_service_pb2.IngestEventsRequest, now: datetime
+    request: meter_service_pb2.IngestEventsRequest | meter_service_pb2.StreamEventsRequest,
+    now: datetime,
 ) -> list[IncomingEvent | Fate]:
     """Read each event, or why it is rejected.
 
@@ -91,7 +92,24 @@ def parse_event(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent 
 
 def render_outcomes(fates: Sequence[Fate]) -> meter_service_pb2.IngestEventsResponse:
     """Write one outcome for each event, and the details of those that need some."""
-    problems = [
+    return meter_service_pb2.IngestEventsResponse(
+        outcomes=[_OUTCOMES[fate.outcome] for fate in fates], problems=_problems(fates)
+    )
+
+
+def render_stream_outcomes(
+    batch_id: int, fates: Sequence[Fate]
+) -> meter_service_pb2.StreamEventsResponse:
+    """Write the outcomes of one batch of a stream, as `render_outcomes` does."""
+    return meter_service_pb2.StreamEventsResponse(
+        batch_id=batch_id,
+        outcomes=[_OUTCOMES[fate.outcome] for fate in fates],
+        problems=_problems(fates),
+    )
+
+
+def _problems(fates: Sequence[Fate]) -> list[meter_service_pb2.EventProblem]:
+    return [
         meter_service_pb2.EventProblem(
             index=index,
             outcome=_OUTCOMES[fate.outcome],
@@ -105,9 +123,6 @@ def render_outcomes(fates: Sequence[Fate]) -> meter_service_pb2.IngestEventsResp
         for index, fate in enumerate(fates)
         if fate.violations
     ]
-    return meter_service_pb2.IngestEventsResponse(
-        outcomes=[_OUTCOMES[fate.outcome] for fate in fates], problems=problems
-    )
 
 
 def render_event(stored: StoredEvent) -> meter_pb2.StoredEvent:

@@ -47,17 +47,21 @@ class Ingestion:
         """Wait for the transactions that run."""
         await self._group_commit.close()
 
+    async def wait_for_room(self, count: int) -> None:
+        """Return once so many events could be stored without waiting for others."""
+        await self._group_commit.wait_for_room(count)
+
     @traced("meter.ingest_events")
     async def ingest_events(
-        self, tenant: str, parsed: Sequence[IncomingEvent | Fate]
+        self, tenant: str, parsed: Sequence[IncomingEvent | Fate], *, waits: bool = False
     ) -> Sequence[Fate]:
         """Store and count events, each identity once; what is rejected already stays so.
 
         Raises:
-            Exhausted: OVERLOADED.
+            Exhausted: OVERLOADED; never for a caller that `waits` until there is room.
         """
         accepted = [each for each in parsed if isinstance(each, IncomingEvent)]
-        stored = await self._group_commit.submit(tenant, accepted) if accepted else []
+        stored = await self._group_commit.submit(tenant, accepted, waits=waits) if accepted else []
         if len(accepted) == len(parsed):
             return stored
         following = iter(stored)

@@ -151,3 +151,20 @@ async def test_closing_waits_for_what_runs() -> None:
     await closing
 
     assert (closed_early, await running) == (False, "A")
+
+
+async def test_a_call_that_waits_is_never_refused() -> None:
+    """Beyond the bound it waits until there is room, and is stored then."""
+    store = Store()
+    commit = GroupCommit(store, LIMITS)
+    tasks = await begin(commit, "t", "abcdefgh")
+
+    waiting = asyncio.create_task(commit.submit("t", "ijk", waits=True))
+    with pytest.raises(Exhausted):
+        await commit.submit("t", "ijk")
+    await asyncio.sleep(0)
+    before = list(store.groups)
+    store.gate.set()
+
+    assert (await asyncio.gather(*tasks), await waiting) == (["ABCDEFGH"], ["I", "J", "K"])
+    assert (before, store.groups) == (["t:abcdefgh"], ["t:abcdefgh", "t:ijk"])

@@ -40,6 +40,11 @@ class MeterServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestEventsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestEventsResponse.FromString,
                 _registered_method=True)
+        self.StreamEvents = channel.stream_stream(
+                '/tollkeeper.api.meter.v1.MeterService/StreamEvents',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsResponse.FromString,
+                _registered_method=True)
         self.QueryUsage = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/QueryUsage',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.SerializeToString,
@@ -80,6 +85,24 @@ class MeterServiceServicer:
         """Stores events. An answer means that they survive a crash; a repeat of an
         event changes nothing. One result for each event, in order: a bad event
         never spoils the others. Idempotent by the events' own identity.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEvents(self, request_iterator, context):
+        """Stores events as `IngestEvents` does, batch after batch over one stream.
+        Each answer follows the commit of its batch, and answers come in the order
+        of the batches; a sender need not wait for one before the next batch.
+
+        The service reads no further while too much waits to be stored, so that a
+        sender is slowed down and never refused as OVERLOADED. What an answer says
+        is final. When a stream ends, for whatever reason and also with OK while
+        the service stops, batches without an answer may or may not be stored: to
+        resume, open another stream and send them again. Repeats change nothing.
+
+        A batch that has no events or too many ends the stream with the error that
+        `IngestEvents` has for it, once all batches before are answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +160,11 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     servicer.IngestEvents,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestEventsRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestEventsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsResponse.SerializeToString,
             ),
             'QueryUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryUsage,
@@ -197,6 +225,33 @@ class MeterService:
             '/tollkeeper.api.meter.v1.MeterService/IngestEvents',
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestEventsRequest.SerializeToString,
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/StreamEvents',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,20 @@ class MeterServiceStub:
     event changes nothing. One result for each event, in order: a bad event
     never spoils the others. Idempotent by the events' own identity.
     """
+    StreamEvents: _grpc.StreamStreamMultiCallable[_meter_service_pb2.StreamEventsRequest, _meter_service_pb2.StreamEventsResponse]
+    """Stores events as `IngestEvents` does, batch after batch over one stream.
+    Each answer follows the commit of its batch, and answers come in the order
+    of the batches; a sender need not wait for one before the next batch.
+
+    The service reads no further while too much waits to be stored, so that a
+    sender is slowed down and never refused as OVERLOADED. What an answer says
+    is final. When a stream ends, for whatever reason and also with OK while
+    the service stops, batches without an answer may or may not be stored: to
+    resume, open another stream and send them again. Repeats change nothing.
+
+    A batch that has no events or too many ends the stream with the error that
+    `IngestEvents` has for it, once all batches before are answered.
+    """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
     SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.SummarizeUsageRequest, _meter_service_pb2.SummarizeUsageResponse]
@@ -65,6 +79,20 @@ class MeterServiceAsyncStub(MeterServiceStub):
     """Stores events. An answer means that they survive a crash; a repeat of an
     event changes nothing. One result for each event, in order: a bad event
     never spoils the others. Idempotent by the events' own identity.
+    """
+    StreamEvents: _aio.StreamStreamMultiCallable[_meter_service_pb2.StreamEventsRequest, _meter_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
+    """Stores events as `IngestEvents` does, batch after batch over one stream.
+    Each answer follows the commit of its batch, and answers come in the order
+    of the batches; a sender need not wait for one before the next batch.
+
+    The service reads no further while too much waits to be stored, so that a
+    sender is slowed down and never refused as OVERLOADED. What an answer says
+    is final. When a stream ends, for whatever reason and also with OK while
+    the service stops, batches without an answer may or may not be stored: to
+    resume, open another stream and send them again. Repeats change nothing.
+
+    A batch that has no events or too many ends the stream with the error that
+    `IngestEvents` has for it, once all batches before are answered.
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
@@ -96,6 +124,26 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores events. An answer means that they survive a crash; a repeat of an
         event changes nothing. One result for each event, in order: a bad event
         never spoils the others. Idempotent by the events' own identity.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request_iterator: _MaybeAsyncIterator[_meter_service_pb2.StreamEventsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_meter_service_pb2.StreamEventsResponse], _abc.AsyncIterator[_meter_service_pb2.StreamEventsResponse]]:
+        """Stores events as `IngestEvents` does, batch after batch over one stream.
+        Each answer follows the commit of its batch, and answers come in the order
+        of the batches; a sender need not wait for one before the next batch.
+
+        The service reads no further while too much waits to be stored, so that a
+        sender is slowed down and never refused as OVERLOADED. What an answer says
+        is final. When a stream ends, for whatever reason and also with OK while
+        the service stops, batches without an answer may or may not be stored: to
+        resume, open another stream and send them again. Repeats change nothing.
+
+        A batch that has no events or too many ends the stream with the error that
+        `IngestEvents` has for it, once all batches before are answered.
         """
 
     @_abc_1.abstractmethod
