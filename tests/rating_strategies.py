@@ -167,7 +167,14 @@ def timings_of(model: PriceModel) -> st.SearchStrategy[dict[str, Any]]:
         timings.append({"in_advance": True, **NOTHING_ELSE})
     if isinstance(model, StandardPrice | GraduatedPrice | VolumePrice):
         removal = (("operation", "remove"),)
-        timings.append({"recurrence": Recurrence(prorated=True, removal=removal), **NOTHING_ELSE})
+        timings += [
+            {"recurrence": Recurrence(prorated=True, removal=removal), **NOTHING_ELSE},
+            {"recurrence": Recurrence(prorated=True, removal=(), sets_level=True), **NOTHING_ELSE},
+            {
+                "recurrence": Recurrence(prorated=True, removal=removal, identity="project"),
+                **NOTHING_ELSE,
+            },
+        ]
     if isinstance(model, GraduatedPrice | VolumePrice | GraduatedPercentagePrice):
         timings.append({"tier_span": TierSpan.CONTRACT, **NOTHING_ELSE})
         timings.append({"tier_span": TierSpan.LIFETIME, **NOTHING_ELSE})

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
 from kit.money import Rounding, settle
+from services.rating.conversion import convert
 from services.rating.entry_pricing import charge_events
 from services.rating.model import FormulaStep, Price, UsageEntry
 from services.rating.prices import PercentagePrice
 from services.rating.pricing import divide
-from services.rating.recurrence import Level, signed
+from services.rating.recurrence import Change, Level
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
@@ -39,21 +40,39 @@ def charge_increases(
     """
     highest = standing = level.changes[0].units if level is not None else _ZERO
     amount_before = amount_of(highest) if highest else _ZERO
+    by_days = price.recurrence is not None and price.recurrence.prorated
     for number, entry in enumerate(entries, 1):
-        recurrence = price.recurrence
-        standing += entry.quantity if recurrence is None else signed(recurrence, entry)
+        change = None if level is None else level.changes[number]
+        standing += entry.quantity if change is None else change.units
         increase = max(standing - highest, _ZERO)
         highest = max(standing, highest)
-        amount = amount_of(highest) if increase else amount_before
-        units, charged = increase, amount - amount_before
-        if level is not None and recurrence is not None and recurrence.prorated:
-            days, whole = Decimal(level.changes[number].days), Decimal(level.period_days)
-            units, charged = divide(units * days, whole), divide(charged * days, whole)
-        amount_before = amount
+        if level is not None and change is not None and by_days:
+            units, charged = _by_days(price, increase, change, level, amount_of)
+        else:
+            amount = amount_of(highest) if increase else amount_before
+            units, charged = increase, amount - amount_before
+            amount_before = amount
         yield _step(number, units, charged, currency)
+
+
+def _by_days(
+    price: Price,
+    increase: Decimal,
+    change: Change,
+    level: Level,
+    amount_of: Callable[[Decimal], Decimal],
+) -> tuple[Decimal, Decimal]:
+    """Charge an increase for its days; every unit costs the same."""
+    days, whole = Decimal(change.days), Decimal(level.period_days)
+    units = divide(increase * days, whole)
+    if price.conversion is not None:
+        return convert(price.conversion, units), amount_of(units)
+    return units, divide(amount_of(increase) * days, whole)
 
 
 def _step(number: int, units: Decimal, amount: Decimal, currency: str) -> FormulaStep:
     settled = settle(amount, currency, Rounding.HALF_UP).to_decimal()
-    each = divide(amount, units) if units else amount
-    return FormulaStep(f"event {number}", units or _ONE, each, settled)
+    if units or not amount:
+        each = divide(amount, units) if units else _ZERO
+        return FormulaStep(f"event {number}", units, each, settled)
+    return FormulaStep(f"event {number}", _ONE, amount, settled)

@@ -9,7 +9,7 @@ plan. Refuses to fetch usage and to choose the version of a plan: both are argum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, Inexact
+from decimal import ROUND_HALF_UP, Context, Decimal, Inexact
 from typing import get_args
 
 from kit.decimals import EXACT, exactly, plain
@@ -24,6 +24,7 @@ from services.rating.adjustments import (
 )
 from services.rating.advance import charge_increases, charge_percentages
 from services.rating.allowances import include, keep
+from services.rating.conversion import convert, convert_quantity
 from services.rating.entry_pricing import price_entries, price_metered_amount, price_percentage
 from services.rating.fees import (
     check_contract,
@@ -58,9 +59,7 @@ from services.rating.prices import (
     DynamicPrice,
     MatrixPrice,
     PercentagePrice,
-    QuantityConversion,
     QuantityModel,
-    QuantityRounding,
     TierSpan,
     TimeOfUsePrice,
     VirtualCurrency,
@@ -75,11 +74,6 @@ FIRST_USAGE = datetime(2000, 1, 1, tzinfo=UTC)
 """Before it the meter takes no usage."""
 _NO_DISCOUNTS = Discounts(_ZERO, _ZERO, _ZERO)
 _QUANTITY_MODELS = get_args(QuantityModel)
-_ROUNDINGS = {
-    QuantityRounding.HALF_UP: ROUND_HALF_UP,
-    QuantityRounding.UP: ROUND_CEILING,
-    QuantityRounding.DOWN: ROUND_FLOOR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +294,7 @@ def _charge_events(
 
     def amount_of(quantity: Decimal) -> Decimal:
         if price.conversion is not None:
-            _, quantity = _convert_quantity(price.conversion, quantity)
+            quantity = convert(price.conversion, quantity)
         _, quantity = include(price.included_quantity, _ZERO, quantity)
         return sum((step.amount for step in _price_model(price, quantity, usage)), _ZERO)
 
@@ -313,7 +307,7 @@ def _price_quantity(
     """The pipeline up to the price: convert the quantity, include, price, take usage off."""
     steps: tuple[FormulaStep, ...] = ()
     if price.conversion is not None:
-        converted, quantity = _convert_quantity(price.conversion, quantity)
+        converted, quantity = convert_quantity(price.conversion, quantity)
         steps += converted
     before = None
     if isinstance(price.model, _QUANTITY_MODELS):
@@ -339,7 +333,7 @@ def _kept_of(price: Price, usage: Usage) -> Decimal:
     for entries in usage.earlier:
         quantity = sum((entry.quantity for entry in entries), _ZERO)
         if price.conversion is not None:
-            _, quantity = _convert_quantity(price.conversion, quantity)
+            quantity = convert(price.conversion, quantity)
         used.append(quantity)
     return keep(price.rollover, price.included_quantity, used)
 
@@ -384,20 +378,6 @@ def _in_currency(price: Price, priced: tuple[FormulaStep, ...]) -> tuple[Formula
     if price.virtual_currency is None:
         return priced
     return _convert_credits(price.virtual_currency, priced)
-
-
-def _convert_quantity(
-    conversion: QuantityConversion, quantity: Decimal
-) -> tuple[tuple[FormulaStep, ...], Decimal]:
-    converted = divide(quantity, conversion.divisor)
-    description = f"divided by {plain(conversion.divisor)}"
-    if conversion.rounding is not None:
-        places = Decimal(1).scaleb(-conversion.decimals)
-        rounding = _ROUNDINGS[conversion.rounding]
-        converted = converted.quantize(places, context=Context(EXACT.prec, rounding))
-        word = conversion.rounding.name.lower().replace("_", " ")
-        description += f", rounded {word} to {conversion.decimals} decimals"
-    return (FormulaStep(description, converted, _ZERO, _ZERO, Stage.CONVERSION),), converted
 
 
 def _include_share(

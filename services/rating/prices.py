@@ -232,11 +232,20 @@ class TierSpan(Enum):
 class Recurrence:
     """Usage is a level that stays until it changes; a change is billed for its days if prorated.
 
-    Usage that matches `removal` takes away; an empty one matches nothing.
+    Usage that matches `removal` takes away; an empty one matches nothing. Where it sets the level,
+    it says what is there instead of how that changes. With an identity, the dimension of this name
+    says what is there, and each such thing counts once.
     """
 
     prorated: bool
     removal: Dimensions
+    sets_level: bool = False
+    identity: str = ""
+
+    @property
+    def depends_on_order(self) -> bool:
+        """Whether the sum of all changes does not tell the level."""
+        return self.sets_level or bool(self.identity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ Days are those of the customer's calendar. What is added counts from its own day
 counts its own day too. Refuses to know what a unit costs beyond its tiers.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -31,6 +31,7 @@ from services.rating.selection import matches
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +77,69 @@ def level_of(
         if proration is None
         else proration.period_days
     )
-    at_start = max(sum((signed(recurrence, entry) for entry in usage.before), _ZERO), _ZERO)
-    changes = [Change(at_start, days)]
+    standing = _Standing(recurrence, zone)
+    for entry in _in_order(recurrence, usage.before):
+        standing.take(entry)
+    standing.level = max(standing.level, _ZERO)
+    changes = [Change(standing.level, days)]
     for entry in usage.entries:
-        assert entry.time is not None, "changes of a level were read with their time"
-        units = signed(recurrence, entry)
-        left = count_days(local_day(entry.time, zone), last)
-        changes.append(Change(units, left - 1 if units < 0 else left))
+        units, first = standing.take(entry)
+        changes.append(Change(units, count_days(first, last)))
     return Level(tuple(changes), period_days)
 
 
-def signed(recurrence: Recurrence, entry: UsageEntry) -> Decimal:
-    """Answer by how much an entry changes a level."""
-    takes_away = recurrence.removal and matches(recurrence.removal, entry.dimensions)
-    return -entry.quantity if takes_away else entry.quantity
+def _in_order(recurrence: Recurrence, entries: Sequence[UsageEntry]) -> Sequence[UsageEntry]:
+    return sorted(entries, key=_time_of) if recurrence.depends_on_order else entries
+
+
+def _time_of(entry: UsageEntry) -> datetime:
+    assert entry.time is not None, "changes of a level were read with their time"
+    return entry.time
+
+
+@dataclass(slots=True)
+class _Standing:
+    """What is there, while its changes are gone through."""
+
+    recurrence: Recurrence
+    zone: ZoneInfo
+    level: Decimal = _ZERO
+    things: set[str] = field(default_factory=set)
+    removed_on: dict[str, date] = field(default_factory=dict)
+
+    def take(self, entry: UsageEntry) -> tuple[Decimal, date]:
+        """Answer by how much an entry changes the level, and the first day that this counts.
+
+        What is removed counts its own day too, so that its change counts from the day after.
+        """
+        day = local_day(_time_of(entry), self.zone)
+        removal = self.recurrence.removal
+        takes_away = bool(removal) and matches(removal, entry.dimensions)
+        if self.recurrence.sets_level:
+            units, first = entry.quantity - self.level, day
+        elif self.recurrence.identity:
+            thing = entry.dimensions.get(self.recurrence.identity, "")
+            units, first = self._remove(thing, day) if takes_away else self._add(thing, day)
+        elif takes_away:
+            units, first = -entry.quantity, day + _DAY
+        else:
+            units, first = entry.quantity, day
+        self.level += units
+        return units, first
+
+    def _add(self, thing: str, day: date) -> tuple[Decimal, date]:
+        if thing in self.things:
+            return _ZERO, day
+        self.things.add(thing)
+        # Its day was paid for already where it was removed on it.
+        return _ONE, day + _DAY if self.removed_on.get(thing) == day else day
+
+    def _remove(self, thing: str, day: date) -> tuple[Decimal, date]:
+        if thing not in self.things:
+            return _ZERO, day
+        self.things.remove(thing)
+        self.removed_on[thing] = day
+        return -_ONE, day + _DAY
 
 
 def price_days(model: PriceModel, level: Level) -> tuple[FormulaStep, ...]:
@@ -113,7 +163,7 @@ def _price_tiers(model: GraduatedPrice, level: Level) -> tuple[FormulaStep, ...]
     unit_days = [_ZERO] * len(model.tiers)
     standing = highest = _ZERO
     for change in level.changes:
-        reached = max(standing + change.units, _ZERO)
+        reached = standing + change.units
         low, high = sorted([standing, reached])
         sign = 1 if reached >= standing else -1
         for index, units in _in_tiers(model, low, high):
@@ -139,7 +189,8 @@ def _in_tiers(model: GraduatedPrice, low: Decimal, high: Decimal) -> Iterator[tu
     start = _ZERO
     for index, tier in enumerate(model.tiers):
         end = high if tier.up_to is None else min(tier.up_to, high)
-        units = end - max(start, low)
+        # More may be taken away than was there: that lies below the first tier, and counts in it.
+        units = end - (max(start, low) if index else low)
         if units > 0:
             yield index, units
         start = tier.up_to or start

@@ -36,12 +36,13 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 class History(Enum):
-    """Which usage before the period a price depends on."""
+    """Which usage before the period a price depends on: of a level its sum, or each change."""
 
     NONE = auto()
     CONTRACT = auto()
     LIFETIME = auto()
     LEVEL = auto()
+    CHANGES = auto()
     PERIODS = auto()
 
 
@@ -64,6 +65,7 @@ class Spans:
             History.CONTRACT: self.contract,
             History.LIFETIME: self.lifetime,
             History.LEVEL: self.level,
+            History.CHANGES: self.level,
         }
         return spans.get(history)
 
@@ -95,7 +97,8 @@ class Reading:
     @property
     def needs_times(self) -> bool:
         """Whether usage without a time cannot be priced."""
-        return self.grain is Grain.HOUR or self.history is History.LEVEL
+        is_level = self.history in {History.LEVEL, History.CHANGES}
+        return self.grain is Grain.HOUR or is_level
 
     @property
     def meter_ids(self) -> tuple[str, ...]:
@@ -225,7 +228,7 @@ def _reading_of(price: Price, same_meter: Sequence[Price]) -> Reading:
 
 def _history_of(price: Price) -> History:
     if price.recurrence is not None:
-        return History.LEVEL
+        return History.CHANGES if price.recurrence.depends_on_order else History.LEVEL
     if price.tier_span is TierSpan.LIFETIME:
         return History.LIFETIME
     if price.tier_span is TierSpan.CONTRACT:

@@ -5,11 +5,10 @@ Refuses to compute anything itself, and to hold a transaction open while the met
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from itertools import chain
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,55 +19,34 @@ from kit.errors import (
     NotFound,
     Precondition,
     Unavailable,
-    Violation,
 )
 from kit.idempotency import Answer, Once
-from kit.interval import Interval
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import get_logger, traced
 from services.rating import store
 from services.rating.clients import MeterClient
 from services.rating.estimating import Estimate, estimate, estimate_alone
+from services.rating.metering import Metering, Meters, check_meters
 from services.rating.model import (
     GivenUsage,
-    Meter,
     Overrides,
     PeriodToRate,
     Plan,
     PlanVersion,
-    Price,
     Rating,
     Usage,
-    UsageEntry,
 )
 from services.rating.overrides import override
 from services.rating.pipeline import Terms, rate_period, spans_of
-from services.rating.prices import CostPlusPrice, DynamicPrice
 from services.rating.rate_card import RateCardEntry, rate_card_of
 from services.rating.selection import (
-    Grain,
-    History,
-    Reading,
-    Spans,
-    count,
     count_given,
-    dimensions_of,
-    readings_of,
 )
 
 _ALL_PLANS = "all plans"
 _OPEN_PLANS = "plans"
 _RATED_AT_ONCE_MAX = 16
-_QUERY_MAX = timedelta(days=1800)
-_METER_FIELDS = {
-    DynamicPrice: "dynamic.amount_meter_id",
-    CostPlusPrice: "cost_plus.cost_meter_id",
-}
-
-
-# By id: the meter, nothing when there is none of that id, or that the service did not answer.
-_Meters = Mapping[str, Meter | Unavailable | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +67,7 @@ class _Prepared:
     """What several ratings share: versions of plans and meters, or why there is none."""
 
     versions: dict[_Wanted, PlanVersion | DomainError]
-    meters: _Meters
+    meters: Meters
 
 
 class RatingUseCases:
@@ -97,7 +75,7 @@ class RatingUseCases:
 
     def __init__(self, database: Database, meters: MeterClient) -> None:
         self._database = database
-        self._meters = meters
+        self._metering = Metering(meters)
 
     @traced("rating.put_plan")
     async def put_plan(self, tenant: str, plan: Plan, once: Once[PlanVersion, Answer]) -> Answer:
@@ -110,10 +88,10 @@ class RatingUseCases:
             Conflict: REQUEST_ID_REUSED.
             AlreadyExists: PLAN_VERSION_EXISTS.
         """
-        meters = await self._load_meters(tenant, [plan])
+        meters = await self._metering.load_meters(tenant, [plan])
         if any(isinstance(meter, Unavailable) for meter in meters.values()):
             get_logger().warning("rating.meters_unchecked", plan_id=plan.plan_id)
-        _check_meters(plan, meters)
+        check_meters(plan, meters)
         async with self._database.transaction(tenant) as transaction:
 
             async def put() -> PlanVersion:
@@ -288,8 +266,8 @@ class RatingUseCases:
         spans = spans_of(version.plan, _terms_of(to_rate))
         if to_rate.given_usage is not None:
             return count_given(version.plan, to_rate.given_usage, spans)
-        _check_meters(version.plan, prepared.meters)
-        return await self._load_usages(
+        check_meters(version.plan, prepared.meters)
+        return await self._metering.load_usages(
             tenant, to_rate.customer_id, spans, version.plan, prepared.meters
         )
 
@@ -305,7 +283,7 @@ class RatingUseCases:
             if each.given_usage is None
             for plan in _plans_of(versions[_wanted(each)], each.overrides)
         ]
-        return _Prepared(versions, await self._load_meters(tenant, plans))
+        return _Prepared(versions, await self._metering.load_meters(tenant, plans))
 
     async def _find_version(
         self, transaction: AsyncConnection, tenant: str, wanted: _Wanted
@@ -322,72 +300,6 @@ class RatingUseCases:
         if await store.load_newest(transaction, tenant, plan_id) is None:
             return _plan_not_found(plan_id, None)
         return _plan_not_in_effect(plan_id, wanted.instant)
-
-    async def _load_meters(self, tenant: str, plans: Iterable[Plan]) -> _Meters:
-        ids = list(
-            dict.fromkeys(
-                meter_id
-                for plan in plans
-                for reading in readings_of(plan)
-                for meter_id in reading.meter_ids
-            )
-        )
-
-        async def load(meter_id: str) -> Meter | Unavailable | None:
-            try:
-                return await self._meters.get_meter(tenant, meter_id)
-            except Unavailable as error:
-                return error
-
-        return dict(zip(ids, await asyncio.gather(*map(load, ids)), strict=True))
-
-    async def _load_usages(
-        self, tenant: str, customer_id: str, spans: Spans, plan: Plan, meters: _Meters
-    ) -> list[Usage]:
-        """Ask for the usage of every price at once; no two prices of a plan count the same."""
-
-        async def read(
-            span: Interval | None, reading: Reading, meter_id: str
-        ) -> tuple[UsageEntry, ...]:
-            parts = () if span is None else _parts(span)
-            read = [
-                await self._meters.get_usage(tenant, meter_id, customer_id, part, reading)
-                for part in parts
-            ]
-            return count(reading, chain.from_iterable(read))
-
-        async def load(reading: Reading) -> Usage:
-            meter = _found(meters, reading.meter_id)
-            amounts: tuple[UsageEntry, ...] = ()
-            if reading.amount_meter_id is not None:
-                amounts = await read(spans.period, reading, reading.amount_meter_id)
-            if reading.grain is Grain.EVENT and spans.period is not None:
-                events = await self._meters.list_events(
-                    tenant, meter, customer_id, spans.period, reading
-                )
-                entries = count(reading, events)
-            else:
-                entries = await read(spans.period, reading, reading.meter_id)
-            before = await read(spans.before(reading.history), reading, reading.meter_id)
-            previous = spans.previous if reading.history is History.PERIODS else ()
-            earlier = [await read(each, reading, reading.meter_id) for each in previous]
-            return Usage(entries, meter.unit, amounts, reading.excluded, before, tuple(earlier))
-
-        return await asyncio.gather(*map(load, readings_of(plan)))
-
-
-def _parts(span: Interval) -> tuple[Interval, ...]:
-    """Cut a span into what one query may cover."""
-    cuts = (span.start + _QUERY_MAX * n for n in range(1, span.duration // _QUERY_MAX + 1))
-    return span.split_at(*cuts)
-
-
-def _found(meters: _Meters, meter_id: str) -> Meter:
-    meter = meters[meter_id]
-    if isinstance(meter, Unavailable):
-        raise meter
-    assert meter is not None, "the meters of the plan were checked"
-    return meter
 
 
 def _plans_of(version: PlanVersion | DomainError, overrides: Overrides) -> Iterator[Plan]:
@@ -418,43 +330,6 @@ def _terms_of(to_rate: PeriodToRate) -> Terms:
 def _wanted(to_rate: PeriodToRate) -> _Wanted:
     start = to_rate.period.start
     return _Wanted(to_rate.plan_id, to_rate.plan_version, start, to_rate.contract.start or start)
-
-
-def _check_meters(plan: Plan, meters: _Meters) -> None:
-    """Refuse prices whose meters do not exist or do not keep their dimensions apart.
-
-    Meters of which the meter service did not tell are taken as good.
-    """
-    faults = [
-        fault
-        for index, (price, reading) in enumerate(zip(plan.prices, readings_of(plan), strict=True))
-        for meter_id in reading.meter_ids
-        for fault in _faults(f"plan.prices[{index}]", price, reading, meter_id, meters[meter_id])
-    ]
-    if faults:
-        reason, metadata, first = faults[0]
-        message = f"{first.field}: {first.description}"
-        violations = tuple(violation for _, _, violation in faults)
-        raise Precondition(reason, message, metadata=metadata, violations=violations)
-
-
-def _faults(
-    field: str, price: Price, reading: Reading, meter_id: str, meter: Meter | Unavailable | None
-) -> Iterator[tuple[str, dict[str, str], Violation]]:
-    metadata = {"meter_id": meter_id, "price_id": price.price_id}
-    if meter is None:
-        inner = _METER_FIELDS.get(type(price.model), "meter_id")
-        name = "meter_id" if meter_id == price.meter_id else inner
-        violation = Violation(f"{field}.{name}", f"there is no meter {meter_id}")
-        yield "METER_NOT_FOUND", metadata, violation
-    elif isinstance(meter, Meter):
-        for name in dimensions_of(reading):
-            if name not in meter.dimensions:
-                violation = Violation(
-                    f"{field}.dimensions.{name}",
-                    f"the meter {meter_id} does not keep this dimension",
-                )
-                yield "UNKNOWN_DIMENSION", {**metadata, "dimension": name}, violation
 
 
 def _plan_not_found(plan_id: str, version: int | None) -> NotFound:

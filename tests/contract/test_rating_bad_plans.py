@@ -280,6 +280,8 @@ BAD_PLANS = [
           billing_timing: 2 virtual_currency { code: "A" rate { value: "1" } decimals: 2 } }
         prices { price_id: "f" meter_id: "f" graduated { tiers {} } billing_timing: 2 tier_span: 3
           recurrence { prorated: true } included_quantity { value: "1" } }
+        prices { price_id: "h" meter_id: "h" standard { amount { value: "1" } }
+          recurrence { sets_level: true identity: "x" removal { key: "a" value: "b" } } }
         """,
         (
             (
@@ -310,6 +312,8 @@ BAD_PLANS = [
             "plan.prices[6].recurrence.prorated: in advance must be of a standard price",
             "plan.prices[6].tier_span: must be the period of a recurring price",
             "plan.prices[6].tier_span: must be the period where usage is charged in advance",
+            "plan.prices[7].recurrence.removal: must be absent where events set the level",
+            "plan.prices[7].recurrence.identity: must be absent where events set the level",
         ),
     ),
     Bad(

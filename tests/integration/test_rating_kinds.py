@@ -214,6 +214,20 @@ async def test_a_level_is_read_from_the_first_usage_on(world: World) -> None:
     assert line.amount.units == 3 * 31 + 4 * 15 - 1
 
 
+async def test_each_change_of_a_level_is_read_where_the_order_matters(world: World) -> None:
+    """What was set last counts, in former years as well; a sum would tell something else."""
+    (line,) = await rated(
+        world,
+        f"""prices {{ {A_PRICE} standard {{ amount {{ value: "31" }} }} recurrence {{
+          prorated: true sets_level: true }} }}""",
+        an_event("1", "5", datetime(2012, 3, 1, tzinfo=UTC)),
+        an_event("2", "2", datetime(2024, 3, 1, tzinfo=UTC)),
+        an_event("3", "4", datetime(2026, 1, 17, tzinfo=UTC)),
+    )
+
+    assert line.amount.units == 2 * 16 + 4 * 15
+
+
 async def test_usage_before_the_period_fills_tiers_and_leaves_allowances(world: World) -> None:
     """The contract's usage is asked for where tiers span it, former periods' where they leave."""
     tokens = [

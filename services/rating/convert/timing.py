@@ -7,7 +7,9 @@ from services.rating.convert.fields import (
     decimal_or,
     parse_price_dimensions,
     parse_quantity,
+    parse_quantity_name,
     render_optional,
+    take,
 )
 from services.rating.model import Price
 from services.rating.prices import Recurrence, Rollover, TierSpan
@@ -34,8 +36,16 @@ _NOT_OVER_SPANS = ("included_quantity", "conversion", "discounts")
 
 def parse_recurrence(message: plan_pb2.Recurrence, field: str) -> Recurrence:
     """Read how a level recurs."""
-    removal = parse_price_dimensions(message.removal, f"{field}.removal")
-    return Recurrence(message.prorated, removal)
+    violations = Violations()
+    removal = take(violations, f"{field}.removal", parse_price_dimensions, message.removal)
+    if message.identity:
+        take(violations, f"{field}.identity", parse_quantity_name, message.identity)
+    if message.sets_level:
+        for name in ("removal", "identity"):
+            if getattr(message, name):
+                violations.add(f"{field}.{name}", "must be absent where events set the level")
+    violations.raise_if_any()
+    return Recurrence(message.prorated, removal, message.sets_level, message.identity)
 
 
 def parse_rollover(message: plan_pb2.Rollover, field: str) -> Rollover:
@@ -88,6 +98,8 @@ def render_timing(price: Price, message: plan_pb2.Price) -> None:
     if price.recurrence is not None:
         message.recurrence.prorated = price.recurrence.prorated
         message.recurrence.removal.update(dict(price.recurrence.removal))
+        message.recurrence.sets_level = price.recurrence.sets_level
+        message.recurrence.identity = price.recurrence.identity
     if price.rollover is not None:
         message.rollover.CopyFrom(
             plan_pb2.Rollover(
@@ -111,10 +123,8 @@ def _days_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
     is_standard = message.WhichOneof("model") == "standard"
     if not is_standard:
         yield from _absent(message, ("conversion",), "where tiers are prorated")
-    if message.billing_timing == plan_pb2.BILLING_TIMING_IN_ADVANCE:
-        if not is_standard:
+        if message.billing_timing == plan_pb2.BILLING_TIMING_IN_ADVANCE:
             yield "recurrence.prorated", "in advance must be of a standard price"
-        yield from _absent(message, ("conversion",), "where days are charged in advance")
 
 
 def _fit(message: plan_pb2.Price, field: str, kinds: frozenset[str]) -> Iterator[tuple[str, str]]:

@@ -168,7 +168,7 @@ def test_in_advance_only_increases_above_the_former_highest_level_are_charged() 
 
     assert [written(step) for step in line.steps] == [
         "event 1: 3 x 3 = 9",
-        "event 2: 1 x 0 = 0",
+        "event 2: 0 x 0 = 0",
         "event 3: 1 x 3 = 3",
     ]
 

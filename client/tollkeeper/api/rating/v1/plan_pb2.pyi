@@ -914,6 +914,8 @@ class Recurrence(_message.Message):
 
     PRORATED_FIELD_NUMBER: _builtins.int
     REMOVAL_FIELD_NUMBER: _builtins.int
+    SETS_LEVEL_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     prorated: _builtins.bool
     """Bills each change for its days only: what is added counts from its own day
     to the end of the period, what is removed counts its own day too. Only for
@@ -921,6 +923,17 @@ class Recurrence(_message.Message):
     the order of time; each is billed for its days, and the flat amount of a
     tier that was reached is due even where the level fell again. False bills
     the level at the end of the period.
+    """
+    sets_level: _builtins.bool
+    """Each event says what the level is from its day on, instead of by how much it
+    changes; the last of a day counts. Cannot stand beside `removal`.
+    """
+    identity: _builtins.str
+    """The dimension that names what is there, such as `user_id`: what it names
+    counts once, however often it is added, and costs a day once where it is
+    removed and added again on that day. The quantity of the events does not
+    matter. 1 to 63 characters; empty counts quantities. Cannot stand beside
+    `sets_level`.
     """
     @_builtins.property
     def removal(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -934,10 +947,12 @@ class Recurrence(_message.Message):
         *,
         prorated: _builtins.bool = ...,
         removal: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        sets_level: _builtins.bool = ...,
+        identity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prorated", b"prorated", "removal", b"removal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "prorated", b"prorated", "removal", b"removal", "sets_level", b"sets_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
