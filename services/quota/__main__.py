@@ -12,8 +12,10 @@ from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
+from services.quota.expiry_index import ExpiryIndex
 from services.quota.redis_link import RedisLink
 from services.quota.service import QuotaService
+from services.quota.sweeper import Sweeper
 from services.quota.usecases import Gate, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2
 
@@ -23,7 +25,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation = Foundation(settings, clock)
     catalogue = LimitCatalogue(foundation.database, foundation.redis)
     link = RedisLink(settings.redis_url, timeout_s=settings.quota_decision_timeout_s)
-    counters = Counters(link)
+    index = ExpiryIndex(link)
+    counters = Counters(link, index)
     batcher = Batcher(counters, catalogue.cover)
     limits = LimitUseCases(foundation.database, catalogue, clock)
     service = QuotaService(Gate(catalogue, batcher), limits, clock)
@@ -31,7 +34,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation.server.add(service, descriptor)
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings())
-    return foundation.host(catalogue, counters, batcher, *envoy)
+    sweeper = Sweeper(link, index, counters)
+    return foundation.host(catalogue, counters, batcher, sweeper, *envoy)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from kit.errors import (
     Unavailable,
 )
 from services.quota.coverage import Coverage, described_call, remembered
-from services.quota.model import Dimensions, HoldState, Outcome, Subject
-from services.quota.redis_link import RedisLink, Reply, ReplyError, packed
+from services.quota.expiry_index import ExpiryIndex
+from services.quota.model import Dimensions, HoldState, Kind, Outcome, Subject
+from services.quota.redis_link import Link, Reply, ReplyError, packed
 
 SCRIPT = Path(__file__).with_name("decide.lua")
 SWEEP_MAX = 256
@@ -34,6 +35,8 @@ _HEAD = 4
 _FINGERPRINT = slice(0, 8)
 _COVERAGE_ID = slice(8, 16)
 _STALE_ATTEMPTS_MAX = 3
+# A plain number, since looking up a member of an enumeration takes a while.
+_RESERVE = int(Kind.RESERVE)
 _METHODS = {
     Outcome.ALLOWED: "Reserve",
     Outcome.DENIED: "Reserve",
@@ -124,8 +127,9 @@ class Counters:
     ago the script decides nothing and says so, and is asked again.
     """
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: Link, index: ExpiryIndex) -> None:
         self._link = link
+        self._index = index
         self._load = packed("SCRIPT", "LOAD", SCRIPT.read_bytes())
         self._sha = hashlib.sha1(SCRIPT.read_bytes(), usedforsecurity=False).hexdigest()
         self._now_ms = 0
@@ -137,11 +141,14 @@ class Counters:
             CannotStart: Redis does not answer, or knows no scripts.
         """
         try:
-            loaded, time = await self._link.ask([self._load, packed("TIME")])
+            loaded = await self._load_script()
+            for node in await self._link.nodes():
+                (time,) = await node.ask([packed("TIME")])
         except OSError as error:
             raise CannotStart(f"cannot reach Redis: {error}") from error
-        if isinstance(loaded, ReplyError):
-            raise CannotStart(f"Redis refuses the script of the counters: {loaded}")
+        for reply in loaded:
+            if isinstance(reply, ReplyError):
+                raise CannotStart(f"Redis refuses the script of the counters: {reply}")
         seconds, microseconds = map(int, time)
         self._now_ms = seconds * 1000 + microseconds // 1000
 
@@ -158,10 +165,19 @@ class Counters:
         decided: dict[int, Decided | Exception] = {}
         waiting = dict(enumerate(batches))
         for _ in range(_STALE_ATTEMPTS_MAX):
-            replies = await self._run([self._command(batch) for batch in waiting.values()])
+            before_ms = self._now_ms
+            replies = await self._run(list(waiting.values()))
             for place, reply in zip(list(waiting), replies, strict=True):
-                found = self._read(waiting[place], reply)
+                batch = waiting[place]
+                found = self._read(batch, reply)
                 if found is not None:
+                    if ttl_ms := _shortest_ttl_ms(batch):
+                        self._index.noted(
+                            _name(batch.root),
+                            before_ms + ttl_ms,
+                            ttl_ms=ttl_ms,
+                            now_ms=self._now_ms,
+                        )
                     decided[place] = found
                     del waiting[place]
             if not waiting:
@@ -174,45 +190,79 @@ class Counters:
         Raises:
             Unavailable: COUNTERS_UNAVAILABLE.
         """
-        commands = []
+        commands, keys = [], []
         for root, hold in wanted:
             counters, _, *recents = keys_of(root)
             commands.append(packed("HGET", counters, f"h{hold}"))
             commands += [packed("HGET", recent, f"e{hold}") for recent in recents]
-        found = await self._ask(commands)
+            keys += [counters, *recents]
+        found = await self._ask(commands, keys)
         for reply in found:
-            if isinstance(reply, ReplyError):
+            if isinstance(reply, Exception):
                 raise unavailable() from reply
         return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
+
+    async def _run(self, batches: Sequence[Batch]) -> list[Reply]:
+        """Have the script decide batches, and note the holds they make so that they are ended."""
+        now_ms = self._now_ms
+        notes = [
+            note
+            for batch in batches
+            if (ttl_ms := _shortest_ttl_ms(batch))
+            and (note := self._index.note(_name(batch.root), now_ms + ttl_ms, now_ms))
+        ]
+        commands = [self._command(batch) for batch in batches]
+        keys = [keys_of(batch.root)[0] for batch in batches]
+        if not notes:
+            replies = await self._ask(commands, keys)
+        else:
+            replies = await self._ask(
+                [note for note, _ in notes] + commands, [key for _, key in notes] + keys
+            )
+            noted, replies = replies[: len(notes)], replies[len(notes) :]
+            if any(isinstance(reply, Exception) for reply in noted):
+                self._index.forget()
+        lost = [place for place, reply in enumerate(replies) if _is_script_lost(reply)]
+        if lost:
+            await self._load_script()
+            again = await self._ask(
+                [commands[place] for place in lost], [keys[place] for place in lost]
+            )
+            for place, reply in zip(lost, again, strict=True):
+                replies[place] = reply
+        return replies
+
+    async def _load_script(self) -> list[Reply]:
+        """Load the script on every node."""
+        return [(await node.ask([self._load]))[0] for node in await self._link.nodes()]
 
     def _command(self, batch: Batch) -> bytes:
         keys = keys_of(batch.root)
         argument = encode(batch.operations, self._now_ms)
         return packed("EVALSHA", self._sha, len(keys), *keys, argument)
 
-    async def _run(self, commands: Sequence[bytes]) -> list[Reply]:
-        replies = await self._ask(commands)
-        lost = [place for place, reply in enumerate(replies) if _is_script_lost(reply)]
-        if lost:
-            again = await self._ask([self._load, *(commands[place] for place in lost)])
-            for place, reply in zip(lost, again[1:], strict=True):
-                replies[place] = reply
-        return replies
-
-    async def _ask(self, commands: Sequence[bytes]) -> list[Reply]:
+    async def _ask(self, commands: Sequence[bytes], keys: Sequence[str]) -> list[Reply]:
         try:
-            return await self._link.ask(commands)
+            return await self._link.ask(commands, keys)
         except OSError as error:
             raise unavailable() from error
 
     def _read(self, batch: Batch, reply: Reply) -> Decided | Exception | None:
         """Read the answers out of a reply; nothing when its windows were stale."""
+        if isinstance(reply, OSError):
+            return unavailable()
         if isinstance(reply, ReplyError):
             if "READONLY" in str(reply):
                 self._link.drop()
             return reply if _is_mistake(reply) else unavailable()
         self._now_ms, decided = decode(batch, reply)
         return decided
+
+
+def _shortest_ttl_ms(batch: Batch) -> int:
+    """Say how long the holds live that a batch may make, the shortest of them; 0 for none."""
+    ttls = [operation.detail for operation in batch.operations if operation.kind == _RESERVE]
+    return min(ttls) if ttls else 0
 
 
 def _found_hold(is_open: bytes | None, *ended: bytes | None) -> FoundHold | None:
@@ -251,8 +301,13 @@ def decode(batch: Batch, reply: Sequence[bytes]) -> tuple[int, Decided | None]:
 
 def keys_of(root: Root) -> tuple[str, str, str, str]:
     """Name all keys of a customer, as `decide.lua` expects them."""
-    tag = f"tollkeeper:quota:{{{root.tenant}/{root.customer}}}"
+    tag = f"tollkeeper:quota:{{{_name(root)}}}"
     return f"{tag}:counters", f"{tag}:expiries", f"{tag}:recent0", f"{tag}:recent1"
+
+
+def _name(root: Root) -> str:
+    """Name a customer as the tag of his keys does."""
+    return f"{root.tenant}/{root.customer}"
 
 
 def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWEEP_MAX) -> bytes:

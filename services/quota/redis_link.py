@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -34,6 +34,28 @@ def packed(*parts: str | bytes | int) -> bytes:
     return command
 
 
+class Link(Protocol):
+    """What the counters need of Redis, be it one server or a cluster."""
+
+    async def ask(self, commands: Sequence[bytes], keys: Sequence[str]) -> list[Reply]:
+        """Send commands, each `packed` and with one of its keys, and answer their replies.
+
+        The reply of a command that a node of a cluster did not answer is an `OSError`.
+
+        Raises:
+            OSError: none of them was answered.
+        """
+
+    async def nodes(self) -> "Sequence[RedisLink]":
+        """Answer a link to every server that holds a part of the keys."""
+
+    def drop(self) -> None:
+        """Close what leads to a server that is not in charge any more."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
 class RedisLink:
     """The connection; it is opened when it is first needed, and again after it broke.
 
@@ -51,12 +73,13 @@ class RedisLink:
         except ValueError:
             # The text of the fault may hold a piece of the URL, and so of the password.
             raise CannotStart("the URL of Redis cannot be read: see its port and options") from None
+        self.name = f"{self._options.get('host')}:{self._options.get('port', _PORT)}"
         self._timeout_s = timeout_s
         self._overdue_s = overdue_s
         self._stream: _Stream | None = None
         self._opening: asyncio.Task[_Stream] | None = None
 
-    async def ask(self, commands: Sequence[bytes]) -> list[Reply]:
+    async def ask(self, commands: Sequence[bytes], keys: Sequence[str] = ()) -> list[Reply]:  # noqa: ARG002 - all keys are here.
         """Send commands, each `packed`, and answer their replies; an error is a reply as well.
 
         Raises:
@@ -67,6 +90,10 @@ class RedisLink:
         if stream is None or stream.is_closed:
             stream = await self._open()
         return await stream.ask(commands)
+
+    async def nodes(self) -> "Sequence[RedisLink]":
+        """Answer this one."""
+        return (self,)
 
     def drop(self) -> None:
         """Close the connection, so that the next one leads to whoever is in charge by then."""

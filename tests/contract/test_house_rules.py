@@ -23,6 +23,7 @@ FILE_LINES_MAX = 500
 SHELL_MODULES = frozenset(
     {"__init__", "__main__", "service", "runner", "convert", "usecases", "store", "counters"}
     | {"clients", "tables", "batcher", "catalogue", "redis_link", "sessions", "streams"}
+    | {"cluster_link", "expiry_index", "recovery", "standby", "sweeper"}
     | {"closing", "drafting", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")

@@ -22,6 +22,7 @@ from services.quota.counters import (
     Root,
 )
 from services.quota.coverage import Coverage, LimitIndex
+from services.quota.expiry_index import ExpiryIndex
 from services.quota.model import Kind, Level, Outcome
 from services.quota.redis_link import RedisLink, ReplyError
 from tests.quota_builders import a_limit as a_domain_limit
@@ -65,7 +66,8 @@ async def world(
 @pytest.fixture
 async def counters(redis_url: str) -> AsyncIterator[Counters]:
     """Counters without a service around them."""
-    opened = Counters(RedisLink(redis_url))
+    link = RedisLink(redis_url)
+    opened = Counters(link, ExpiryIndex(link))
     await opened.connect()
     yield opened
     await opened.close()
