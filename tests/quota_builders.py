@@ -29,6 +29,9 @@ def a_limit(
     units: tuple[str, ...] = ("tokens",),
     capacity: int = 100,
     window: Window = A_DAY,
+    only_if: str = "",
+    overrides: str = "",
+    expire_time: datetime | None = None,
 ) -> Limit:
     """Make a limit of 100 tokens a day for each customer."""
     return Limit(
@@ -40,6 +43,9 @@ def a_limit(
         units=units,
         capacity=capacity,
         window=window,
+        filter=only_if,
+        overrides=overrides,
+        expire_time=expire_time,
     )
 
 

@@ -16,6 +16,7 @@ from cli.limit_files import LimitFile, read_limit_file
 from cli.options import AsJson, DataDir
 from cli.output import Column, Output
 from cli.services import CALL_TIMEOUT_S, Addresses, Services, new_request_id, run
+from cli.times import parse_time_option
 from tollkeeper.amounts import from_quanta, to_quanta
 from tollkeeper.api.quota.v1.quota_pb2 import (
     CalendarPeriod,
@@ -68,8 +69,19 @@ def put(
     user: Annotated[str, typer.Option(help="Only this user.")] = "",
     key: Annotated[str, typer.Option(help="Only this API key.")] = "",
     dimension: Annotated[
-        list[str] | None, typer.Option(help="Only such calls, as model=large; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only such calls, as model=large or model=gpt-4*; repeatable."),
     ] = None,
+    only_if: Annotated[
+        str, typer.Option("--filter", help="Only calls of which this expression of CEL is true.")
+    ] = "",
+    overrides: Annotated[
+        str, typer.Option(help="The limit in whose stead this one applies to what it covers.")
+    ] = "",
+    until: Annotated[
+        str,
+        typer.Option(help="When it ends, as 2026-12-31 or 2026-12-31T12:00Z; by default never."),
+    ] = "",
     name: Annotated[str, typer.Option(help="What people read in refusals.")] = "",
     data_dir: DataDir = DEFAULT,
     address: Addresses = None,
@@ -91,7 +103,11 @@ def put(
             dimensions=dict(map(_parse_dimension, dimension or ())),
             units=units,
             capacity=_parse_amount("--capacity", capacity, units[0]),
+            filter=only_if,
+            overrides=overrides,
         )
+        if until:
+            limit.expire_time.FromDatetime(parse_time_option("--until", until))
         _set_window(limit, per, time_zone, rolling, burst)
         limits = run(data_dir, address, lambda services: _put_one(services, limit))
     output = Output(as_json=as_json)
@@ -223,6 +239,9 @@ def _coverage(limit: Limit) -> str:
         ("key", subject.key_id),
         ("run", subject.run_id),
         *sorted(limit.dimensions.items()),
+        ("where", limit.filter),
+        ("in the stead of", limit.overrides),
+        ("until", limit.expire_time.ToJsonString() if limit.HasField("expire_time") else ""),
     )
     return ", ".join(f"{name} {value}" for name, value in ids if value) or "every call"
 

@@ -2,14 +2,17 @@
 
 Each tenant has a version in Redis, a random token that every change of a limit replaces after it
 was committed. Every replica compares the versions of the tenants it knows several times a second
-and loads anew what differs, also when Redis lost them. Refuses to decide by limits it has never
+and loads anew what differs, also when Redis lost them. Limits that end at an instant end by
+Redis's clock, like their windows. Refuses to decide by limits it has never
 loaded, but goes on with those it has while Redis or PostgreSQL is away.
 """
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
 
@@ -18,26 +21,35 @@ from redis.exceptions import RedisError
 from kit.errors import DomainError
 from kit.postgres import Database
 from kit.redis_pool import RedisPool
-from kit.telemetry import get_logger
+from kit.telemetry import get_logger, meter
 from services.quota import store
 from services.quota.counters import unavailable
-from services.quota.coverage import Coverage, LimitIndex
-from services.quota.model import Dimensions, Subject
+from services.quota.coverage import Coverage, LimitIndex, in_force
+from services.quota.model import Dimensions, Limit, Subject
 
 REFRESH_S = 0.25
 
 _VERSIONS = "tollkeeper:quota:limit_versions"
 _VERSION_BYTES = 8
 _TENANTS_PER_LOOK = 1000
+_filter_failures = meter.create_counter(
+    "quota.filter_failures", description="Calls to which the filter of a limit cannot be applied."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """The limits of a tenant as of a version, and which look at them this was."""
+    """The limits of a tenant as of a version, which look at them this was, and what applies.
+
+    Args:
+        changes_at: When the first of the limits ends that are in the index.
+    """
 
     number: int
     version: bytes | None
+    limits: Sequence[Limit]
     index: LimitIndex
+    changes_at: datetime | None
 
 
 class LimitCatalogue:
@@ -52,6 +64,7 @@ class LimitCatalogue:
         self._loaded: dict[str, _Loaded] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._numbers = count(1)
+        self._redis_ahead_s = 0.0
         self._refreshing: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
@@ -109,6 +122,7 @@ class LimitCatalogue:
 
     async def refresh(self) -> None:
         """Compare the versions of all known tenants once, and load what differs."""
+        await self._look_at_the_clock()
         tenants = list(self._loaded)
         for start in range(0, len(tenants), _TENANTS_PER_LOOK):
             some = tenants[start : start + _TENANTS_PER_LOOK]
@@ -119,14 +133,44 @@ class LimitCatalogue:
 
     async def _reload(self, tenant: str) -> None:
         number = next(self._numbers)
+        await self._look_at_the_clock()
         # The version is read first: a change in between makes it differ, and is loaded next time.
         version = await self._version(tenant)
         async with self._database.transaction(tenant) as transaction:
             stored = await store.load_limits(transaction, tenant)
         known = self._loaded.get(tenant)
         if known is None or known.number < number:
-            index = LimitIndex(one.limit for one in stored)
-            self._loaded[tenant] = _Loaded(number, version, index)
+            limits = [one.limit for one in stored]
+            index, changes_at = self._indexed(tenant, limits)
+            self._loaded[tenant] = _Loaded(number, version, limits, index, changes_at)
+
+    def renew(self) -> None:
+        """Leave out the limits that have ended since the tenant's were looked at."""
+        now = self._now()
+        for tenant, loaded in self._loaded.items():
+            if loaded.changes_at is not None and loaded.changes_at <= now:
+                index, changes_at = self._indexed(tenant, loaded.limits)
+                self._loaded[tenant] = replace(loaded, index=index, changes_at=changes_at)
+
+    def _indexed(self, tenant: str, limits: Sequence[Limit]) -> tuple[LimitIndex, datetime | None]:
+        told = set[str]()
+
+        def filter_failed(limit_id: str) -> None:
+            _filter_failures.add(1)
+            if limit_id not in told:
+                told.add(limit_id)
+                get_logger().warning("limit.filter_failed", tenant=tenant, limit_id=limit_id)
+
+        applying, changes_at = in_force(limits, self._now())
+        return LimitIndex(applying, filter_failed), changes_at
+
+    def _now(self) -> datetime:
+        """Tell the time of Redis, also while it is away."""
+        return datetime.fromtimestamp(_loop_s() + self._redis_ahead_s, UTC)
+
+    async def _look_at_the_clock(self) -> None:
+        seconds, microseconds = await cast("Any", self._redis.client.time())
+        self._redis_ahead_s = seconds + microseconds / 1_000_000 - _loop_s()
 
     async def _version(self, tenant: str) -> bytes | None:
         version: bytes | None = await cast("Any", self._redis.client.hget(_VERSIONS, tenant))
@@ -135,7 +179,8 @@ class LimitCatalogue:
     async def _refresh_forever(self) -> None:
         is_failing = False
         while True:
-            await asyncio.sleep(self._refresh_s)
+            await asyncio.sleep(self._pause_s())
+            self.renew()
             try:
                 await self.refresh()
                 is_failing = False
@@ -143,3 +188,13 @@ class LimitCatalogue:
                 if not is_failing:
                     get_logger().warning("limits.stale", cause=type(error).__name__)
                 is_failing = True
+
+    def _pause_s(self) -> float:
+        """Wait until the next look, or until the next limit ends."""
+        now = self._now()
+        ends = [each.changes_at for each in self._loaded.values() if each.changes_at is not None]
+        return min([self._refresh_s, *((end - now).total_seconds() for end in ends)])
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()

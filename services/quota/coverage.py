@@ -1,7 +1,8 @@
 """Which limits cover a call, and whose counters they are.
 
 A `LimitIndex` holds all limits of a tenant and is never changed: a put limit makes a new index. A
-`Coverage` is what it found for one subject with its dimensions. Its `description` travels with a
+`Coverage` is what it found for one subject with its dimensions; filters are looked at then, and not
+again. Its `description` travels with a
 hold, so that it can be settled when the limits have changed; its `exhibit` is remembered beside
 answers, so that they can be repeated then.
 Refuses more limits on one call than the engine decides at once.
@@ -9,7 +10,7 @@ Refuses more limits on one call than the engine decides at once.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import msgpack
 
 from kit.errors import Precondition
+from services.quota.filters import BadFilter, compiled
 from services.quota.model import (
     LIMITS_PER_CALL_MAX,
     Amounts,
@@ -33,6 +35,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _COVERAGES_MAX = 50_000
 _LEVEL_NAMES = {level: level.name.lower() for level in Level}
+_ANYTHING = "*"
+
+FilterFailed = Callable[[str], None]
+"""Is told the id of a limit whose filter could not be applied to a call."""
 
 
 class Terms(NamedTuple):
@@ -144,9 +150,15 @@ class Coverage:
 
 
 class LimitIndex:
-    """All limits of a tenant, found by the most specific id that each of them names."""
+    """All limits of a tenant, found by the most specific id that each of them names.
 
-    def __init__(self, limits: Iterable[Limit]) -> None:
+    A filter that cannot be applied to a call does not cover it; `filter_failed` is told.
+    """
+
+    def __init__(
+        self, limits: Iterable[Limit], filter_failed: FilterFailed = lambda _: None
+    ) -> None:
+        self._filter_failed = filter_failed
         self._clocks: dict[tuple[int, str], list[LimitClock]] = defaultdict(list)
         for limit in limits:
             self._clocks[_most_specific(limit.subject)].append(LimitClock(limit))
@@ -167,10 +179,45 @@ class LimitIndex:
         return found
 
     def _covering(self, subject: Subject, dimensions: Dimensions) -> Iterable[LimitClock]:
-        names = frozenset(dimensions)
+        given = dict(dimensions)
         places = chain([(-1, "")], enumerate(subject))
         candidates = chain.from_iterable(self._clocks.get(place, ()) for place in places)
-        return (clock for clock in candidates if _covers(clock.limit, subject, names))
+        found = [
+            clock
+            for clock in candidates
+            if _covers(clock.limit, subject, given)
+            and self._passes_filter(clock.limit, subject, dimensions)
+        ]
+        overridden = {clock.limit.overrides for clock in found}
+        return [clock for clock in found if clock.limit.limit_id not in overridden]
+
+    def _passes_filter(self, limit: Limit, subject: Subject, dimensions: Dimensions) -> bool:
+        if not limit.filter:
+            return True
+        try:
+            return compiled(limit.filter).is_true_of(subject, dimensions)
+        except BadFilter:
+            self._filter_failed(limit.limit_id)
+            return False
+
+
+def overridden_in_turn(limit: Limit, overrides: Mapping[str, str]) -> Sequence[str]:
+    """Answer what a limit overrides, what that overrides, and so on; the limit itself ends it."""
+    chain_of = list[str]()
+    following = limit.overrides
+    while following:
+        chain_of.append(following)
+        if following == limit.limit_id:
+            break
+        following = overrides.get(following, "")
+    return chain_of
+
+
+def in_force(limits: Iterable[Limit], now: datetime) -> tuple[Sequence[Limit], datetime | None]:
+    """Answer which limits apply at an instant, and when the first of them ends."""
+    applying = [each for each in limits if each.expire_time is None or each.expire_time > now]
+    ends = [each.expire_time for each in applying if each.expire_time is not None]
+    return applying, min(ends, default=None)
 
 
 def cover(subject: Subject, dimensions: Dimensions, clocks: Iterable[LimitClock]) -> Coverage:
@@ -216,12 +263,20 @@ def _most_specific(subject: Subject) -> tuple[int, str]:
     return named[-1] if named else (-1, "")
 
 
-def _covers(limit: Limit, subject: Subject, dimensions: frozenset[tuple[str, str]]) -> bool:
+def _covers(limit: Limit, subject: Subject, dimensions: Mapping[str, str]) -> bool:
     return (
         bool(subject.at(limit.level))
         and all(wanted in ("", given) for wanted, given in zip(limit.subject, subject, strict=True))
-        and dimensions.issuperset(limit.dimensions)
+        and all(_agrees(wanted, dimensions.get(name)) for name, wanted in limit.dimensions)
     )
+
+
+def _agrees(wanted: str, given: str | None) -> bool:
+    if given is None:
+        return False
+    if wanted.endswith(_ANYTHING):
+        return given.startswith(wanted.removesuffix(_ANYTHING))
+    return given == wanted
 
 
 def _covering_limit(clock: LimitClock, subject: Subject, slot: int) -> CoveringLimit:

@@ -80,7 +80,14 @@ Window = CalendarWindow | RollingRate
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Whom and what it covers, how much, and in which window."""
+    """Whom and what it covers, how much, and in which window.
+
+    Args:
+        dimensions: What a call must have; a value that ends with `*` is the start of others.
+        filter: What must be true of a call, in CEL; empty is true of every call.
+        overrides: The limit in whose stead this one applies to what it covers; empty for none.
+        expire_time: Until when it applies; nothing for ever.
+    """
 
     limit_id: str
     display_name: str
@@ -90,6 +97,9 @@ class Limit:
     units: tuple[str, ...]
     capacity: int
     window: Window
+    filter: str = ""
+    overrides: str = ""
+    expire_time: datetime | None = None
 
     @property
     def admits_at_once(self) -> int:

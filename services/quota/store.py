@@ -6,7 +6,7 @@ It refuses to decide anything: what a limit means is the core's.
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,6 +22,7 @@ from services.quota.model import (
 )
 from services.quota.tables import limits
 
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('quota.overrides ' || :tenant, 0))")
 _SUBJECT = ("customer_id", "project_id", "user_id", "key_id", "run_id")
 
 
@@ -65,6 +66,16 @@ async def save_limit(transaction: AsyncConnection, tenant: str, stored: StoredLi
     return _stored_limit(saved.one())
 
 
+async def load_overrides(transaction: AsyncConnection, tenant: str) -> Mapping[str, str]:
+    """Load which limit each limit overrides, or nothing; who loads them too waits until the end."""
+    await transaction.execute(_LOCK, {"tenant": tenant})
+    table = limits.c
+    found = await transaction.execute(
+        select(table.limit_id, table.overrides).where(table.tenant_id == tenant)
+    )
+    return {row.limit_id: row.overrides for row in found}
+
+
 async def delete_limit(transaction: AsyncConnection, tenant: str, limit_id: str) -> bool:
     """Delete a limit; answer whether there was one."""
     table = limits.c
@@ -89,6 +100,9 @@ def _values(stored: StoredLimit) -> Mapping[str, object]:
         "time_zone": calendar and calendar.time_zone,
         "rolling_period_ms": rolling and rolling.period_ms,
         "rolling_burst": rolling and rolling.burst,
+        "filter": limit.filter,
+        "overrides": limit.overrides,
+        "expire_time": limit.expire_time,
         "update_time": stored.update_time,
     }
 
@@ -103,6 +117,9 @@ def _stored_limit(row: Row[Any]) -> StoredLimit:
         units=tuple(row.units),
         capacity=row.capacity,
         window=_window(row),
+        filter=row.filter,
+        overrides=row.overrides,
+        expire_time=row.expire_time,
     )
     return StoredLimit(limit, row.create_time, row.update_time)
 

@@ -25,6 +25,9 @@ limits = Table(
     Column("time_zone", Text),
     Column("rolling_period_ms", BigInteger),
     Column("rolling_burst", BigInteger),
+    Column("filter", Text, nullable=False),
+    Column("overrides", Text, nullable=False),
+    Column("expire_time", DateTime(timezone=True)),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("update_time", DateTime(timezone=True), nullable=False),
 )

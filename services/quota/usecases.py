@@ -5,11 +5,11 @@ limit is one transaction; every replica is told after its commit.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
 from kit.clock import Clock
-from kit.errors import NotFound
+from kit.errors import InvalidInput, NotFound
 from kit.idempotency import Once
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
@@ -18,7 +18,7 @@ from services.quota import store
 from services.quota.batcher import Batcher, CommitOfHold
 from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Answer, Operation, Root
-from services.quota.coverage import NOTHING
+from services.quota.coverage import NOTHING, overridden_in_turn
 from services.quota.model import (
     Call,
     CheckCall,
@@ -127,16 +127,21 @@ class LimitUseCases:
         """Create a limit, or replace the one of the same id.
 
         Raises:
+            InvalidInput: it overrides a limit that is not there, or in turn itself.
             Conflict: REQUEST_ID_REUSED.
             Unavailable: COUNTERS_UNAVAILABLE, the limit is stored but not every replica knows;
                 to be repeated with the same request id.
         """
         now = self._clock.now()
         stored = StoredLimit(limit, now, now)
+
+        async def save() -> StoredLimit:
+            if limit.overrides:
+                _check_overrides(limit, await store.load_overrides(transaction, tenant))
+            return await store.save_limit(transaction, tenant, stored)
+
         async with self._database.transaction(tenant) as transaction:
-            answer = await once.run(
-                transaction, tenant, lambda: store.save_limit(transaction, tenant, stored)
-            )
+            answer = await once.run(transaction, tenant, save)
         await self._catalogue.announce(tenant)
         return answer
 
@@ -197,6 +202,16 @@ class LimitUseCases:
             answer = await once.run(transaction, tenant, delete)
         await self._catalogue.announce(tenant)
         return answer
+
+
+def _check_overrides(limit: Limit, overrides: Mapping[str, str]) -> None:
+    field = "limit.overrides"
+    if limit.overrides not in (*overrides, limit.limit_id):
+        raise InvalidInput.of(field, f"there is no limit {limit.overrides}")
+    overridden = overridden_in_turn(limit, overrides)
+    if overridden[-1] == limit.limit_id:
+        path = " overrides ".join((limit.limit_id, *overridden))
+        raise InvalidInput.of(field, f"must not lead back to the limit: {path}")
 
 
 def _limit_not_found(limit_id: str) -> NotFound:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -411,6 +411,27 @@ BAD_LIMITS = [
         "capacity: 1000000007 rolling { period { seconds: 86400 } }",
         (TOO_FINE,),
     ),
+    Bad(
+        "unfinished filter",
+        'filter: "size(customer"',
+        ("filter: 1:14: Syntax error: missing ')' at '<EOF>'",),
+    ),
+    Bad(
+        "filter of a name that no call has",
+        "filter: \"model == 'x'\"",
+        ("filter: model is no name here: there are customer, dimensions, key, project, run, user",),
+    ),
+    Bad(
+        "long filter",
+        f'filter: "{"x" * 1001}"',
+        ("filter: must have at most 1,000 characters",),
+    ),
+    Bad("bad id of another", 'overrides: "A B"', (f"overrides: {LIMIT_ID_RULE}",)),
+    Bad(
+        "no end",
+        "expire_time {}",
+        ("expire_time: is required",),
+    ),
     Bad("given create time", "create_time {}", (f"create_time: {SET_BY_SERVICE}",)),
     Bad("given update time", "update_time {}", (f"update_time: {SET_BY_SERVICE}",)),
     Bad(
@@ -476,6 +497,12 @@ limits = st.builds(
     units=st.sampled_from([("seconds",), ("USD",), ("a", "b"), ("requests",)]),
     capacity=st.integers(1, 10**6),
     window=windows,
+    filter=st.sampled_from(["", 'dimensions.model.startsWith("gpt")', "true"]),
+    overrides=st.one_of(st.just(""), ids),
+    expire_time=st.one_of(
+        st.none(),
+        st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - as Hypothesis wants them.
+    ),
 )
 
 

@@ -151,6 +151,11 @@ async def test_limits_are_put_from_options_and_files_and_listed(shell: Shell) ->
         *("--capacity", "12.50", "--per", "month", "--time-zone", "Asia/Tokyo"),
     )
     await shell.lines("limits", "put", "--file", EXAMPLES / "limits.yaml")
+    await shell.lines(
+        *("limits", "put", "more", "--customer", "acme", "--capacity", 9, "--per", "day"),
+        *("--dimension", "model=large*", "--filter", 'key != "k1"', "--overrides", "acme-month"),
+        *("--until", "2099-12-31"),
+    )
 
     assert put == ["limit spend: 12.5 USD each month, Asia/Tokyo"]
     listed = await shell.lines("limits", "list", "--customer", "acme")
@@ -160,14 +165,33 @@ async def test_limits_are_put_from_options_and_files_and_listed(shell: Shell) ->
             *("acme-month", "customer", "customer acme"),
             *("10,000,000 input_tokens+output_tokens", "each month, Europe/Berlin"),
         ],
+        [
+            *("launch-large-rate", "key"),
+            (
+                "customer acme, key launch, model atlas-large, in the stead of key-large-rate,"
+                " until 2027-01-01T00:00:00Z"
+            ),
+            *("600 requests", "rolling 0:01:00, at most 600 at once"),
+        ],
+        [
+            *("more", "customer"),
+            (
+                'customer acme, model large*, where key != "k1", in the stead of acme-month, until'
+                " 2099-12-31T00:00:00Z"
+            ),
+            *("9 requests", "each day, UTC"),
+        ],
         ["spend", "customer", "customer acme", "12.5 USD", "each month, Asia/Tokyo"],
     ]
     limits = (await shell.json("limits", "list"))["limits"]
     assert [limit["limit_id"] for limit in limits] == [
         "acme-month",
         "key-large-rate",
+        "launch-large-rate",
+        "more",
         "project-day",
         "spend",
+        "user-small-day",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 
 import grpc.aio
 import pytest
@@ -65,8 +66,10 @@ async def test_a_limit_is_put_shown_and_deleted(world: QuotaWorld) -> None:
         display_name="Tokens of the large model",
         level="LEVEL_KEY",
         subject={"customerId": "acme"},
-        dimensions={"model": "large"},
+        dimensions={"model": "large*"},
         rolling={"period": "60s", "burst": "40"},
+        filter='dimensions.region == "eu"',
+        expireTime="2099-12-31T12:00:00.000001Z",
     )
     put = (await world.ask("PutLimit", a_put(limit))).limit
     shown = (await world.ask("GetLimit", messages.GetLimitRequest(limit_id="tokens"))).limit
@@ -158,6 +161,82 @@ async def test_limits_are_listed_page_by_page(world: QuotaWorld) -> None:
     assert rest.next_page_token == ""
     assert [limit.limit_id for limit in acme.limits] == ["own-0", "own-1", "own-2"]
     assert (type(error), error.reason) == (InvalidInput, "INVALID_PAGE_TOKEN")
+
+
+async def test_a_key_gets_its_own_rate_until_an_instant(world: QuotaWorld) -> None:
+    """The limit that stands in for another ends by itself, without anybody who puts it."""
+    await world.put(
+        a_limit("every-key", level="LEVEL_KEY", capacity="60"),
+        a_limit(
+            "generous",
+            level="LEVEL_KEY",
+            capacity="1000",
+            subject={"keyId": "k1"},
+            overrides="every-key",
+            expireTime=in_a_moment(),
+        ),
+    )
+    first = [await world.balances(key=key) for key in ("k1", "k2")]
+
+    assert first == [
+        [Standing("generous", "acme/k1", 0, 0, 1000)],
+        [Standing("every-key", "acme/k2", 0, 0, 60)],
+    ]
+    assert await until_balances([Standing("every-key", "acme/k1", 0, 0, 60)], world, key="k1")
+
+
+def in_a_moment() -> str:
+    """Name an instant so near that a test can wait for it."""
+    return (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+
+
+async def until_balances(wanted: list[Standing], world: QuotaWorld, **ids: str) -> bool:
+    """Look at balances until they are as wanted; it gives up after many times."""
+    for _ in range(200):
+        if await world.balances(**ids) == wanted:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def test_limits_override_only_what_is_there_and_never_in_a_circle(world: QuotaWorld) -> None:
+    """Each refusal says what is wrong, and changes nothing; a gone limit is overridden by none."""
+    await world.put(a_limit("a"), a_limit("b", overrides="a"), a_limit("c", overrides="b"))
+    refusals = [
+        await world.refusal("PutLimit", a_put(limit, f"bad-{n}"))
+        for n, limit in enumerate(
+            [
+                a_limit("x", overrides="gone"),
+                a_limit("a", overrides="c"),
+                a_limit("y", overrides="y"),
+            ]
+        )
+    ]
+    before = await world.balances()
+    await world.ask("DeleteLimit", a_deletion("b"))
+
+    assert [refusal.message for refusal in refusals] == [
+        "limit.overrides: there is no limit gone",
+        "limit.overrides: must not lead back to the limit: a overrides c overrides b overrides a",
+        "limit.overrides: must not lead back to the limit: y overrides y",
+    ]
+    assert before == [Standing("c", "acme", 0, 0, 100)]
+    assert [each.limit for each in await world.balances()] == ["a", "c"]
+
+
+async def test_of_two_limits_that_come_to_override_each_other_one_is_refused(
+    world: QuotaWorld,
+) -> None:
+    """Whoever comes second finds the first, however close they are."""
+    await world.put(a_limit("a"), a_limit("b"))
+    puts = [
+        world.ask("PutLimit", a_put(a_limit(one, overrides=other), f"put-{one}"))
+        for one, other in (("a", "b"), ("b", "a"))
+    ]
+    ends = await asyncio.gather(*puts, return_exceptions=True)
+
+    assert sorted(type(end).__name__ for end in ends) == ["InvalidInput", "PutLimitResponse"]
+    assert len(await world.balances()) == 1
 
 
 async def test_limits_of_another_tenant_are_neither_seen_nor_obeyed(

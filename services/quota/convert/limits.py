@@ -1,6 +1,7 @@
 """Limits between the wire and the domain; every bad field of a limit is named at once."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from types import MappingProxyType
 from zoneinfo import available_timezones
@@ -9,7 +10,7 @@ from kit.errors import InvalidInput, Violations
 from kit.idempotency import parse_request_id
 from kit.ids import parse_id
 from kit.paging import Page
-from kit.rpc.wire import render_time
+from kit.rpc.wire import parse_time, render_time
 from services.quota.convert.fields import (
     is_currency,
     is_unit,
@@ -18,6 +19,7 @@ from services.quota.convert.fields import (
     render_subject,
 )
 from services.quota.decisions import ROOM_MAX
+from services.quota.filters import BadFilter, check_filter
 from services.quota.model import (
     QUANTITY_MAX,
     CalendarPeriod,
@@ -36,6 +38,7 @@ from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 DIMENSIONS_MAX = 8
 UNITS_MAX = 8
 DISPLAY_NAME_LENGTH_MAX = 200
+FILTER_LENGTH_MAX = 1000
 PERIOD_MS_MIN = 1000
 PERIOD_MS_MAX = 366 * 24 * 60 * 60 * 1000
 COUNTED = "counted"
@@ -77,11 +80,26 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
     units = violations.take("units", lambda: _units(message.units))
     capacity = violations.take("capacity", lambda: _quantity(message.capacity, "capacity"))
     window = violations.take("", lambda: _window(message))
+    violations.take("filter", lambda: _check_filter(message.filter))
+    overrides = violations.take("overrides", lambda: _overrides(message.overrides))
+    expire_time = violations.take("expire_time", lambda: _expire_time(message))
     for name in ("create_time", "update_time"):
         if message.HasField(name):
             violations.add(name, "must be absent: the service sets it")
     violations.raise_if_any()
-    limit = Limit(limit_id, display_name, level, subject, dimensions, units, capacity, window)
+    limit = Limit(
+        limit_id=limit_id,
+        display_name=display_name,
+        level=level,
+        subject=subject,
+        dimensions=dimensions,
+        units=units,
+        capacity=capacity,
+        window=window,
+        filter=message.filter,
+        overrides=overrides,
+        expire_time=expire_time,
+    )
     _check_rate(limit)
     return limit
 
@@ -96,11 +114,15 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         dimensions=dict(limit.dimensions),
         units=limit.units,
         capacity=limit.capacity,
+        filter=limit.filter,
+        overrides=limit.overrides,
         create_time=render_time(stored.create_time),
         update_time=render_time(stored.update_time),
     )
     if any(limit.subject):
         message.subject.CopyFrom(render_subject(limit.subject))
+    if limit.expire_time is not None:
+        message.expire_time.CopyFrom(render_time(limit.expire_time))
     _write_window(limit.window, message)
     return message
 
@@ -167,6 +189,27 @@ def _units(given: Sequence[str]) -> tuple[str, ...]:
 
 def _kind(unit: str) -> str:
     return unit if unit == SECONDS or is_currency(unit) else COUNTED
+
+
+def _check_filter(text: str) -> None:
+    if len(text) > FILTER_LENGTH_MAX:
+        raise InvalidInput.of("filter", f"must have at most {FILTER_LENGTH_MAX:,} characters")
+    if not text:
+        return
+    try:
+        check_filter(text)
+    except BadFilter as error:
+        raise InvalidInput.of("filter", str(error)) from error
+
+
+def _overrides(limit_id: str) -> str:
+    return parse_id(limit_id, "overrides") if limit_id else ""
+
+
+def _expire_time(message: quota_pb2.Limit) -> datetime | None:
+    if not message.HasField("expire_time"):
+        return None
+    return parse_time(message.expire_time, "expire_time")
 
 
 def _quantity(quantity: int, field: str) -> int:

@@ -65,6 +65,11 @@ REFUSED = [
         "--capacity: USD is 1E-7, but the smallest step of this unit is 0.000001",
     ),
     Refused(
+        "no end",
+        "limits put a --capacity 1 --per day --until soon",
+        "--until 'soon' is not a time; write it as 2026-01-31 or 2026-01-31T12:00Z",
+    ),
+    Refused(
         "half a request",
         "limits put a --capacity 0.5 --per day",
         "--capacity: requests is 0.5, but the smallest step of this unit is 1",

@@ -1,9 +1,18 @@
 """Which limits cover a call, and which counter each of them counts on."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from kit.errors import Precondition
-from services.quota.coverage import LimitClock, LimitIndex, described_call, remembered
+from services.quota.coverage import (
+    LimitClock,
+    LimitIndex,
+    described_call,
+    in_force,
+    overridden_in_turn,
+    remembered,
+)
 from services.quota.model import CalendarPeriod, CalendarWindow, Level, Limit, Subject
 from tests.quota_builders import a_limit, a_rate, a_subject, covering, unix_ms
 
@@ -66,6 +75,13 @@ def test_a_limit_covers_the_paths_that_hold_its_ids(named: Subject, expected: bo
         ({"model": "large"}, {}, False),
         ({"model": "large", "region": "eu"}, {"model": "large"}, False),
         ({"model": ""}, {}, False),
+        ({"model": "gpt-4*"}, {"model": "gpt-4o"}, True),
+        ({"model": "gpt-4*"}, {"model": "gpt-4"}, True),
+        ({"model": "gpt-4*"}, {"model": "gpt-5"}, False),
+        ({"model": "gpt-*-mini"}, {"model": "gpt-4-mini"}, False),
+        ({"model": "*"}, {"model": "any"}, True),
+        ({"model": "*"}, {}, False),
+        ({"model": "**"}, {"model": "*x"}, True),
     ],
 )
 def test_a_limit_covers_calls_with_all_of_its_dimensions(
@@ -73,8 +89,77 @@ def test_a_limit_covers_calls_with_all_of_its_dimensions(
     given: dict[str, str],
     expected: bool,  # noqa: FBT001 - as above.
 ) -> None:
-    """A dimension that is asked for must be there with exactly that value."""
+    """A dimension that is asked for must be there, with that value or with its start."""
     assert covered(a_limit(dimensions=wanted), a_subject(), **given) is expected
+
+
+def test_a_filter_is_looked_at_once_for_each_subject_with_its_dimensions() -> None:
+    """Where it cannot be applied, the limit does not cover the call, and somebody is told."""
+    told = list[str]()
+    limit = a_limit(only_if="customer.matches(dimensions.pattern)")
+    index = LimitIndex([limit], told.append)
+    found = [
+        [each.limit_id for each in index.coverage(a_subject(), (("pattern", text),)).limits]
+        for text in ("^ac", "^b", "(", "(", "^ac")
+    ]
+
+    assert found == [["tokens"], [], [], [], ["tokens"]]
+    assert told == ["tokens"]
+
+
+def test_a_filter_that_no_longer_compiles_covers_nothing() -> None:
+    """It was stored by a version that knew more; all other limits go on."""
+    told = list[str]()
+    index = LimitIndex([a_limit("odd", only_if="no(such)"), a_limit("even")], told.append)
+
+    assert [each.limit_id for each in index.coverage(a_subject(), ()).limits] == ["even"]
+    assert told == ["odd"]
+
+
+def test_a_limit_stands_in_for_another_where_it_covers() -> None:
+    """Every key has its rate; one has another, and one has none for the large model."""
+    index = LimitIndex(
+        [
+            a_limit("every-key", level=Level.KEY),
+            a_limit("k1", level=Level.KEY, subject=Subject("", key="k1"), overrides="every-key"),
+            a_limit(
+                "k1-large",
+                level=Level.KEY,
+                subject=Subject("", key="k1"),
+                dimensions={"model": "large*"},
+                overrides="k1",
+            ),
+        ]
+    )
+    asked = [("k1", "large-2"), ("k1", "small"), ("k2", "large-2")]
+
+    found = [
+        [limit.limit_id for limit in index.coverage(a_subject(key=key), (("model", model),)).limits]
+        for key, model in asked
+    ]
+
+    assert found == [["k1-large"], ["k1"], ["every-key"]]
+
+
+def test_what_a_limit_overrides_is_followed_to_its_end() -> None:
+    """A way that leads back ends at the limit itself; one that is gone leads nowhere."""
+    overrides = {"a": "b", "b": "c", "c": "", "d": "gone"}
+
+    assert overridden_in_turn(a_limit("x", overrides="a"), overrides) == ["a", "b", "c"]
+    assert overridden_in_turn(a_limit("c", overrides="a"), overrides) == ["a", "b", "c"]
+    assert overridden_in_turn(a_limit("x", overrides="d"), overrides) == ["d", "gone"]
+    assert overridden_in_turn(a_limit("x", overrides="x"), overrides) == ["x"]
+    assert overridden_in_turn(a_limit("x"), overrides) == []
+
+
+def test_limits_end_at_their_instant() -> None:
+    """Half-open: at that instant a limit applies no more; the next to end is known."""
+    ends = [datetime(2026, 3, day, tzinfo=UTC) for day in (1, 2, 3)]
+    ever = a_limit("ever")
+    limits = [a_limit(f"day-{end.day}", expire_time=end) for end in ends]
+
+    assert in_force([ever, *limits], ends[0]) == ([ever, *limits[1:]], ends[1])
+    assert in_force([ever, *limits], ends[2]) == ([ever], None)
 
 
 def test_limits_are_ordered_by_id_and_share_the_sums_of_their_units() -> None:

@@ -251,8 +251,11 @@ class Limit(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     CALENDAR_FIELD_NUMBER: _builtins.int
     ROLLING_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     limit_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
     lower-case letters, digits and `_ . -`. Required.
@@ -269,6 +272,18 @@ class Limit(_message.Message):
     """How much each counter admits within the window, in quanta, from 0 to
     1,000,000,000,000,000 (10^15). Zero refuses everything.
     """
+    filter: _builtins.str
+    """An expression of CEL that must be true of a call that is covered, over
+    `dimensions` (a map of texts) and `customer`, `project`, `user`, `key` and
+    `run` (texts), for example `dimensions["model"].startsWith("gpt-4")`. A name
+    that the call does not have makes it false. It compares texts, with `==`, `<`,
+    `in`, `startsWith`, `endsWith`, `contains`, `matches`, `size`, `&&`, `||`, `!`
+    and `?:`; it has no loops. Up to 1,000 characters; empty is true of every call.
+    """
+    overrides: _builtins.str
+    """The id of a limit that this one stands in for: that one does not apply to
+    calls that this one covers. Gives one key another rate than all keys have.
+    """
     @_builtins.property
     def subject(self) -> _subject_pb2.Subject:
         """Covers only calls whose path holds these ids; an empty id matches every
@@ -279,7 +294,8 @@ class Limit(_message.Message):
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Covers only calls whose dimensions hold all of these values, for example
-        `{"model": "large"}`. Empty covers every call. At most 8.
+        `{"model": "large"}`. A value that ends with `*` matches whatever starts with
+        the rest, as `gpt-4*`. Empty covers every call. At most 8.
         """
 
     @_builtins.property
@@ -305,6 +321,12 @@ class Limit(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the limit was last put. Set by the service."""
 
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The limit applies until this instant, by the clock by which calls are decided,
+        and no longer. Absent means for ever.
+        """
+
     def __init__(
         self,
         *,
@@ -317,12 +339,15 @@ class Limit(_message.Message):
         capacity: _builtins.int = ...,
         calendar: Global___CalendarWindow | None = ...,
         rolling: Global___RollingRate | None = ...,
+        filter: _builtins.str = ...,
+        overrides: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "create_time", b"create_time", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "create_time", b"create_time", "expire_time", b"expire_time", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "capacity", b"capacity", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "level", b"level", "limit_id", b"limit_id", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "capacity", b"capacity", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "limit_id", b"limit_id", "overrides", b"overrides", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar", "rolling"]  # noqa: Y015
     _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
