@@ -1,7 +1,6 @@
 """`tollkeeper limits`: put limits, from options or a file, and look at them."""
 
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Annotated
 
 import grpc
@@ -9,6 +8,7 @@ import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
+from cli import limit_options as options
 from cli.contract_files import parse_duration
 from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
@@ -31,58 +31,30 @@ from tollkeeper.errors import parse_rpc_error
 
 app = typer.Typer(no_args_is_help=True, help="Put limits, and look at them.")
 
-_LEVELS = ("customer", "project", "user", "key", "run")
-_PERIODS = ("hour", "day", "week", "month", "year")
 _LIMITS_PER_PAGE = 1000
 
 
 @app.command()
 def put(
-    limit_id: Annotated[
-        str, typer.Argument(help="The limit; leave it out with --file.", show_default=False)
-    ] = "",
+    limit_id: options.LimitId = "",
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="Put every limit of a YAML or JSON file.")
-    ] = None,
-    level: Annotated[
-        str, typer.Option(help=f"Where it counts: {', '.join(_LEVELS)}.")
-    ] = "customer",
-    unit: Annotated[
-        list[str] | None, typer.Option(help="What counts, as input_tokens; several add up.")
-    ] = None,
-    capacity: Annotated[
-        str, typer.Option(help="How much each window admits, in units, as 1000000 or 12.50.")
-    ] = "",
-    per: Annotated[
-        str, typer.Option(help=f"Start afresh each {', '.join(_PERIODS)} of the calendar.")
-    ] = "",
-    time_zone: Annotated[str, typer.Option(help="Whose calendar; by default UTC.")] = "",
-    rolling: Annotated[
-        str, typer.Option(help="Refill continuously within this time, as 60s, 15m or 1h.")
-    ] = "",
-    burst: Annotated[
-        str, typer.Option(help="The most at once with --rolling; by default the capacity.")
-    ] = "",
-    customer: Annotated[str, typer.Option(help="Only this customer.")] = "",
-    project: Annotated[str, typer.Option(help="Only this project.")] = "",
-    user: Annotated[str, typer.Option(help="Only this user.")] = "",
-    key: Annotated[str, typer.Option(help="Only this API key.")] = "",
-    dimension: Annotated[
-        list[str] | None,
-        typer.Option(help="Only such calls, as model=large or model=gpt-4*; repeatable."),
-    ] = None,
-    only_if: Annotated[
-        str, typer.Option("--filter", help="Only calls of which this expression of CEL is true.")
-    ] = "",
-    overrides: Annotated[
-        str, typer.Option(help="The limit in whose stead this one applies to what it covers.")
-    ] = "",
-    until: Annotated[
-        str,
-        typer.Option(help="When it ends, as 2026-12-31 or 2026-12-31T12:00Z; by default never."),
-    ] = "",
-    name: Annotated[str, typer.Option(help="What people read in refusals.")] = "",
+    file: options.LimitsFile = None,
+    level: options.Level = "customer",
+    unit: options.Unit = None,
+    capacity: options.Capacity = "",
+    per: options.Per = "",
+    time_zone: options.TimeZone = "",
+    rolling: options.Rolling = "",
+    burst: options.Burst = "",
+    customer: options.Customer = "",
+    project: options.Project = "",
+    user: options.User = "",
+    key: options.Key = "",
+    dimension: options.Dimension = None,
+    only_if: options.OnlyIf = "",
+    overrides: options.Overrides = "",
+    until: options.Until = "",
+    name: options.Name = "",
     data_dir: DataDir = DEFAULT,
     address: Addresses = None,
     as_json: AsJson = False,
@@ -98,7 +70,7 @@ def put(
         limit = Limit(
             limit_id=limit_id,
             display_name=name,
-            level=Level.Value(f"LEVEL_{_one_of('--level', level, _LEVELS).upper()}"),
+            level=Level.Value(f"LEVEL_{_one_of('--level', level, options.LEVELS).upper()}"),
             subject=Subject(customer_id=customer, project_id=project, user_id=user, key_id=key),
             dimensions=dict(map(_parse_dimension, dimension or ())),
             units=units,
@@ -189,7 +161,9 @@ def _set_window(limit: Limit, per: str, time_zone: str, rolling: str, burst: str
     if per:
         if burst:
             raise CommandError("--burst belongs to --rolling")
-        period = CalendarPeriod.Value(f"CALENDAR_PERIOD_{_one_of('--per', per, _PERIODS).upper()}")
+        period = CalendarPeriod.Value(
+            f"CALENDAR_PERIOD_{_one_of('--per', per, options.PERIODS).upper()}"
+        )
         limit.calendar.CopyFrom(CalendarWindow(period=period, time_zone=time_zone))
         return
     if time_zone:

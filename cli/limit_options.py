@@ -1,0 +1,50 @@
+"""What `tollkeeper limits put` can be told about a limit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LEVELS = ("customer", "project", "user", "key", "run")
+PERIODS = ("hour", "day", "week", "month", "year")
+
+LimitId = Annotated[
+    str, typer.Argument(help="The limit; leave it out with --file.", show_default=False)
+]
+LimitsFile = Annotated[
+    Path | None, typer.Option("--file", help="Put every limit of a YAML or JSON file.")
+]
+Level = Annotated[str, typer.Option(help=f"Where it counts: {', '.join(LEVELS)}.")]
+Unit = Annotated[
+    list[str] | None, typer.Option(help="What counts, as input_tokens; several add up.")
+]
+Capacity = Annotated[
+    str, typer.Option(help="How much each window admits, in units, as 1000000 or 12.50.")
+]
+Per = Annotated[str, typer.Option(help=f"Start afresh each {', '.join(PERIODS)} of the calendar.")]
+TimeZone = Annotated[str, typer.Option(help="Whose calendar; by default UTC.")]
+Rolling = Annotated[
+    str, typer.Option(help="Refill continuously within this time, as 60s, 15m or 1h.")
+]
+Burst = Annotated[
+    str, typer.Option(help="The most at once with --rolling; by default the capacity.")
+]
+Customer = Annotated[str, typer.Option(help="Only this customer.")]
+Project = Annotated[str, typer.Option(help="Only this project.")]
+User = Annotated[str, typer.Option(help="Only this user.")]
+Key = Annotated[str, typer.Option(help="Only this API key.")]
+Dimension = Annotated[
+    list[str] | None,
+    typer.Option(help="Only such calls, as model=large or model=gpt-4*; repeatable."),
+]
+OnlyIf = Annotated[
+    str, typer.Option("--filter", help="Only calls of which this expression of CEL is true.")
+]
+Overrides = Annotated[
+    str, typer.Option(help="The limit in whose stead this one applies to what it covers.")
+]
+Until = Annotated[
+    str,
+    typer.Option(help="When it ends, as 2026-12-31 or 2026-12-31T12:00Z; by default never."),
+]
+Name = Annotated[str, typer.Option(help="What people read in refusals.")]
