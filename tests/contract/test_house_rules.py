@@ -24,6 +24,7 @@ SHELL_MODULES = frozenset(
     {"__init__", "__main__", "service", "runner", "convert", "usecases", "store", "counters"}
     | {"clients", "tables", "batcher", "catalogue", "redis_link", "sessions", "streams"}
     | {"cluster_link", "expiry_index", "recovery", "standby", "sweeper"}
+    | {"alerts", "estimators", "rate_cards"}
     | {"closing", "drafting", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")
