@@ -1,7 +1,8 @@
 """`python -m bench [NAME] [--json]`: measures what the design promises, beside the raw limits.
 
 Every module beside this one with a function `run(arguments) -> dict` is a measurement; without a
-name all of them run. Refuses to compare with figures of another machine.
+name all of them run. With `--table` a measurement that has a function `table(figures)` is written
+as one for a README. Refuses to compare with figures of another machine.
 """
 
 import json
@@ -16,8 +17,8 @@ _INDENT = "  "
 
 def main(arguments: Sequence[str]) -> int:
     """Run measurements and print their figures."""
-    as_json = "--json" in arguments
-    rest = [argument for argument in arguments if argument != "--json"]
+    as_json, as_table = "--json" in arguments, "--table" in arguments
+    rest = [argument for argument in arguments if argument not in ("--json", "--table")]
     if rest and rest[0] not in NAMES and not rest[0].startswith("-"):
         print(
             f"bench: there is no measurement {rest[0]!r}, but {', '.join(NAMES)}", file=sys.stderr
@@ -25,7 +26,12 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     names = rest[:1] if rest and rest[0] in NAMES else NAMES
     figures = {name: import_module(f"bench.{name}").run(rest[1:]) for name in names}
-    if as_json:
+    if as_table:
+        for name in names:
+            table = getattr(import_module(f"bench.{name}"), "table", None)
+            if table is not None:
+                print(table(figures[name]))
+    elif as_json:
         print(json.dumps(figures if len(names) > 1 else figures[names[0]], indent=2))
     else:
         _print(figures, "")

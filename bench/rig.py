@@ -43,6 +43,7 @@ class Rig:
     redis_url: str
     address: str
     process_id: int
+    redis_process_id: int
     keys: SigningKeys
 
     def metadata(self, tenant: str, *scopes: str) -> tuple[tuple[str, str], ...]:
@@ -94,7 +95,7 @@ def running(service: str, variables: Mapping[str, str] = _NONE) -> Iterator[Rig]
             **variables,
         }
         process = stack.enter_context(_serving(service, address, environment))
-        yield Rig(database_url, redis_url, address, process.pid, keys)
+        yield Rig(database_url, redis_url, address, process.pid, redis.process_id, keys)
 
 
 @contextmanager

@@ -77,6 +77,12 @@ class EmbeddedRedis:
                 return url
         raise CommandError(f"Redis found no free port; see {self.log}")
 
+    @property
+    def process_id(self) -> int:
+        """The process of the server, which must have been started."""
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
     def how_it_ended(self) -> str | None:
         """Say how the server ended; None while it runs."""
         return how_it_ended(self._process)
