@@ -5,12 +5,19 @@ Messages name the variable, the host and the port, never a user or a password.
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import asyncpg
 import redis
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException
 
 from cli.errors import CommandError
+from kit.errors import CannotStart
+from kit.redis_pool import cluster_nodes, is_cluster, node_url
 
 _POSTGRES_FLOOR = 15
 _REDIS_FLOOR = (6, 2)
@@ -45,22 +52,55 @@ async def _postgres_version(url: str) -> int:
 
 
 def check_redis(url: str) -> None:
-    """Connect once.
+    """Connect once; to each node that is named, where it is a cluster.
 
     Raises:
         CommandError: The URL is malformed, nothing answers, the login is refused, or the server is
             older than Redis 6.2.
     """
-    place = _place(url, "REDIS_URL", ("redis", "rediss", "unix"), 6379)
     try:
-        with redis.Redis.from_url(
-            url, socket_connect_timeout=_WAIT_S, socket_timeout=_WAIT_S
-        ) as client:
-            version = str(client.info("server")["redis_version"])
-    except (redis.RedisError, OSError, ValueError) as error:
-        raise CommandError(f"cannot use Redis at {place}: {_reason(error)}") from None
-    if tuple(int(part) for part in version.split(".")[:2]) < _REDIS_FLOOR:
-        raise CommandError(f"Redis at {place} is version {version}; 6.2 or newer is needed")
+        nodes = [node_url(url, *node) for node in cluster_nodes(url)] if is_cluster(url) else [url]
+    except CannotStart:
+        raise CommandError("REDIS_URL is not a URL") from None
+    for node in nodes:
+        place = _place(node, "REDIS_URL", ("redis", "rediss", "unix"), 6379)
+        try:
+            with redis.Redis.from_url(
+                node, socket_connect_timeout=_WAIT_S, socket_timeout=_WAIT_S
+            ) as client:
+                version = str(client.info("server")["redis_version"])
+        except (redis.RedisError, OSError, ValueError) as error:
+            raise CommandError(f"cannot use Redis at {place}: {_reason(error)}") from None
+        if tuple(int(part) for part in version.split(".")[:2]) < _REDIS_FLOOR:
+            raise CommandError(f"Redis at {place} is version {version}; 6.2 or newer is needed")
+
+
+@contextmanager
+def open_redis(url: str, *, timeout_s: float) -> Iterator[redis.Redis]:
+    """Open a client of Redis or of a cluster; raise redis-py's error when it does not answer."""
+    if not is_cluster(url):
+        with redis.Redis.from_url(url, socket_timeout=timeout_s) as client:
+            yield client
+        return
+    parts = urlsplit(url)
+    try:
+        cluster = RedisCluster(
+            startup_nodes=[_cluster_node(*node) for node in cluster_nodes(url)],
+            username=parts.username,
+            password=parts.password,
+            socket_timeout=timeout_s,
+            ssl=parts.scheme.startswith("rediss"),
+        )
+    except RedisClusterException as error:
+        raise redis.ConnectionError(str(error)) from error
+    with cluster:
+        # The two clients take the same commands, and share no type.
+        yield cast("redis.Redis", cluster)
+
+
+def _cluster_node(host: str, port: int) -> ClusterNode:
+    # redis-py gives this class no types.
+    return cast("ClusterNode", cast("Any", ClusterNode)(host, port))
 
 
 def _place(url: str, variable: str, schemes: tuple[str, ...], port: int) -> str:

@@ -17,6 +17,7 @@ import redis
 from pydantic import TypeAdapter
 
 from cli.errors import CommandError
+from cli.given_servers import open_redis
 from cli.private_file import write_private
 from cli.scopes import all_scopes
 from kit.clock import Clock, SystemClock
@@ -186,7 +187,7 @@ def tell_services(redis_url: str, keys: Sequence[ApiKey]) -> None:
     """Let every service know which keys are revoked; harmless when they know."""
     if not keys:
         return
-    with redis.Redis.from_url(redis_url, socket_timeout=_REDIS_WAIT_S) as client:
+    with open_redis(redis_url, timeout_s=_REDIS_WAIT_S) as client:
         client.zadd(
             REVOKED_KEYS, {key.key_id: int(key.expire_time.timestamp()) + 1 for key in keys}
         )

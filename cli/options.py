@@ -31,6 +31,6 @@ GivenRedis = Annotated[
         "--redis-url",
         envvar="REDIS_URL",
         show_envvar=True,
-        help="A Redis 6.2 or newer to use instead of an embedded one.",
+        help="A Redis 6.2 or newer, or a cluster, to use instead of an embedded one.",
     ),
 ]

@@ -49,6 +49,7 @@ class EmbeddedRedis:
         home: The folder of its configuration and data.
         log: Receives what the server prints.
         durable: Append every write to a file, synced each second. Off only for tests.
+        more_settings: Lines added to its configuration. Only for tests.
     """
 
     name: ClassVar[str] = "Redis"
@@ -56,7 +57,8 @@ class EmbeddedRedis:
     home: Path
     log: Path
     durable: bool = True
-    _password: str = field(init=False, default_factory=lambda: secrets.token_urlsafe(32))
+    more_settings: tuple[str, ...] = ()
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
     _port: int | None = field(init=False, default=None)
 
@@ -71,7 +73,7 @@ class EmbeddedRedis:
         program = find_program()
         for _ in range(_PORT_CHOICES):
             port = self._port or loopback.choose_ports(1)[0]
-            url = f"redis://:{self._password}@{loopback.HOST}:{port}/0"
+            url = f"redis://:{self.password}@{loopback.HOST}:{port}/0"
             if self._listen(program, port, url):
                 self._port = port
                 return url
@@ -133,13 +135,14 @@ class EmbeddedRedis:
                 f"bind {loopback.HOST}",
                 f"port {port}",
                 "protected-mode yes",
-                f"requirepass {self._password}",
+                f"requirepass {self.password}",
                 f'dir "{folder}"',
                 f"appendonly {'yes' if self.durable else 'no'}",
                 "appendfsync everysec",
                 'save ""',
                 "maxmemory-policy noeviction",
                 "daemonize no",
+                *self.more_settings,
                 "",
             ]
         )

@@ -5,15 +5,17 @@ import sys
 from kit.clock import Clock
 from kit.entrypoint import run
 from kit.hosting import Foundation
+from kit.redis_pool import is_cluster
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
+from services.quota.cluster_link import ClusterLink
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
 from services.quota.expiry_index import ExpiryIndex
-from services.quota.redis_link import RedisLink
+from services.quota.redis_link import Link, RedisLink
 from services.quota.service import QuotaService
 from services.quota.sweeper import Sweeper
 from services.quota.usecases import Gate, LimitUseCases
@@ -24,7 +26,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     """Put the service together."""
     foundation = Foundation(settings, clock)
     catalogue = LimitCatalogue(foundation.database, foundation.redis)
-    link = RedisLink(settings.redis_url, timeout_s=settings.quota_decision_timeout_s)
+    link = _link(settings)
     index = ExpiryIndex(link)
     counters = Counters(link, index)
     batcher = Batcher(counters, catalogue.cover)
@@ -36,6 +38,11 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     envoy = facade(foundation, settings, load_envoy_settings())
     sweeper = Sweeper(link, index, counters)
     return foundation.host(catalogue, counters, batcher, sweeper, *envoy)
+
+
+def _link(settings: ServiceSettings) -> Link:
+    kind = ClusterLink if is_cluster(settings.redis_url) else RedisLink
+    return kind(settings.redis_url, timeout_s=settings.quota_decision_timeout_s)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ class RedisLink:
         except ValueError:
             # The text of the fault may hold a piece of the URL, and so of the password.
             raise CannotStart("the URL of Redis cannot be read: see its port and options") from None
-        self.name = f"{self._options.get('host')}:{self._options.get('port', _PORT)}"
+        self.host = str(self._options.get("host", "localhost"))
+        self.name = f"{self.host}:{self._options.get('port', _PORT)}"
         self._timeout_s = timeout_s
         self._overdue_s = overdue_s
         self._stream: _Stream | None = None

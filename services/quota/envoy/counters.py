@@ -137,7 +137,10 @@ class Counters:
         async with self._client.pipeline(transaction=False) as pipeline:
             for call in calls:
                 argument = msgpack.packb(self._stops) + msgpack.packb(call.requests)
-                pipeline.evalsha(self._script.sha, len(call.keys), *call.keys, argument)
+                # In a cluster too, where redis-py has no `evalsha` of several nodes.
+                pipeline.execute_command(
+                    "EVALSHA", self._script.sha, len(call.keys), *call.keys, argument
+                )
             return await pipeline.execute(raise_on_error=False)
 
 

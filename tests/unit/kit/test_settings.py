@@ -84,7 +84,7 @@ def test_settings_never_show_a_password() -> None:
         pytest.param(
             "REDIS_URL",
             "http://hunter2",
-            "must start with redis://, rediss:// or unix://",
+            "must start with redis://, rediss://, unix://, redis+cluster:// or rediss+cluster://",
             id="not Redis",
         ),
         pytest.param(
