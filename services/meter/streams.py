@@ -48,6 +48,7 @@ class EventStream:
         try:
             while (answer := await self._answers.get()) is not None:
                 response = await answer
+                self._under_way.discard(answer)
                 yield response
                 self._events_under_way -= len(response.outcomes)
                 self._has_room.set()
@@ -74,7 +75,6 @@ class EventStream:
                 self._events_under_way += count
                 answer = asyncio.create_task(self._store(request.batch_id, events))
                 self._under_way.add(answer)
-                answer.add_done_callback(self._under_way.discard)
                 self._answers.put_nowait(answer)
         finally:
             self._answers.put_nowait(None)
