@@ -8,6 +8,8 @@ from kit.hosting import Foundation
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
 from services.meter.service import MeterService
+from services.meter.sources.listeners import add_sources
+from services.meter.sources.settings import load_source_settings
 from services.meter.store.rollups import Rollups
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
@@ -25,7 +27,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     descriptor = meter_service_pb2.DESCRIPTOR.services_by_name["MeterService"]
     foundation.server.add(servicer, descriptor)
     foundation.server.before_stop(servicer.drain)
-    return foundation.host(ingestion)
+    sources = add_sources(foundation, settings, load_source_settings(), ingestion, clock)
+    return foundation.host(ingestion, *sources)
 
 
 def main() -> int:
