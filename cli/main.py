@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.commands import invoices, keys, limits, plans, quota, tax
+from cli.commands import costs, invoices, keys, limits, plans, quota, tax
 from cli.commands.demo import demo
 from cli.commands.migrate import migrate
 from cli.commands.replay import replay
@@ -30,6 +30,7 @@ app.command()(migrate)
 app.command()(replay)
 app.command()(usage)
 app.add_typer(plans.app, name="plans")
+app.add_typer(costs.app, name="costs")
 app.add_typer(limits.app, name="limits")
 app.add_typer(invoices.app, name="invoices")
 app.add_typer(tax.app, name="tax")

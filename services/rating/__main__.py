@@ -9,6 +9,7 @@ from kit.rpc.channel import open_channel
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
 from services.rating.clients import MeterClient
+from services.rating.cost_usecases import ProviderCostUseCases
 from services.rating.service import RatingService
 from services.rating.usecases import RatingUseCases
 from tollkeeper.api.rating.v1 import rating_service_pb2
@@ -21,7 +22,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     meters = MeterClient(channel, foundation.identity())
     usecases = RatingUseCases(foundation.database, meters)
     foundation.server.add(
-        RatingService(usecases, clock),
+        RatingService(usecases, ProviderCostUseCases(foundation.database), clock),
         rating_service_pb2.DESCRIPTOR.services_by_name["RatingService"],
     )
     return foundation.host(channels=[channel])

@@ -19,6 +19,16 @@ from services.rating.convert.answers import (
     render_explanation,
     render_rate_card,
 )
+from services.rating.convert.costs import (
+    parse_explain_event_cost,
+    parse_get_provider_cost,
+    parse_list_provider_costs,
+    parse_put_provider_costs,
+    render_event_cost,
+    render_provider_cost,
+    render_provider_costs,
+    render_put_provider_costs,
+)
 from services.rating.convert.plans import (
     parse_archive_plan,
     parse_get_plan,
@@ -29,6 +39,7 @@ from services.rating.convert.plans import (
     render_put_plan,
 )
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
+from services.rating.cost_usecases import ProviderCostUseCases
 from services.rating.explaining import find_line
 from services.rating.model import Rating
 from services.rating.usecases import RatingUseCases
@@ -41,8 +52,9 @@ _DOMAIN = "tollkeeper.rating"
 class RatingService(RatingServiceServicer):
     """Serves `tollkeeper.api.rating.v1.RatingService`."""
 
-    def __init__(self, usecases: RatingUseCases, clock: Clock) -> None:
+    def __init__(self, usecases: RatingUseCases, costs: ProviderCostUseCases, clock: Clock) -> None:
         self._usecases = usecases
+        self._costs = costs
         self._clock = clock
 
     async def PutPlan(
@@ -143,6 +155,61 @@ class RatingService(RatingServiceServicer):
         wanted = parse_get_rate_card(request, self._clock.now())
         return render_rate_card(
             *await self._usecases.get_rate_card(caller(context).tenant, *wanted)
+        )
+
+    async def PutProviderCosts(
+        self,
+        request: messages.PutProviderCostsRequest,
+        context: grpc.aio.ServicerContext[
+            messages.PutProviderCostsRequest, messages.PutProviderCostsResponse
+        ],
+    ) -> messages.PutProviderCostsResponse:
+        costs = parse_put_provider_costs(request)
+        once = Once(
+            request.request_id,
+            "PutProviderCosts",
+            fingerprint(request),
+            messages.PutProviderCostsResponse,
+            render_put_provider_costs,
+            self._clock.now(),
+        )
+        return await self._costs.put_provider_costs(caller(context).tenant, costs, once)
+
+    async def GetProviderCost(
+        self,
+        request: messages.GetProviderCostRequest,
+        context: grpc.aio.ServicerContext[
+            messages.GetProviderCostRequest, messages.GetProviderCostResponse
+        ],
+    ) -> messages.GetProviderCostResponse:
+        wanted = parse_get_provider_cost(request, self._clock.now())
+        stored = await self._costs.get_provider_cost(caller(context).tenant, *wanted)
+        return messages.GetProviderCostResponse(cost=render_provider_cost(stored))
+
+    async def ListProviderCosts(
+        self,
+        request: messages.ListProviderCostsRequest,
+        context: grpc.aio.ServicerContext[
+            messages.ListProviderCostsRequest, messages.ListProviderCostsResponse
+        ],
+    ) -> messages.ListProviderCostsResponse:
+        provider, model = parse_list_provider_costs(request)
+        size = page_size(request.page_size)
+        page = await self._costs.list_provider_costs(
+            caller(context).tenant, provider, model, size, request.page_token
+        )
+        return render_provider_costs(page)
+
+    async def ExplainEventCost(
+        self,
+        request: messages.ExplainEventCostRequest,
+        context: grpc.aio.ServicerContext[
+            messages.ExplainEventCostRequest, messages.ExplainEventCostResponse
+        ],
+    ) -> messages.ExplainEventCostResponse:
+        event = parse_explain_event_cost(request, self._clock.now())
+        return render_event_cost(
+            *await self._costs.explain_event_cost(caller(context).tenant, *event)
         )
 
     async def BatchRate(

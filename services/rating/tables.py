@@ -29,3 +29,18 @@ plan_archives = Table(
     Column("plan_id", Text, primary_key=True),
     Column("archive_time", DateTime(timezone=True), nullable=False),
 )
+
+provider_costs = Table(
+    "provider_costs",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("currency", Text, nullable=False),
+    Column("effective_time", DateTime(timezone=True)),
+    Column("context_quantity", Text, nullable=False),
+    Column("rates", JSONB, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)

@@ -25,6 +25,7 @@ SHELL_MODULES = frozenset(
     | {"clients", "tables", "batcher", "catalogue", "redis_link", "sessions", "streams"}
     | {"cluster_link", "expiry_index", "recovery", "standby", "sweeper"}
     | {"alerts", "estimators", "rate_cards"}
+    | {"cost_store", "cost_usecases", "margin_usecases", "simulating", "usage_streams"}
     | {"closing", "drafting", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")

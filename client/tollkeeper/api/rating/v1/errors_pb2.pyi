@@ -72,6 +72,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The plan is archived and takes no new version.
     Metadata: `{"plan_id": "…"}`.
     """
+    ERROR_REASON_PROVIDER_COST_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """It is not known what the provider charges for the model at that time.
+    Metadata: `{"provider": "…", "model": "…", "time": "2026-01-01T00:00:00Z"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -138,6 +142,10 @@ Metadata: `{"kind": "USAGE", "price_id": "tokens"}`.
 ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 15
 """The plan is archived and takes no new version.
 Metadata: `{"plan_id": "…"}`.
+"""
+ERROR_REASON_PROVIDER_COST_NOT_FOUND: ErrorReason.ValueType  # 40
+"""It is not known what the provider charges for the model at that time.
+Metadata: `{"provider": "…", "model": "…", "time": "2026-01-01T00:00:00Z"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

@@ -13,6 +13,7 @@ from google.type import decimal_pb2 as _decimal_pb2
 from google.type import interval_pb2 as _interval_pb2
 from google.type import money_pb2 as _money_pb2
 from tollkeeper.api.rating.v1 import plan_pb2 as _plan_pb2
+from tollkeeper.api.rating.v1 import provider_cost_pb2 as _provider_cost_pb2
 from tollkeeper.api.rating.v1 import rating_pb2 as _rating_pb2
 import builtins as _builtins
 import sys
@@ -1000,3 +1001,281 @@ class RateCardEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RateCardEntry: _TypeAlias = RateCardEntry  # noqa: Y015
+
+@_typing.final
+class PutProviderCostsRequest(_message.Message):
+    """Puts what providers charge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[_provider_cost_pb2.ProviderCost]:
+        """What they charge, 1 to 1,000, each with another provider, model or effective
+        time; revisions and create times must be absent.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        costs: _abc.Iterable[_provider_cost_pb2.ProviderCost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutProviderCostsRequest: _TypeAlias = PutProviderCostsRequest  # noqa: Y015
+
+@_typing.final
+class PutProviderCostsResponse(_message.Message):
+    """What providers charge was put."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    created_count: _builtins.int
+    """How many are new, or a new revision."""
+    unchanged_count: _builtins.int
+    """How many were there already and say the same."""
+    def __init__(
+        self,
+        *,
+        created_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_count", b"created_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutProviderCostsResponse: _TypeAlias = PutProviderCostsResponse  # noqa: Y015
+
+@_typing.final
+class GetProviderCostRequest(_message.Message):
+    """Asks what a provider charges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider. Empty finds the model of whichever provider has it, if only
+    one does.
+    """
+    model: _builtins.str
+    """The model. Required."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When. Absent means now."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "provider", b"provider", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProviderCostRequest: _TypeAlias = GetProviderCostRequest  # noqa: Y015
+
+@_typing.final
+class GetProviderCostResponse(_message.Message):
+    """What a provider charges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cost(self) -> _provider_cost_pb2.ProviderCost:
+        """The rates that count at the time."""
+
+    def __init__(
+        self,
+        *,
+        cost: _provider_cost_pb2.ProviderCost | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProviderCostResponse: _TypeAlias = GetProviderCostResponse  # noqa: Y015
+
+@_typing.final
+class ListProviderCostsRequest(_message.Message):
+    """Asks what providers charge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many, up to 1,000. Zero means 50."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    provider: _builtins.str
+    """Lists this provider only. Empty lists all."""
+    model: _builtins.str
+    """Lists this model only. Empty lists all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProviderCostsRequest: _TypeAlias = ListProviderCostsRequest  # noqa: Y015
+
+@_typing.final
+class ListProviderCostsResponse(_message.Message):
+    """A page of what providers charge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COSTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[_provider_cost_pb2.ProviderCost]:
+        """Every revision, ordered by provider, model and revision."""
+
+    def __init__(
+        self,
+        *,
+        costs: _abc.Iterable[_provider_cost_pb2.ProviderCost] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProviderCostsResponse: _TypeAlias = ListProviderCostsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainEventCostRequest(_message.Message):
+    """Asks what an event cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class QuantitiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider, as of `GetProviderCostRequest`."""
+    model: _builtins.str
+    """The model. Required."""
+    service_tier: _builtins.str
+    """The service tier. Empty is the standard tier."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened. Absent means now."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The quantities of the event, 1 to 16, as of
+        `tollkeeper.api.meter.v1.UsageEvent`.
+        """
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        quantities: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "provider", b"provider", "quantities", b"quantities", "service_tier", b"service_tier", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainEventCostRequest: _TypeAlias = ExplainEventCostRequest  # noqa: Y015
+
+@_typing.final
+class ExplainEventCostResponse(_message.Message):
+    """What an event cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cost(self) -> _provider_cost_pb2.ProviderCost:
+        """The rates that counted."""
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """What the event cost, exact, in the currency of the rates."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_provider_cost_pb2.CostStep]:
+        """What each quantity contributes; quantities without a rate have none."""
+
+    def __init__(
+        self,
+        *,
+        cost: _provider_cost_pb2.ProviderCost | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+        steps: _abc.Iterable[_provider_cost_pb2.CostStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "cost", b"cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "cost", b"cost", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainEventCostResponse: _TypeAlias = ExplainEventCostResponse  # noqa: Y015

@@ -80,6 +80,26 @@ class RatingServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateResponse.FromString,
                 _registered_method=True)
+        self.PutProviderCosts = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/PutProviderCosts',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsResponse.FromString,
+                _registered_method=True)
+        self.GetProviderCost = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/GetProviderCost',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetProviderCostRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetProviderCostResponse.FromString,
+                _registered_method=True)
+        self.ListProviderCosts = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/ListProviderCosts',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListProviderCostsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListProviderCostsResponse.FromString,
+                _registered_method=True)
+        self.ExplainEventCost = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/ExplainEventCost',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostResponse.FromString,
+                _registered_method=True)
 
 
 class RatingServiceServicer:
@@ -154,6 +174,35 @@ class RatingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutProviderCosts(self, request, context):
+        """Stores what providers charge. What is there already for the same provider,
+        model and time stays when it says the same, and else gets a new revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProviderCost(self, request, context):
+        """Returns what a provider charges for a model at some time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProviderCosts(self, request, context):
+        """Lists what providers charge, ordered by provider, model and revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainEventCost(self, request, context):
+        """Tells what one event cost, and by which rates. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RatingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -201,6 +250,26 @@ def add_RatingServiceServicer_to_server(servicer, server):
                     servicer.BatchRate,
                     request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateResponse.SerializeToString,
+            ),
+            'PutProviderCosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutProviderCosts,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsResponse.SerializeToString,
+            ),
+            'GetProviderCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProviderCost,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetProviderCostRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetProviderCostResponse.SerializeToString,
+            ),
+            'ListProviderCosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviderCosts,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListProviderCostsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListProviderCostsResponse.SerializeToString,
+            ),
+            'ExplainEventCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainEventCost,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -447,6 +516,114 @@ class RatingService:
             '/tollkeeper.api.rating.v1.RatingService/BatchRate',
             tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateRequest.SerializeToString,
             tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutProviderCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/PutProviderCosts',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProviderCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/GetProviderCost',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetProviderCostRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetProviderCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviderCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/ListProviderCosts',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListProviderCostsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListProviderCostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainEventCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/ExplainEventCost',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,16 @@ class RatingServiceStub:
     """
     BatchRate: _grpc.UnaryStreamMultiCallable[_rating_service_pb2.BatchRateRequest, _rating_service_pb2.BatchRateResponse]
     """Rates many periods; an answer for each, in order, as it is ready."""
+    PutProviderCosts: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.PutProviderCostsRequest, _rating_service_pb2.PutProviderCostsResponse]
+    """Stores what providers charge. What is there already for the same provider,
+    model and time stays when it says the same, and else gets a new revision.
+    """
+    GetProviderCost: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.GetProviderCostRequest, _rating_service_pb2.GetProviderCostResponse]
+    """Returns what a provider charges for a model at some time."""
+    ListProviderCosts: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ListProviderCostsRequest, _rating_service_pb2.ListProviderCostsResponse]
+    """Lists what providers charge, ordered by provider, model and revision."""
+    ExplainEventCost: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ExplainEventCostRequest, _rating_service_pb2.ExplainEventCostResponse]
+    """Tells what one event cost, and by which rates. Changes nothing."""
 
 @_typing.type_check_only
 class RatingServiceAsyncStub(RatingServiceStub):
@@ -95,6 +105,16 @@ class RatingServiceAsyncStub(RatingServiceStub):
     """
     BatchRate: _aio.UnaryStreamMultiCallable[_rating_service_pb2.BatchRateRequest, _rating_service_pb2.BatchRateResponse]  # type: ignore[assignment]
     """Rates many periods; an answer for each, in order, as it is ready."""
+    PutProviderCosts: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.PutProviderCostsRequest, _rating_service_pb2.PutProviderCostsResponse]  # type: ignore[assignment]
+    """Stores what providers charge. What is there already for the same provider,
+    model and time stays when it says the same, and else gets a new revision.
+    """
+    GetProviderCost: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.GetProviderCostRequest, _rating_service_pb2.GetProviderCostResponse]  # type: ignore[assignment]
+    """Returns what a provider charges for a model at some time."""
+    ListProviderCosts: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ListProviderCostsRequest, _rating_service_pb2.ListProviderCostsResponse]  # type: ignore[assignment]
+    """Lists what providers charge, ordered by provider, model and revision."""
+    ExplainEventCost: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ExplainEventCostRequest, _rating_service_pb2.ExplainEventCostResponse]  # type: ignore[assignment]
+    """Tells what one event cost, and by which rates. Changes nothing."""
 
 class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Holds plans as immutable versions, and rates periods by them."""
@@ -180,5 +200,39 @@ class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rating_service_pb2.BatchRateResponse], _abc.AsyncIterator[_rating_service_pb2.BatchRateResponse]]:
         """Rates many periods; an answer for each, in order, as it is ready."""
+
+    @_abc_1.abstractmethod
+    def PutProviderCosts(
+        self,
+        request: _rating_service_pb2.PutProviderCostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.PutProviderCostsResponse, _abc.Awaitable[_rating_service_pb2.PutProviderCostsResponse]]:
+        """Stores what providers charge. What is there already for the same provider,
+        model and time stays when it says the same, and else gets a new revision.
+        """
+
+    @_abc_1.abstractmethod
+    def GetProviderCost(
+        self,
+        request: _rating_service_pb2.GetProviderCostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.GetProviderCostResponse, _abc.Awaitable[_rating_service_pb2.GetProviderCostResponse]]:
+        """Returns what a provider charges for a model at some time."""
+
+    @_abc_1.abstractmethod
+    def ListProviderCosts(
+        self,
+        request: _rating_service_pb2.ListProviderCostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.ListProviderCostsResponse, _abc.Awaitable[_rating_service_pb2.ListProviderCostsResponse]]:
+        """Lists what providers charge, ordered by provider, model and revision."""
+
+    @_abc_1.abstractmethod
+    def ExplainEventCost(
+        self,
+        request: _rating_service_pb2.ExplainEventCostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.ExplainEventCostResponse, _abc.Awaitable[_rating_service_pb2.ExplainEventCostResponse]]:
+        """Tells what one event cost, and by which rates. Changes nothing."""
 
 def add_RatingServiceServicer_to_server(servicer: RatingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
