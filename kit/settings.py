@@ -105,9 +105,9 @@ class ServiceSettings(BaseSettings):
     redis_timeout_s: float = Field(2.0, gt=0, validation_alias="TOLLKEEPER_REDIS_TIMEOUT_S")
     """How long one Redis command may take."""
     quota_decision_timeout_s: float = Field(
-        0.25, gt=0, validation_alias="TOLLKEEPER_QUOTA_DECISION_TIMEOUT_S"
+        0.02, gt=0, validation_alias="TOLLKEEPER_QUOTA_DECISION_TIMEOUT_S"
     )
-    """How long a decision of the quota service may wait for Redis."""
+    """How long a decision of the quota service may wait for Redis while no answer comes at all."""
 
     keys_file: Path = Field(validation_alias="TOLLKEEPER_KEYS_FILE")
     """A JWKS of the public keys whose tokens are accepted."""

@@ -3,7 +3,8 @@
 redis-py gives a connection to one caller at a time and spends more on a call than Redis does. Here
 what is asked is written at once, and replies are handed out in the order in which they come, which
 is the order of the commands. Refuses to repeat anything: when the connection breaks, whoever waits
-is told, and the next one who asks opens it anew.
+is told, and the next one who asks opens it anew. While a circuit breaker is open, who asks is told
+at once.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from kit.errors import CannotStart
+from services.quota.breaker import CLOSED
 
 Reply = Any
 """Whatever a command answers: bytes, a number, nothing, a list of these, or its `ReplyError`."""
@@ -24,6 +26,7 @@ ReplyError = hiredis.ReplyError
 
 _PORT = 6379
 _LOOKS_PER_TIMEOUT = 4
+_READING_S = 0.001
 _NOT_COMPLETE = object()
 
 
@@ -60,7 +63,8 @@ class RedisLink:
     """The connection; it is opened when it is first needed, and again after it broke.
 
     Args:
-        timeout_s: How long commands wait for their replies, and for the connection.
+        timeout_s: How long commands wait for the connection, and while no reply comes at all:
+            as long as Redis answers what was asked before, it is not away.
         overdue_s: After how long without a reply the connection is taken to be broken.
 
     Raises:
@@ -77,6 +81,7 @@ class RedisLink:
         self.name = f"{self.host}:{self._options.get('port', _PORT)}"
         self._timeout_s = timeout_s
         self._overdue_s = overdue_s
+        self._breaker = CLOSED
         self._stream: _Stream | None = None
         self._opening: asyncio.Task[_Stream] | None = None
 
@@ -87,10 +92,22 @@ class RedisLink:
             OSError: no reply came in time, or the connection cannot be opened or broke; what took
                 effect is not known.
         """
-        stream = self._stream
-        if stream is None or stream.is_closed:
-            stream = await self._open()
-        return await stream.ask(commands)
+        breaker = self._breaker
+        if breaker is not CLOSED:
+            now_ms = _now_ms()
+            if not breaker.admits(now_ms):
+                raise ConnectionError("Redis has not answered of late")
+            self._breaker = breaker.asking(now_ms)
+        try:
+            stream = self._stream
+            if stream is None or stream.is_closed:
+                stream = await self._open()
+            replies = await stream.ask(commands)
+        except OSError:
+            self._breaker = self._breaker.failed(_now_ms())
+            raise
+        self._breaker = CLOSED
+        return replies
 
     async def nodes(self) -> "Sequence[RedisLink]":
         """Answer this one."""
@@ -138,6 +155,10 @@ class RedisLink:
         return stream
 
 
+def _now_ms() -> int:
+    return int(asyncio.get_running_loop().time() * 1000)
+
+
 class _Asked(NamedTuple):
     """When this was asked, how many replies it gets, which have come, and who waits for them."""
 
@@ -160,6 +181,8 @@ class _Stream(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
         self._watch_s = 0.0
+        self._is_late = False
+        self._heard_s = 0.0
 
     def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Reply]]":
         """Write commands, and promise their replies."""
@@ -182,15 +205,20 @@ class _Stream(asyncio.Protocol):
         """Tell those who have waited long enough; one look for all instead of a timer for each."""
         self._watch = None
         now_s = self._loop.time()
-        # Where this process was kept from running, replies may be there already, but unread.
-        if now_s - self._watch_s < self._timeout_s / _LOOKS_PER_TIMEOUT:
-            for asked in self._asked:
-                if now_s - asked.asked_s < self._timeout_s:
-                    break
-                if not asked.future.done():
-                    asked.future.set_exception(TimeoutError("Redis did not answer in time"))
-            if self._asked and now_s - self._asked[0].asked_s > self._overdue_s:
-                self.close()
+        if now_s - self._watch_s >= self._timeout_s / _LOOKS_PER_TIMEOUT and not self._is_late:
+            # This process was kept from running; replies may be there already, but unread.
+            self._is_late = True
+            self._watch_s = now_s + _READING_S
+            self._watch = self._loop.call_at(self._watch_s, self._look)
+            return
+        self._is_late = False
+        for asked in self._asked:
+            if now_s - max(asked.asked_s, self._heard_s) < self._timeout_s:
+                break
+            if not asked.future.done():
+                asked.future.set_exception(TimeoutError("Redis did not answer in time"))
+        if self._asked and now_s - self._asked[0].asked_s > self._overdue_s:
+            self.close()
         if self._asked:
             self._look_later()
 
@@ -206,6 +234,7 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out the replies that are complete."""
+        self._heard_s = self._loop.time()
         reader = self._reader
         reader.feed(data)
         try:

@@ -7,7 +7,16 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from kit.errors import CannotStart
+from services.quota.breaker import FAILURES_MAX, PAUSE_MS
 from services.quota.redis_link import RedisLink, ReplyError, packed
+
+_WRITE = packed("SET", "tollkeeper:test:written", "x", "PX", 1)
+_SLOW = """
+local start = redis.call('TIME')
+local now = start
+while (now[1] - start[1]) * 1000000 + now[2] - start[2] < 40000 do now = redis.call('TIME') end
+return 'done'
+"""
 
 
 @pytest.fixture
@@ -87,6 +96,7 @@ async def test_a_connection_that_went_silent_is_given_up() -> None:
         if len(connections) > 1:
             break
         outcomes += map(type, await asyncio.gather(link.ask([echo("x")]), return_exceptions=True))
+        await asyncio.sleep(0.01)
     await link.close()
     server.close()
     for writer in connections:
@@ -94,6 +104,48 @@ async def test_a_connection_that_went_silent_is_given_up() -> None:
 
     assert outcomes[0] is TimeoutError
     assert len(connections) == 2
+
+
+async def test_who_asks_is_told_at_once_while_redis_does_not_answer(
+    redis_url: str, link: RedisLink
+) -> None:
+    """After some have waited in vain only one now and then tries; his reply lets all others ask."""
+    silent = RedisLink(redis_url, timeout_s=0.05)
+    await silent.ask([echo("open")])
+    await link.ask([packed("CLIENT", "PAUSE", 60_000, "WRITE")])
+    try:
+        refusals = [await refusal(silent) for _ in range(FAILURES_MAX + 2)]
+        await asyncio.sleep(PAUSE_MS / 1000)
+        refusals.append(await refusal(silent))
+        refusals.append(await refusal(silent))
+    finally:
+        await link.ask([packed("CLIENT", "UNPAUSE")])
+    await asyncio.sleep(PAUSE_MS / 1000)
+    replies = [await silent.ask([_WRITE]) for _ in range(2)]
+    await silent.close()
+
+    waited, told = [TimeoutError], [ConnectionError]
+    assert refusals == waited * FAILURES_MAX + told * 2 + waited + told
+    assert replies == [[b"OK"]] * 2
+
+
+async def refusal(link: RedisLink) -> type[OSError]:
+    """Ask in vain, and answer how that ended."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - any of them.
+        await link.ask([_WRITE])
+    return caught.type
+
+
+async def test_a_redis_that_answers_others_first_is_not_away(redis_url: str) -> None:
+    """A long queue of commands is waited for as long as replies keep coming."""
+    link = RedisLink(redis_url, timeout_s=0.1)
+    # Redis answers what it has read before it reads on, which is 16 KiB at a time.
+    slow = packed("EVAL", _SLOW + " " * 32_768, 0)
+    asked = [asyncio.ensure_future(link.ask([slow])) for _ in range(10)]
+    replies = await asyncio.gather(*asked)
+    await link.close()
+
+    assert replies == [[b"done"]] * 10
 
 
 async def test_a_connection_that_redis_closes_is_opened_anew(link: RedisLink) -> None:
