@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 
@@ -39,8 +39,7 @@ _HOPELESS = {
 }
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     call: SessionCall
     answer: asyncio.Future[SessionAnswer]
     deadline: float
@@ -63,6 +62,7 @@ class Session:
         self._wake = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def ask(self, call: SessionCall) -> SessionAnswer:
         """Send a call and return its answer; it is repeated while the service says UNAVAILABLE.
@@ -71,13 +71,22 @@ class Session:
             CallFailed: the service refused the call.
             QuotaUnavailable: no answer came in time.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop or self._start()
         deadline = loop.time() + self._timeout_s
+        answer = await self._send(loop, call, deadline)
+        if answer.HasField("error"):
+            return await self._repeat(loop, call, answer, deadline)
+        return answer
+
+    async def _repeat(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        call: SessionCall,
+        answer: SessionAnswer,
+        deadline: float,
+    ) -> SessionAnswer:
         backoff_s = BACKOFF_FIRST_S
-        while True:
-            answer = await self._send(call, deadline)
-            if answer.WhichOneof("answer") != "error":
-                return answer
+        while answer.HasField("error"):
             failure = parse_status(answer.error)
             if failure.code is not grpc.StatusCode.UNAVAILABLE:
                 raise failure
@@ -87,22 +96,28 @@ class Session:
                 raise QuotaUnavailable(str(failure))
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            answer = await self._send(loop, call, deadline)
+        return answer
 
-    async def _send(self, call: SessionCall, deadline: float) -> SessionAnswer:
+    def _start(self) -> asyncio.AbstractEventLoop:
         if self._closed:
             raise QuotaUnavailable("the client is closed")
-        loop = asyncio.get_running_loop()
-        if not self._tasks:
-            self._tasks = (loop.create_task(self._run()), loop.create_task(self._expire()))
+        loop = self._loop = asyncio.get_running_loop()
+        self._tasks = (loop.create_task(self._run()), loop.create_task(self._expire()))
+        return loop
+
+    def _send(
+        self, loop: asyncio.AbstractEventLoop, call: SessionCall, deadline: float
+    ) -> asyncio.Future[SessionAnswer]:
+        if self._closed:
+            raise QuotaUnavailable("the client is closed")
         call.call_id = call_id = next(self._ids)
         answer: asyncio.Future[SessionAnswer] = loop.create_future()
         self._waiting[call_id] = _Waiting(call, answer, deadline)
+        if not self._outbox:
+            self._wake.set()
         self._outbox.append(call)
-        self._wake.set()
-        try:
-            return await answer
-        finally:
-            self._waiting.pop(call_id, None)
+        return answer
 
     async def close(self) -> None:
         """End the stream; calls without an answer fail."""
@@ -116,7 +131,7 @@ class Session:
         backoff_s = BACKOFF_FIRST_S
         while not self._closed:
             stream = self._open_stream()
-            self._outbox = [each.call for each in self._waiting.values()]
+            self._outbox = [each.call for each in self._still_waiting()]
             reader = asyncio.create_task(self._read(stream))
             writer = asyncio.create_task(self._write(stream))
             try:
@@ -151,11 +166,11 @@ class Session:
 
     async def _read(self, stream: Stream) -> bool:
         answered = False
-        waiting = self._waiting
+        take = self._waiting.pop
         async for message in stream:
             answered = True
             for answer in message.answers:
-                entry = waiting.get(answer.call_id)
+                entry = take(answer.call_id, None)
                 if entry is not None and not entry.answer.done():
                     entry.answer.set_result(answer)
         return answered
@@ -166,12 +181,18 @@ class Session:
         while True:
             await asyncio.sleep(self._timeout_s / TIMEOUT_CHECKS_PER_TIMEOUT)
             now = loop.time()
-            for entry in tuple(self._waiting.values()):
-                if entry.deadline <= now and not entry.answer.done():
+            for entry in self._still_waiting():
+                if entry.deadline <= now:
                     text = f"no answer from the quota service within {self._timeout_s} s"
                     entry.answer.set_exception(QuotaUnavailable(text))
 
     def _fail_all(self, error: CallFailed | QuotaUnavailable) -> None:
-        for entry in self._waiting.values():
-            if not entry.answer.done():
-                entry.answer.set_exception(error)
+        for entry in self._still_waiting():
+            entry.answer.set_exception(error)
+
+    def _still_waiting(self) -> list[_Waiting]:
+        """Forget calls whose callers have gone or were failed, and return the others."""
+        for call_id, entry in tuple(self._waiting.items()):
+            if entry.answer.done():
+                del self._waiting[call_id]
+        return list(self._waiting.values())
