@@ -14,6 +14,7 @@ from tollkeeper.errors import (
 from tollkeeper.events import UsageReport
 from tollkeeper.headers import denial_headers, rate_limit_headers
 from tollkeeper.hold import Hold
+from tollkeeper.lease import Lease
 from tollkeeper.spool import SpoolFull, SpoolUnusable
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "CallFailed",
     "FieldProblem",
     "Hold",
+    "Lease",
     "LimitState",
     "QuotaDenied",
     "QuotaUnavailable",

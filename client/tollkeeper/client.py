@@ -34,15 +34,16 @@ from tollkeeper.api.type.v1.subject_pb2 import Subject
 from tollkeeper.errors import (
     LimitState,
     QuotaDenied,
-    QuotaUnavailable,
     TollkeeperError,
     parse_limit,
     parse_rpc_error,
 )
 from tollkeeper.events import EventReporter, UsageReport
 from tollkeeper.hold import Hold, leased_hold, render_time
-from tollkeeper.lease import Lease, Leases, quanta_of
+from tollkeeper.lease import Lease, LeasedCalls
+from tollkeeper.leases import Leases
 from tollkeeper.session import Session
+from tollkeeper.settlements import Settlements
 from tollkeeper.spool import Spool
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class Reservation:
         self._hold: Hold | None = None
 
     async def __aenter__(self) -> Hold:
-        if self._lease is not None and self._lease.take(quanta_of(self._request)):
+        if self._lease is not None:
             self._hold = leased_hold(self._request, self._lease)
-            return self._hold
+            if self._hold is not None:
+                return self._hold
         answer = (await self._client.ask(SessionCall(reserve=self._request))).reserve
         limits = tuple(map(parse_limit, answer.limits))
         if answer.decision != DECISION_ALLOW:
@@ -138,7 +140,8 @@ class Tollkeeper:
         self._request_prefix = secrets.token_hex(8)
         self._request_numbers = itertools.count(1)
         self._channels: list[grpc.aio.Channel] = []
-        self._leases = Leases(self.ask, self._new_request_id)
+        self._settlements = Settlements(self.ask)
+        self._leases = Leases(self.ask, self._settlements.send_or_log, self._new_request_id)
 
     @classmethod
     def from_environment(cls, *, source: str = "gateway") -> Self:
@@ -182,6 +185,7 @@ class Tollkeeper:
     ) -> None:
         try:
             await self._leases.close()
+            await self._settlements.close(self._close_timeout_s)
             await self._reporter.close(self._close_timeout_s)
         finally:
             await self._session.close()
@@ -240,6 +244,51 @@ class Tollkeeper:
             ttl=_duration(ttl),
         )
         return Reservation(self, request, self._leases.of(request) if lease else None)
+
+    def lease(
+        self,
+        customer: str,
+        most: Mapping[str, Number] | None = None,
+        /,
+        *,
+        project: str = "",
+        user: str = "",
+        key: str = "",
+        run: str = "",
+        dimensions: Mapping[str, str] | None = None,
+        **quantities: Number,
+    ) -> Lease:
+        """Hold amounts that calls are given locally, at once, hundreds of thousands in a second.
+
+        The units and their order are those of `lease.take`. Used as `async with toll.lease(...)` or
+        `lease = await toll.lease(...)`; ended by leaving the block, `lease.close()`, or with the
+        client.
+
+        Args:
+            customer: who pays.
+            most: by unit, how much the lease may hold at the gate without use, joined with the
+                keyword ones. It starts with a 64th of it and follows the traffic.
+            project: the customer's project.
+            user: the end user.
+            key: the API key.
+            run: the agent run.
+            dimensions: `model`, `provider` and the like.
+            quantities: as `most`, as in `lease("acme", requests=1_000, output_tokens=500_000)`.
+
+        Raises:
+            ValueError: no unit is named.
+            QuotaUnavailable: on entering; no answer came in time.
+            CallFailed: on entering; the request is not valid.
+        """
+        amounts = render_amounts({**(most or {}), **quantities})
+        if not amounts:
+            raise ValueError("a lease needs at least one unit")
+        calls = LeasedCalls(
+            _subject(customer, project, user, key, run),
+            dict(dimensions or {}),
+            tuple(amount.unit for amount in amounts),
+        )
+        return self._leases.make(calls, tuple(amount.quantity for amount in amounts))
 
     async def check(
         self,
@@ -337,26 +386,20 @@ class Tollkeeper:
     async def settle(self, request: ReserveRequest, hold: Hold) -> None:
         """End a hold: book and report what was committed, or give it back.
 
-        The meter is the truth and hears of the usage first. When the gate cannot be reached, the
-        hold ends by its expiry, and its counters follow the meter.
+        The meter is the truth and hears of the usage first. When the gate cannot be reached, it is
+        told later, for some minutes.
         """
-        try:
-            if hold.used is None:
-                await self._give_back(request, hold)
-            else:
-                await self._report_usage(request, hold)
-                await self._book(request, hold)
-        except QuotaUnavailable as error:
-            logger.warning("hold %s ends by its expiry: %s", hold.reservation_id, error)
-
-    async def _give_back(self, request: ReserveRequest, hold: Hold) -> None:
+        if hold.used is not None:
+            await self._report_usage(request, hold)
         if hold.lease is not None:
-            hold.lease.settle(quanta_of(request), {})
-            return
-        release = ReleaseRequest(
-            request_id=f"{request.request_id}:release", reservation_id=hold.reservation_id
-        )
-        await self.ask(SessionCall(release=release))
+            hold.lease.settle_units(hold.granted, hold.used)
+        elif hold.used is None:
+            release = ReleaseRequest(
+                request_id=f"{request.request_id}:release", reservation_id=hold.reservation_id
+            )
+            await self._settlements.send(SessionCall(release=release))
+        else:
+            await self._settlements.send(SessionCall(commit=_commit(request, hold)))
 
     async def _report_usage(self, request: ReserveRequest, hold: Hold) -> None:
         event = UsageEvent(
@@ -369,20 +412,6 @@ class Tollkeeper:
             quantities=_quantities(hold.used or {}),
         )
         await self._reporter.submit(event)
-
-    async def _book(self, request: ReserveRequest, hold: Hold) -> None:
-        if hold.lease is not None:
-            used = {amount.unit: amount.quantity for amount in hold.booked}
-            hold.lease.settle(quanta_of(request), used)
-            return
-        commit = CommitRequest(
-            request_id=f"{request.request_id}:commit",
-            reservation_id=hold.reservation_id,
-            amounts=hold.booked,
-            subject=request.subject,
-            dimensions=request.dimensions,
-        )
-        await self.ask(SessionCall(commit=commit))
 
     def _open_channel(self, address: str) -> grpc.aio.Channel:
         options = (
@@ -398,6 +427,16 @@ class Tollkeeper:
 
     def _new_request_id(self) -> str:
         return f"{self._request_prefix}-{next(self._request_numbers)}"
+
+
+def _commit(request: ReserveRequest, hold: Hold) -> CommitRequest:
+    return CommitRequest(
+        request_id=f"{request.request_id}:commit",
+        reservation_id=hold.reservation_id,
+        amounts=hold.booked,
+        subject=request.subject,
+        dimensions=request.dimensions,
+    )
 
 
 def _subject(customer: str, project: str, user: str, key: str, run: str) -> Subject:

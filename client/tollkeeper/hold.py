@@ -66,11 +66,14 @@ class Hold:
         self.dimensions = dict(dimensions or {})
 
 
-def leased_hold(request: ReserveRequest, lease: Lease) -> Hold:
-    """Return a hold whose amounts were taken out of a lease."""
+def leased_hold(request: ReserveRequest, lease: Lease) -> Hold | None:
+    """Return a hold whose amounts are taken out of a lease, if that has room."""
+    amounts = parse_amounts(request.amounts)
+    if lease.take(*amounts.values()) is None:
+        return None
     return Hold(
         "",
-        parse_amounts(request.amounts),
+        amounts,
         datetime.now(UTC) + timedelta(seconds=TTL_S),
         (),
         request.request_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 
 import pytest
 
@@ -11,7 +12,7 @@ from cli.signing_keys import SigningKeys
 from kit.settings import ServiceSettings
 from tests.integration.test_client import Place, running_place
 from tests.quota_world import Standing, a_limit
-from tollkeeper import QuotaDenied, Tollkeeper
+from tollkeeper import CallFailed, QuotaDenied, QuotaUnavailable, Tollkeeper
 
 CAPACITY = 20_000
 
@@ -108,3 +109,84 @@ async def test_a_leased_call_that_breaks_uses_nothing(place: Place) -> None:
                 await break_off(toll)
 
     assert await place.gate.balances() == standing(0)
+
+
+async def test_a_lease_of_its_own_decides_without_awaiting(place: Place) -> None:
+    """Takes and settlements are booked in full when it is closed; units come in their order."""
+    async with place.client() as toll:
+        async with toll.lease("acme", tokens=5_000, requests=500) as lease:
+            for _ in range(300):
+                held = lease.take(10, 1) or await lease.acquire(10, 1)
+                lease.settle(held, 3, 1)
+            lease.settle(await lease.acquire(10, 1))
+        booked = await place.gate.balances()
+
+    assert booked == standing(900)
+
+
+async def test_a_lease_denies_by_name_what_never_fits(place: Place) -> None:
+    """The refusal is the gate's; a smaller call passes after it."""
+    async with place.client() as toll, toll.lease("acme", tokens=CAPACITY) as lease:
+        with pytest.raises(QuotaDenied, match=f"limit tokens of acme: .* of {CAPACITY}"):
+            await lease.acquire(CAPACITY + 1)
+        lease.settle(await lease.acquire(CAPACITY // 2), 7)
+
+    assert await place.gate.balances() == standing(7)
+
+
+async def test_gateways_with_leases_of_their_own_race(place: Place) -> None:
+    """Three race for 20,000 tokens with calls of 10: exactly 2,000 pass in the end."""
+
+    async def gateway() -> int:
+        passed = 0
+        async with place.client() as toll, toll.lease("acme", tokens=2_000) as lease:
+            while True:
+                try:
+                    lease.settle(lease.take(10) or await lease.acquire(10), 10)
+                except QuotaDenied:
+                    return passed
+                passed += 1
+
+    first = sum(await asyncio.gather(*(gateway() for _ in range(3))))
+    # What the leases of the race still held when others were refused is free now.
+    rest = await gateway()
+
+    assert first + rest == 2_000
+    assert await place.gate.balances() == standing(CAPACITY)
+
+
+async def test_a_lease_of_a_bad_subject_or_of_nothing_is_refused(place: Place) -> None:
+    """The error names the field, before any call is made."""
+    async with place.client() as toll:
+        with pytest.raises(CallFailed, match=r"subject\.customer_id"):
+            await toll.lease("", tokens=10)
+        with pytest.raises(ValueError, match="at least one unit"):
+            toll.lease("acme")
+
+
+async def test_a_closed_lease_hands_nothing_out(place: Place) -> None:
+    """What still runs is settled all the same."""
+    async with place.client() as toll:
+        lease = await toll.lease("acme", tokens=1_000)
+        held = await lease.acquire(10)
+        await lease.close()
+        assert lease.take(1) is None
+        with pytest.raises(QuotaUnavailable, match="closed"):
+            await lease.acquire(1)
+        lease.settle(held, 12)
+
+    assert await place.gate.balances() == standing(12)
+
+
+async def test_units_with_fractions_are_leased_as_they_are_written(place: Place) -> None:
+    """Half a second is half a second."""
+    seconds = a_limit("seconds", units=["seconds"], capacity=str(10 * 1_000_000))
+    await place.gate.put(seconds)
+    async with place.client() as toll, toll.lease("acme", seconds=5) as lease:
+        held = await lease.acquire(Decimal("0.5"))
+        lease.settle(held, Decimal("0.25"))
+        with pytest.raises(ValueError, match="smallest step"):
+            lease.take(Decimal("0.0000001"))
+
+    (stood,) = [each for each in await place.gate.balances() if each.limit == "seconds"]
+    assert (stood.used, stood.reserved) == (250_000, 0)
