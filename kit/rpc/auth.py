@@ -17,14 +17,16 @@ from typing import Any, NoReturn, cast
 import jwt
 
 from kit.clock import Clock, SystemClock
-from kit.errors import CannotStart, InvalidInput, Unauthenticated
+from kit.errors import CannotStart, Denied, InvalidInput, Unauthenticated
 from kit.ids import parse_tenant
 from kit.rpc.revocations import Revocations
 
 ISSUER = "tollkeeper"
 ALGORITHM = "EdDSA"
 
+_BEARER = "bearer "
 _TOKEN_LENGTH_MAX = 8192
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _REMEMBERED_MAX = 10_000
 _CLOCK_SKEW_MAX = timedelta(seconds=60)
 _SERVICE_TOKEN_LIFETIME = timedelta(minutes=5)
@@ -50,7 +52,7 @@ class Admission:
     """A caller whose token was verified, and until when it holds."""
 
     caller: Caller
-    expire_time: datetime
+    expire_time: datetime = _NEVER
 
 
 def caller(context: object) -> Caller:  # noqa: ARG001 - a call's caller belongs to its context.
@@ -93,6 +95,31 @@ class TokenVerifier:
         else:
             self._remembered.move_to_end(token)
         self.check(admission)
+        return admission
+
+    def admit_call(
+        self, authorization: str | None, scope: str, nameless: Admission | None = None
+    ) -> Admission:
+        """Verify what a call says of its caller, `Bearer <token>`, and that it has the scope.
+
+        Raises:
+            Unauthenticated: as `verify`, or nothing is said and there is no `nameless` caller.
+            Denied: the caller lacks the scope.
+        """
+        if authorization is not None:
+            if authorization[: len(_BEARER)].lower() != _BEARER:
+                _refuse("authorization must read: Bearer <token>")
+            admission = self.admit(authorization[len(_BEARER) :])
+        elif nameless is not None:
+            admission = nameless
+        else:
+            _refuse("the metadata authorization is missing")
+        if scope not in admission.caller.scopes:
+            raise Denied(
+                "PERMISSION_DENIED",
+                f"the token lacks the scope {scope}",
+                metadata={"required_scope": scope},
+            )
         return admission
 
     def check(self, admission: Admission) -> None:

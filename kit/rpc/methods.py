@@ -12,7 +12,6 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 import grpc.aio
@@ -22,7 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 
 from kit import telemetry
-from kit.errors import Denied, DomainError, InvalidInput, Unauthenticated, Unavailable
+from kit.errors import DomainError, InvalidInput, Unavailable
 from kit.rpc.auth import Admission, Caller, TokenVerifier, set_caller
 from kit.rpc.status import (
     DETAILS_KEY,
@@ -38,8 +37,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 UnaryHandler = Callable[[Any, Context], Awaitable[bytes]]
 StreamHandler = Callable[[Any, Context], AsyncGenerator[bytes, None]]
 
-_BEARER = "bearer "
-_NEVER = datetime.max.replace(tzinfo=UTC)
 _log = telemetry.get_logger()
 
 
@@ -67,7 +64,7 @@ class MethodGuard:
         nameless: Caller | None = None,
     ) -> None:
         self.is_open = False
-        self._nameless = None if nameless is None else Admission(nameless, _NEVER)
+        self._nameless = None if nameless is None else Admission(nameless)
         self._domain = f"tollkeeper.{service}"
         self._verifier = verifier
         self._default_deadline_s = default_deadline_s
@@ -152,19 +149,7 @@ class MethodGuard:
     def _admit(self, context: Context, scope: str) -> Admission:
         if not self.is_open:
             raise Unavailable("UNAVAILABLE", "the service is starting or stopping")
-        token = _token(context)
-        if token is not None:
-            admission = self._verifier.admit(token)
-        elif self._nameless is not None:
-            admission = self._nameless
-        else:
-            raise Unauthenticated("UNAUTHENTICATED", "the metadata authorization is missing")
-        if scope not in admission.caller.scopes:
-            raise Denied(
-                "PERMISSION_DENIED",
-                f"the token lacks the scope {scope}",
-                metadata={"required_scope": scope},
-            )
+        admission = self._verifier.admit_call(_authorization(context), scope, self._nameless)
         set_caller(admission.caller)
         return admission
 
@@ -260,13 +245,10 @@ def _observed_stream(name: str, handle: StreamHandler) -> StreamHandler:
     return observed
 
 
-def _token(context: Context) -> str | None:
+def _authorization(context: Context) -> str | None:
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
-            text = str(value)
-            if text[: len(_BEARER)].lower() == _BEARER:
-                return text[len(_BEARER) :]
-            raise Unauthenticated("UNAUTHENTICATED", "authorization must read: Bearer <token>")
+            return str(value)
     return None
 
 

@@ -10,7 +10,13 @@ from kit.idempotency import Once, fingerprint
 from kit.ids import parse_id
 from kit.paging import page_size
 from kit.rpc.auth import caller
-from services.meter.convert.events import parse_events, render_event, render_outcomes
+from services.meter.convert.events import (
+    check_event_count,
+    parse_events,
+    render_cloud_event_outcomes,
+    render_event,
+    render_outcomes,
+)
 from services.meter.convert.meters import parse_put_meter, render_meter, render_put_meter
 from services.meter.convert.reading import (
     parse_event_query,
@@ -19,6 +25,8 @@ from services.meter.convert.reading import (
     render_usage_row,
     render_usage_summary,
 )
+from services.meter.sources.cloudevents import draft_of, given_message
+from services.meter.sources.intake import Intake
 from services.meter.streams import EventStream
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
@@ -40,6 +48,7 @@ class MeterService(MeterServiceServicer):
 
     def __init__(self, ingestion: Ingestion, meters: Meters, usage: Usage, clock: Clock) -> None:
         self._ingestion = ingestion
+        self._intake = Intake(ingestion, clock)
         self._meters = meters
         self._usage = usage
         self._clock = clock
@@ -50,6 +59,14 @@ class MeterService(MeterServiceServicer):
     ) -> wire.IngestEventsResponse:
         events = parse_events(request, self._clock.now())
         return render_outcomes(await self._ingestion.ingest_events(caller(context).tenant, events))
+
+    async def IngestCloudEvents(
+        self, request: wire.IngestCloudEventsRequest, context: Context
+    ) -> wire.IngestCloudEventsResponse:
+        check_event_count(len(request.events))
+        drafts = [draft_of(given_message(event)) for event in request.events]
+        fates = await self._intake.store(caller(context).tenant, drafts)
+        return render_cloud_event_outcomes(fates)
 
     async def StreamEvents(
         self, requests: AsyncIterator[wire.StreamEventsRequest], context: Context

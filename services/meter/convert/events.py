@@ -63,21 +63,29 @@ def parse_events(
     """Read each event, or why it is rejected.
 
     Raises:
+        InvalidInput: as `check_event_count`.
+    """
+    check_event_count(len(request.events))
+    latest_us = _microseconds(now + LATEST_TIME_AHEAD)
+    return [parse_event(event, latest_us) for event in request.events]
+
+
+def check_event_count(count: int) -> None:
+    """Make sure that a call holds neither none nor too many events.
+
+    Raises:
         InvalidInput: there are no events; with the reason PAYLOAD_TOO_LARGE, over 10,000.
     """
-    events = request.events
-    if not events:
+    if not count:
         raise InvalidInput.of("events", "is required: 1 to 10,000 events")
-    if len(events) > EVENTS_MAX:
-        description = f"must have at most 10,000 events, and has {len(events):,}"
+    if count > EVENTS_MAX:
+        description = f"must have at most 10,000 events, and has {count:,}"
         raise InvalidInput(
             "PAYLOAD_TOO_LARGE",
             f"events: {description}",
             metadata={"maximum": str(EVENTS_MAX)},
             violations=(Violation("events", description),),
         )
-    latest_us = _microseconds(now + LATEST_TIME_AHEAD)
-    return [parse_event(event, latest_us) for event in events]
 
 
 def parse_event(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent | Fate:
@@ -105,6 +113,15 @@ def render_stream_outcomes(
         batch_id=batch_id,
         outcomes=[_OUTCOMES[fate.outcome] for fate in fates],
         problems=_problems(fates),
+    )
+
+
+def render_cloud_event_outcomes(
+    fates: Sequence[Fate],
+) -> meter_service_pb2.IngestCloudEventsResponse:
+    """Write the outcomes of CloudEvents, as `render_outcomes` does."""
+    return meter_service_pb2.IngestCloudEventsResponse(
+        outcomes=[_OUTCOMES[fate.outcome] for fate in fates], problems=_problems(fates)
     )
 
 

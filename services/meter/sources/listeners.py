@@ -11,13 +11,13 @@ from kit.rpc.auth import Caller
 from kit.rpc.server import Resource, RpcServer
 from kit.settings import ServiceSettings
 from services.meter.sources import otlp_service
+from services.meter.sources.http import SCOPE, HttpFront
+from services.meter.sources.http_listener import HttpListener
 from services.meter.sources.intake import Intake
 from services.meter.sources.mapping import load_mapping
 from services.meter.sources.otlp_service import TraceService
 from services.meter.sources.settings import SourceSettings
 from services.meter.usecases.ingestion import Ingestion
-
-SCOPE = "meter.ingest"
 
 
 class Listener:
@@ -59,6 +59,15 @@ def add_sources(
         server = _further_server(foundation, settings, sources, sources.sources_listen)
         servers.append(server)
         opened.append(Listener(server, settings.drain_s))
+    if sources.http_listen is not None:
+        front = HttpFront(
+            intake,
+            foundation.verifier,
+            nameless=_nameless(sources),
+            body_bytes_max=sources.http_bytes_max,
+            deadline_s=settings.default_deadline_s,
+        )
+        opened.append(HttpListener(front, sources.http_listen, settings.drain_s))
     for server in servers:
         server.add(TraceService(intake, mapping.otlp), otlp_service.SERVICE, SCOPE)
     return tuple(opened)

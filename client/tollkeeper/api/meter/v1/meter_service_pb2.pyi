@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import error_details_pb2 as _error_details_pb2
 from google.type import interval_pb2 as _interval_pb2
+from tollkeeper.api.meter.v1 import cloud_event_pb2 as _cloud_event_pb2
 from tollkeeper.api.meter.v1 import meter_pb2 as _meter_pb2
 import builtins as _builtins
 import sys
@@ -237,6 +238,62 @@ class StreamEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamEventsResponse: _TypeAlias = StreamEventsResponse  # noqa: Y015
+
+@_typing.final
+class IngestCloudEventsRequest(_message.Message):
+    """CloudEvents to store; on the wire the same as `io.cloudevents.v1.CloudEventBatch`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_cloud_event_pb2.CloudEvent]:
+        """The events, 1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_cloud_event_pb2.CloudEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestCloudEventsRequest: _TypeAlias = IngestCloudEventsRequest  # noqa: Y015
+
+@_typing.final
+class IngestCloudEventsResponse(_message.Message):
+    """What became of the CloudEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___IngestOutcome.ValueType]:
+        """One outcome for each event of the request, in order."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventProblem]:
+        """The details of each CONFLICT and REJECTED, ordered by index. Fields have the
+        names of CloudEvents, as `events[3].subject` and `events[3].data["tokens"]`.
+        """
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___IngestOutcome.ValueType] | None = ...,
+        problems: _abc.Iterable[Global___EventProblem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestCloudEventsResponse: _TypeAlias = IngestCloudEventsResponse  # noqa: Y015
 
 @_typing.final
 class QueryUsageRequest(_message.Message):

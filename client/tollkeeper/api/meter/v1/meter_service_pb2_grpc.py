@@ -45,6 +45,11 @@ class MeterServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsResponse.FromString,
                 _registered_method=True)
+        self.IngestCloudEvents = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/IngestCloudEvents',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestCloudEventsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestCloudEventsResponse.FromString,
+                _registered_method=True)
         self.QueryUsage = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/QueryUsage',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.SerializeToString,
@@ -108,6 +113,15 @@ class MeterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IngestCloudEvents(self, request, context):
+        """Stores CloudEvents as `IngestEvents` stores usage events, which they map to
+        one to one. The request has the wire format of a CloudEvents batch in
+        protobuf, so what is written as one can be sent as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def QueryUsage(self, request, context):
         """Adds up usage over an interval, exact to the microsecond of its bounds.
         """
@@ -165,6 +179,11 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     servicer.StreamEvents,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsResponse.SerializeToString,
+            ),
+            'IngestCloudEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.IngestCloudEvents,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestCloudEventsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestCloudEventsResponse.SerializeToString,
             ),
             'QueryUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryUsage,
@@ -252,6 +271,33 @@ class MeterService:
             '/tollkeeper.api.meter.v1.MeterService/StreamEvents',
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsRequest.SerializeToString,
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.StreamEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IngestCloudEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/IngestCloudEvents',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestCloudEventsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.IngestCloudEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

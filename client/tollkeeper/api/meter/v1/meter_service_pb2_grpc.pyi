@@ -52,6 +52,11 @@ class MeterServiceStub:
     A batch that has no events or too many ends the stream with the error that
     `IngestEvents` has for it, once all batches before are answered.
     """
+    IngestCloudEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.IngestCloudEventsRequest, _meter_service_pb2.IngestCloudEventsResponse]
+    """Stores CloudEvents as `IngestEvents` stores usage events, which they map to
+    one to one. The request has the wire format of a CloudEvents batch in
+    protobuf, so what is written as one can be sent as it is.
+    """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
     SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.SummarizeUsageRequest, _meter_service_pb2.SummarizeUsageResponse]
@@ -93,6 +98,11 @@ class MeterServiceAsyncStub(MeterServiceStub):
 
     A batch that has no events or too many ends the stream with the error that
     `IngestEvents` has for it, once all batches before are answered.
+    """
+    IngestCloudEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.IngestCloudEventsRequest, _meter_service_pb2.IngestCloudEventsResponse]  # type: ignore[assignment]
+    """Stores CloudEvents as `IngestEvents` stores usage events, which they map to
+    one to one. The request has the wire format of a CloudEvents batch in
+    protobuf, so what is written as one can be sent as it is.
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
@@ -144,6 +154,17 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A batch that has no events or too many ends the stream with the error that
         `IngestEvents` has for it, once all batches before are answered.
+        """
+
+    @_abc_1.abstractmethod
+    def IngestCloudEvents(
+        self,
+        request: _meter_service_pb2.IngestCloudEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.IngestCloudEventsResponse, _abc.Awaitable[_meter_service_pb2.IngestCloudEventsResponse]]:
+        """Stores CloudEvents as `IngestEvents` stores usage events, which they map to
+        one to one. The request has the wire format of a CloudEvents batch in
+        protobuf, so what is written as one can be sent as it is.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,285 @@
+"""Usage by HTTP: CloudEvents in structured, binary and batched mode, with the rules of gRPC.
+
+Answers follow the commit. Errors are problem details (RFC 9457) with the reason of `errors.proto`
+and every bad field. Refuses to hold more bytes of bodies than a bound, whoever sends them.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from http import HTTPStatus
+from math import ceil
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from kit import telemetry
+from kit.errors import (
+    Denied,
+    DomainError,
+    Exhausted,
+    InvalidInput,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Violation,
+)
+from kit.rpc.auth import Admission, Caller, TokenVerifier
+from services.meter.convert.events import check_event_count
+from services.meter.model import Fate, Outcome
+from services.meter.sources.cloudevents import (
+    Given,
+    NotJson,
+    draft_of,
+    given_batch,
+    given_binary,
+    given_structured,
+    read_json,
+)
+from services.meter.sources.intake import Intake
+
+PATH = "/v1/events"
+SCOPE = "meter.ingest"
+
+_STRUCTURED = "application/cloudevents+json"
+_BATCH = "application/cloudevents-batch+json"
+_BUFFERED_BYTES_MAX = 64 * 2**20
+_RETRY_AFTER = timedelta(seconds=1)
+_ATTRIBUTE_PREFIX = "ce-"
+_STATUSES: Mapping[type[DomainError], HTTPStatus] = {
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Denied: HTTPStatus.FORBIDDEN,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Exhausted: HTTPStatus.TOO_MANY_REQUESTS,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_REASON_STATUSES = {"PAYLOAD_TOO_LARGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+_OUTCOME_STATUSES = {
+    Outcome.CONFLICT: HTTPStatus.CONFLICT,
+    Outcome.REJECTED: HTTPStatus.BAD_REQUEST,
+}
+
+
+class HttpFront:
+    """Answers HTTP requests; `app` is the ASGI application."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        verifier: TokenVerifier,
+        *,
+        nameless: Caller | None,
+        body_bytes_max: int,
+        deadline_s: float,
+    ) -> None:
+        self._intake = intake
+        self._verifier = verifier
+        self._nameless = None if nameless is None else Admission(nameless)
+        self._body_bytes_max = body_bytes_max
+        self._deadline_s = deadline_s
+        self._buffered_bytes = 0
+        self.app = Starlette(
+            routes=[Route(PATH, self._post_events, methods=["POST"])],
+            exception_handlers={HTTPException: _refused_by_the_router},
+        )
+
+    async def _post_events(self, request: Request) -> Response:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._take_events(request)
+        except TimeoutError:
+            return _problem(
+                HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED", "the call did not end in time"
+            )
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        except DomainError as error:
+            return _render_error(error)
+        except Exception as error:  # noqa: BLE001 - rendered without a word of it, and logged.
+            trace_id = telemetry.trace_id() or secrets.token_hex(16)
+            telemetry.get_logger().error("call.failed", trace_id=trace_id, exc_info=error)
+            return _problem(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", f"internal error {trace_id}"
+            )
+
+    async def _take_events(self, request: Request) -> Response:
+        authorization = request.headers.get("authorization")
+        admission = self._verifier.admit_call(authorization, SCOPE, self._nameless)
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        _check_encodings(request, content_type)
+        body, size = await self._read(request)
+        try:
+            if content_type == _BATCH:
+                given = _batch(body)
+                check_event_count(len(given))
+            elif content_type == _STRUCTURED:
+                given = [_structured(body)]
+            else:
+                given = [given_binary(_attributes(request), body)]
+            drafts = [draft_of(each) for each in given]
+            fates = await self._intake.store(admission.caller.tenant, drafts)
+        finally:
+            self._buffered_bytes -= size
+        return _render_batch(fates) if content_type == _BATCH else _render_one(fates[0])
+
+    async def _read(self, request: Request) -> tuple[bytes, int]:
+        """Read the body, counting what is held until the caller gives it back."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                self._buffered_bytes += len(part)
+                self._check_size(size)
+                parts.append(part)
+        except BaseException:
+            self._buffered_bytes -= size
+            raise
+        return b"".join(parts), size
+
+    def _check_size(self, size: int) -> None:
+        if size > self._body_bytes_max:
+            raise InvalidInput(
+                "PAYLOAD_TOO_LARGE",
+                f"the body has more than {self._body_bytes_max:,} bytes",
+                metadata={"maximum": str(self._body_bytes_max)},
+            )
+        if self._buffered_bytes > _BUFFERED_BYTES_MAX:
+            raise Exhausted(
+                "OVERLOADED",
+                "too many events wait to be stored; try again later",
+                retry_after=_RETRY_AFTER,
+            )
+
+
+def _check_encodings(request: Request, content_type: str) -> None:
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise _Unsupported("content-encoding", "must be absent: bodies are not compressed")
+    if content_type in {_STRUCTURED, _BATCH}:
+        return
+    if content_type.startswith("application/cloudevents"):
+        raise _Unsupported("content-type", f"must be {_STRUCTURED} or {_BATCH}")
+    if f"{_ATTRIBUTE_PREFIX}id" not in request.headers and content_type != "application/json":
+        text = f"must be {_STRUCTURED}, {_BATCH}, or JSON with the headers ce-id, ce-source, …"
+        raise _Unsupported("content-type", text)
+
+
+class _Unsupported(InvalidInput):
+    """The request is in a format that is not read here."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(
+            "INVALID_FIELD",
+            f"{field}: {description}",
+            violations=(Violation(field, description),),
+        )
+
+
+def _attributes(request: Request) -> dict[str, str]:
+    """Answer the attributes in headers, which are percent-encoded (HTTP binding, 3.1.3.2)."""
+    attributes = {
+        name.removeprefix(_ATTRIBUTE_PREFIX): unquote(value, errors="surrogateescape")
+        for name, value in request.headers.items()
+        if name.startswith(_ATTRIBUTE_PREFIX)
+    }
+    return {"datacontenttype": request.headers.get("content-type", ""), **attributes}
+
+
+def _batch(body: bytes) -> list[Given]:
+    try:
+        return list(given_batch(body))
+    except NotJson as error:
+        raise InvalidInput.of("body", str(error)) from error
+
+
+def _structured(body: bytes) -> Given:
+    try:
+        event = read_json(body)
+    except NotJson as error:
+        raise InvalidInput.of("body", str(error)) from error
+    if not isinstance(event, dict):
+        raise InvalidInput.of("body", "must be a JSON object")
+    return given_structured(event)
+
+
+def _render_one(fate: Fate) -> Response:
+    if not fate.violations:
+        return JSONResponse({"outcome": fate.outcome.value})
+    first = fate.violations[0]
+    return _problem(
+        _OUTCOME_STATUSES[fate.outcome],
+        fate.outcome.value,
+        f"{first.field}: {first.description}",
+        violations=fate.violations,
+    )
+
+
+def _render_batch(fates: Sequence[Fate]) -> Response:
+    problems = [
+        {
+            "index": index,
+            "outcome": fate.outcome.value,
+            "violations": _violations(
+                Violation(f"events[{index}].{each.field}".rstrip("."), each.description)
+                for each in fate.violations
+            ),
+        }
+        for index, fate in enumerate(fates)
+        if fate.violations
+    ]
+    answer = {"outcomes": [fate.outcome.value for fate in fates], "problems": problems}
+    return JSONResponse(answer, HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK)
+
+
+def _violations(violations: Iterable[Violation]) -> list[dict[str, str]]:
+    return [{"field": each.field, "description": each.description} for each in violations]
+
+
+def _render_error(error: DomainError) -> Response:
+    status = _REASON_STATUSES.get(error.reason)
+    if isinstance(error, _Unsupported):
+        status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    if status is None:
+        status = next(code for kind, code in _STATUSES.items() if isinstance(error, kind))
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, ceil(error.retry_after.total_seconds())))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _problem(
+        status, error.reason, error.message, violations=error.violations, headers=headers
+    )
+
+
+def _problem(
+    status: HTTPStatus,
+    reason: str,
+    detail: str,
+    *,
+    violations: Sequence[Violation] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    members: dict[str, Any] = {
+        "title": status.phrase,
+        "status": int(status),
+        "reason": reason,
+        "detail": detail,
+    }
+    if violations:
+        members["violations"] = _violations(violations)
+    return JSONResponse(members, status, headers, media_type="application/problem+json")
+
+
+async def _refused_by_the_router(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = f"events are sent with POST {PATH}"
+    return _problem(status, status.name, detail, headers=error.headers)
