@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import hiredis
 
 from bench.calling import Calls
-from services.quota.counters import SCRIPT, Operation, Root, encode, keys_of
+from services.quota.counters import SCRIPT, Root, encode, keys_of
 from services.quota.coverage import Coverage, LimitIndex
 from services.quota.model import Kind, Limit, Subject
+from services.quota.operations import Operation
 from services.quota.redis_link import packed
 
 _CONNECTIONS = 50
@@ -43,7 +44,7 @@ class Evalsha:
         self._index = LimitIndex(limits)
         self._subject = subject
         self._amounts = amounts
-        self._sha = hashlib.sha1(SCRIPT.read_bytes(), usedforsecurity=False).hexdigest()
+        self._sha = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
     def call(self, calls: Calls, count: int) -> None:
         """Ask so many times."""
@@ -65,7 +66,7 @@ class Evalsha:
         coverage: Coverage = self._index.coverage(subject, ())
         sums = coverage.sums(self._amounts(number))
         request_id = hold = f"raw-{number}"
-        operation = Operation(Kind.RESERVE, coverage, request_id, bytes(8), hold, _TTL_MS, sums)
+        operation = Operation(Kind.RESERVE, coverage, request_id, bytes(8), hold, _TTL_MS, 0, sums)
         keys = keys_of(Root(self._tenant, subject.customer))
         argument = encode([operation], time.time_ns() // 1_000_000)
         return packed("EVALSHA", self._sha, len(keys), *keys, argument)

@@ -25,8 +25,11 @@ from tollkeeper.api.type.v1 import subject_pb2
 
 ALLOW = quota_pb2.DECISION_ALLOW
 DENY = quota_pb2.DECISION_DENY
+PARTIAL = quota_pb2.DECISION_ALLOW_PARTIAL
 A_YEAR: Mapping[str, Any] = {"calendar": {"period": "CALENDAR_PERIOD_YEAR"}}
 """A window that does not turn while a test runs, unless it runs into the new year."""
+
+WINDOWS = {"calendar", "rolling", "billing_period", "lifetime", "concurrency"}
 
 Stream = grpc.aio.StreamStreamCall[messages.SessionRequest, messages.SessionResponse]
 
@@ -52,7 +55,7 @@ def amounts(**quantities: int) -> list[quota_pb2.Amount]:
 
 def a_limit(limit_id: str = "tokens", **fields: Any) -> quota_pb2.Limit:  # noqa: ANN401 - as JSON.
     """Make a limit, by default of 100 tokens a year for each customer; fields replace."""
-    window = {} if {"calendar", "rolling"} & fields.keys() else A_YEAR
+    window = {} if WINDOWS & fields.keys() else A_YEAR
     defaults = {"level": "LEVEL_CUSTOMER", "units": ["tokens"], "capacity": "100"}
     return ParseDict({"limit_id": limit_id, **defaults, **window, **fields}, quota_pb2.Limit())
 

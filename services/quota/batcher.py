@@ -17,13 +17,13 @@ from services.quota.counters import (
     Batch,
     Counters,
     Decided,
-    FoundHold,
-    Operation,
+    LimitsChanged,
     Root,
     unavailable,
 )
-from services.quota.coverage import NOTHING, Coverage
-from services.quota.model import Amounts, Dimensions, Kind, Subject
+from services.quota.coverage import NOTHING, Coverage, DescribedHold
+from services.quota.model import CommitCall, Dimensions, ExtendCall, HoldId, Subject
+from services.quota.operations import Operation, commit_operation, extend_operation
 
 OPERATIONS_PER_BATCH_MAX = 256
 COUNTERS_PER_BATCH_MAX = 2048
@@ -35,19 +35,17 @@ Cover = Callable[[str, Subject, Dimensions], Coverage]
 """Finds what covers a call of a tenant."""
 
 
-class CommitOfHold(NamedTuple):
-    """A commit of which only its hold says whose call it was."""
+class OfHold(NamedTuple):
+    """A call of which only its hold says whose it was."""
 
-    request_id: str
-    fingerprint: bytes
-    hold: str
-    amounts: Amounts
+    call: CommitCall | ExtendCall
+    hold: HoldId
 
 
 class _Waiting(NamedTuple):
     """What is to be decided, and who is to be told the answer."""
 
-    asked: Operation | CommitOfHold
+    asked: Operation | OfHold
     deliver: Deliver
 
 
@@ -117,7 +115,7 @@ class Batcher:
             if self._round_trips:
                 await asyncio.wait(self._round_trips)
 
-    def submit(self, root: Root, asked: Operation | CommitOfHold, deliver: Deliver) -> None:
+    def submit(self, root: Root, asked: Operation | OfHold, deliver: Deliver) -> None:
         """Have an operation decided; `deliver` is told the answer, or why there is none."""
         if self._waiting_count >= self._waiting_max:
             deliver(unavailable())
@@ -132,7 +130,7 @@ class Batcher:
                 asyncio.get_running_loop().call_soon(self._flush)
         queue.waiting.append(_Waiting(asked, deliver))
 
-    async def decide(self, root: Root, asked: Operation | CommitOfHold) -> Answer:
+    async def decide(self, root: Root, asked: Operation | OfHold) -> Answer:
         """Have an operation decided, and wait for the answer; raise why there is none."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -164,21 +162,32 @@ class Batcher:
         results = await self._decide(queues)
         self._on_their_way -= 1
         decided = [
-            (queue.taken, self._answers(queue, result))
+            (queue, queue.taken, self._answers(queue, result))
             for queue, result in zip(queues, results, strict=True)
         ]
         if self._ready:
             # Redis gets its next work before this one's answers are written.
             self._flush()
             await asyncio.sleep(0)
-        for taken, answers in decided:
+        for queue, taken, answers in decided:
             self._waiting_count -= len(taken)
             for waiting, answer in zip(taken, answers, strict=True):
-                waiting.deliver(answer)
+                if isinstance(answer, LimitsChanged):
+                    self._ask_again(queue.root, waiting, answer)
+                else:
+                    waiting.deliver(answer)
 
-    def _answers(self, queue: _Queue, result: Decided | Exception) -> Sequence[Answer | Exception]:
+    def _ask_again(self, root: Root, waiting: _Waiting, changed: LimitsChanged) -> None:
+        """Ask what is to be extended by the limits that applied when it was held."""
+        operation = cast("Operation", waiting.asked)
+        assert operation.rebased is not None, "only what is extended depends on former limits"
+        self.submit(root, operation.rebased(changed.description), waiting.deliver)
+
+    def _answers(
+        self, queue: _Queue, result: Decided | Exception
+    ) -> Sequence[Answer | LimitsChanged | Exception]:
         """Answer what was decided for a queue, which is ready again or at its end."""
-        answers: Sequence[Answer | Exception]
+        answers: Sequence[Answer | LimitsChanged | Exception]
         if isinstance(result, Decided):
             answers, more_is_due = result
         else:
@@ -199,41 +208,37 @@ class Batcher:
     async def _resolve(self, queues: Sequence[_Queue]) -> None:
         """Find the holds that commits name instead of a subject."""
         wanted = [
-            (queue.root, waiting.asked.hold)
+            (queue.root, waiting.asked.hold.name)
             for queue in queues
             for waiting in queue.taken
-            if isinstance(waiting.asked, CommitOfHold)
+            if isinstance(waiting.asked, OfHold)
         ]
         if not wanted:
             return
-        calls = dict(zip(wanted, await self._counters.find_holds(wanted), strict=True))
+        found = dict(zip(wanted, await self._counters.find_holds(wanted), strict=True))
         for queue in queues:
-            resolved = [self._resolved(queue.root, waiting, calls) for waiting in queue.taken]
+            resolved = [self._resolved(queue.root, waiting, found) for waiting in queue.taken]
             queue.taken = [waiting for waiting in resolved if waiting is not None]
 
     def _resolved(
         self,
         root: Root,
         waiting: _Waiting,
-        calls: Mapping[tuple[Root, str], FoundHold | None],
+        found: Mapping[tuple[Root, str], DescribedHold | None],
     ) -> _Waiting | None:
         asked = waiting.asked
-        if not isinstance(asked, CommitOfHold):
+        if not isinstance(asked, OfHold):
             return waiting
-        call = calls[root, asked.hold]
+        described = found[root, asked.hold.name]
         try:
-            coverage = self._cover(root.tenant, *call) if call else NOTHING
+            coverage = NOTHING
+            if described:
+                coverage = self._cover(root.tenant, described.subject, described.dimensions)
         except DomainError as error:
             self._waiting_count -= 1
             waiting.deliver(error)
             return None
-        operation = Operation(
-            Kind.COMMIT,
-            coverage,
-            asked.request_id,
-            asked.fingerprint,
-            asked.hold,
-            int(call is not None),
-            coverage.sums(asked.amounts),
-        )
+        if isinstance(asked.call, ExtendCall):
+            return _Waiting(extend_operation(asked.call, coverage), waiting.deliver)
+        operation = commit_operation(asked.call, coverage, is_known=described is not None)
         return _Waiting(operation, waiting.deliver)

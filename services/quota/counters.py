@@ -21,12 +21,15 @@ from kit.errors import (
     Precondition,
     Unavailable,
 )
-from services.quota.coverage import Coverage, described_call, remembered
+from services.quota.coverage import Coverage, DescribedHold, described_hold, remembered
 from services.quota.expiry_index import ExpiryIndex
-from services.quota.model import Dimensions, HoldState, Kind, Outcome, Subject
+from services.quota.model import HoldState, Kind
+from services.quota.operations import Operation
 from services.quota.redis_link import Link, Reply, ReplyError, packed
 
-SCRIPT = Path(__file__).with_name("decide.lua")
+_PARTS = ("counting.lua", "admitting.lua", "holding.lua", "decide.lua")
+SCRIPT = b"\n".join(Path(__file__).with_name(part).read_bytes() for part in _PARTS)
+"""What decides, in Redis."""
 SWEEP_MAX = 256
 RETRY_AFTER = timedelta(seconds=1)
 
@@ -35,14 +38,17 @@ _HEAD = 4
 _FINGERPRINT = slice(0, 8)
 _COVERAGE_ID = slice(8, 16)
 _STALE_ATTEMPTS_MAX = 3
-# A plain number, since looking up a member of an enumeration takes a while.
-_RESERVE = int(Kind.RESERVE)
+# Plain numbers, since looking up a member of an enumeration takes a while.
+_HOLDING = frozenset((int(Kind.RESERVE), int(Kind.EXTEND)))
 _METHODS = {
-    Outcome.ALLOWED: "Reserve",
-    Outcome.DENIED: "Reserve",
-    Outcome.COMMITTED: "Commit",
-    Outcome.RELEASED: "Release",
+    Kind.RESERVE: "Reserve",
+    Kind.COMMIT: "Commit",
+    Kind.RELEASE: "Release",
+    Kind.EXTEND: "Extend",
+    Kind.MARK_DISPATCHED: "MarkDispatched",
+    Kind.RECORD: "Record",
 }
+_KINDS = 16
 
 
 # The script's reader knows no binary strings, so bytes go as the older raw strings. There is one
@@ -57,40 +63,22 @@ class Root(NamedTuple):
     customer: str
 
 
-class Operation(NamedTuple):
-    """What is asked of the counters that a coverage names.
-
-    Args:
-        kind: A `Kind`.
-        request_id: Under which the answer is remembered; empty for a check.
-        fingerprint: Eight bytes that tell contents of requests apart.
-        hold: The hold to make or to end.
-        detail: The ttl of a reserve in milliseconds; whether a commit's subject is known.
-        sums: What counts in each slot of the coverage.
-    """
-
-    kind: int
-    coverage: Coverage
-    request_id: str
-    fingerprint: bytes
-    hold: str
-    detail: int
-    sums: Sequence[int]
-
-
 class Answer(NamedTuple):
     """What was decided for one operation.
 
     Args:
+        kind: The `Kind` of what was asked.
         outcome: An `Outcome`.
-        detail: When an allowed hold ends; whether a commit or release found its hold open.
+        detail: When the hold ends; whether a commit, a release or a dispatch found it open.
         hold: The hold that an allowed reserve made.
         coverage: The limits that applied, which a repeated answer remembers.
         figures: For each of them what is used, what is reserved, and in how many milliseconds it
-            is reset, -1 for never. After a denial also how long to wait: -1 when the limit did not
-            refuse, 0 when the amount never fits.
+            is reset, -1 for never. Where something did not fit also how long to wait: -1 where it
+            fitted, 0 when it never fits or need not wait. Behind them, where only a part was
+            granted, how much of each flexible unit was beyond the least.
     """
 
+    kind: int
     outcome: int
     now_ms: int
     detail: int
@@ -106,18 +94,17 @@ class Batch(NamedTuple):
     operations: Sequence[Operation]
 
 
+class LimitsChanged(NamedTuple):
+    """The hold that is to be extended was made when other limits applied: those described."""
+
+    description: bytes
+
+
 class Decided(NamedTuple):
     """The answers to a batch, in its order, and whether more holds are due than were ended."""
 
-    answers: Sequence[Answer | DomainError]
+    answers: Sequence[Answer | LimitsChanged | DomainError]
     more_is_due: bool
-
-
-class FoundHold(NamedTuple):
-    """Whose call a hold was made for."""
-
-    subject: Subject
-    dimensions: Dimensions
 
 
 class Counters:
@@ -130,8 +117,8 @@ class Counters:
     def __init__(self, link: Link, index: ExpiryIndex) -> None:
         self._link = link
         self._index = index
-        self._load = packed("SCRIPT", "LOAD", SCRIPT.read_bytes())
-        self._sha = hashlib.sha1(SCRIPT.read_bytes(), usedforsecurity=False).hexdigest()
+        self._load = packed("SCRIPT", "LOAD", SCRIPT)
+        self._sha = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
         self._now_ms = 0
 
     async def connect(self) -> None:
@@ -184,7 +171,9 @@ class Counters:
                 break
         return [decided.get(place) or unavailable() for place in range(len(batches))]
 
-    async def find_holds(self, wanted: Sequence[tuple[Root, str]]) -> Sequence[FoundHold | None]:
+    async def find_holds(
+        self, wanted: Sequence[tuple[Root, str]]
+    ) -> Sequence[DescribedHold | None]:
         """Find whose calls holds were made for, be they open or expired not long ago.
 
         Raises:
@@ -260,19 +249,23 @@ class Counters:
 
 
 def _shortest_ttl_ms(batch: Batch) -> int:
-    """Say how long the holds live that a batch may make, the shortest of them; 0 for none."""
-    ttls = [operation.detail for operation in batch.operations if operation.kind == _RESERVE]
+    """Say how long the holds live that a batch makes or extends, the shortest; 0 for none."""
+    ttls = [
+        operation.detail
+        for operation in batch.operations
+        if operation.kind in _HOLDING and operation.detail
+    ]
     return min(ttls) if ttls else 0
 
 
-def _found_hold(is_open: bytes | None, *ended: bytes | None) -> FoundHold | None:
+def _found_hold(is_open: bytes | None, *ended: bytes | None) -> DescribedHold | None:
     if is_open is not None:
         _, description, *_ = _unpacked_all(is_open)
-        return FoundHold(*described_call(description))
+        return described_hold(description)
     expired = HoldState.EXPIRED.encode()
     for state in ended:
         if state is not None and state.startswith(expired):
-            return FoundHold(*described_call(state.removeprefix(expired)))
+            return described_hold(state.removeprefix(expired))
     return None
 
 
@@ -317,7 +310,7 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
     counters: list[str | int] = []
     coverages: list[list[bytes | int]] = []
     flat: list[object] = []
-    for kind, coverage, request_id, fingerprint, hold, detail, sums in operations:
+    for kind, coverage, request_id, fingerprint, hold, detail, extra, sums, _ in operations:
         place = places.get(coverage)
         if place is None:
             place = places[coverage] = len(places) + 1
@@ -332,7 +325,7 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
                     index = indexes[limit.field] = len(indexes) + 1
                     counters += (limit.field, *limit.clock.terms_at(now_ms))
                 entry += (index, limit.slot)
-        flat += (kind, place, "r" + request_id, fingerprint, hold, detail, *sums)
+        flat += (kind, place, "r" + request_id, fingerprint, hold, detail, extra, *sums)
     try:
         for part in (counters, coverages, flat, sweep_max):
             _packer.pack(part)
@@ -343,22 +336,26 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
 
 
 def _answer(
-    root: Root, operation: Operation, record: bytes, exhibits: dict[bytes, bytes]
-) -> Answer | DomainError:
+    root: Root, operation: Operation, record: bytes | Sequence[bytes], exhibits: dict[bytes, bytes]
+) -> Answer | LimitsChanged | DomainError:
+    if not isinstance(record, bytes):
+        _, description = record
+        return LimitsChanged(description)
     if len(record) <= _ERROR_LENGTH_MAX:
         return _error(root, operation, record.decode())
-    outcome, now_ms, detail, hold, *figures = _unpacked(record[_COVERAGE_ID.stop :])
+    code, now_ms, detail, hold, *figures = _unpacked(record[_COVERAGE_ID.stop :])
+    kind, outcome = divmod(code, _KINDS)
     coverage = operation.coverage
     if record[_COVERAGE_ID] != coverage.id:
         coverage = remembered(exhibits[record[_COVERAGE_ID]])
-    return Answer(outcome, now_ms, detail, hold.decode(), coverage, figures)
+    return Answer(kind, outcome, now_ms, detail, hold.decode(), coverage, figures)
 
 
 def _error(root: Root, operation: Operation, code: str) -> DomainError:
     reservation_id = f"{operation.hold}.{root.customer}"
     match code[0]:
         case "1":
-            method = _METHODS[Outcome(int(code[1]))]
+            method = _METHODS[Kind(int(code[1:]) // _KINDS)]
             return Conflict(
                 "REQUEST_ID_REUSED",
                 f"the request_id was used before by {method} with other content",
@@ -374,7 +371,9 @@ def _error(root: Root, operation: Operation, code: str) -> DomainError:
             state = HoldState(code[1]).name
             return Precondition(
                 "RESERVATION_ENDED",
-                f"another request has {state.lower()} the hold",
+                "the hold has expired"
+                if state == HoldState.EXPIRED.name
+                else f"another request has {state.lower()} the hold",
                 metadata={"reservation_id": reservation_id, "state": state},
             )
 

@@ -18,22 +18,29 @@ from typing import Any, NamedTuple, cast
 import msgpack
 
 from kit.errors import Precondition
+from services.quota.counting import GAUGE
 from services.quota.filters import BadFilter, compiled
 from services.quota.model import (
+    HOLDS,
     LIMITS_PER_CALL_MAX,
     Amounts,
+    BillingPeriodWindow,
     CalendarWindow,
+    ConcurrencyWindow,
     Dimensions,
+    Enforcement,
     Level,
     Limit,
+    RollingRate,
     Subject,
 )
-from services.quota.windows import drain_rate, window_at
+from services.quota.windows import Rate, drain_rate, window_at
 
 _ID_BYTES = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _COVERAGES_MAX = 50_000
+_HOLDS_ALONE = (HOLDS,)
 _LEVEL_NAMES = {level: level.name.lower() for level in Level}
 _ANYTHING = "*"
 
@@ -51,14 +58,16 @@ class Terms(NamedTuple):
         start_ms: When the window starts; 0 without one, as the following.
         end_ms: When it ends.
         next_end_ms: When the window after it ends.
+        refuses: Whether a call for which there is no room is refused.
     """
 
     room: int
     drain: int
     scale: int
-    start_ms: int = 0
-    end_ms: int = 0
-    next_end_ms: int = 0
+    start_ms: int
+    end_ms: int
+    next_end_ms: int
+    refuses: bool
 
 
 class LimitClock:
@@ -68,17 +77,19 @@ class LimitClock:
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        if isinstance(limit.window, CalendarWindow):
-            self._terms = Terms(limit.capacity, 0, 1)
-        else:
+        rate = Rate(drain=0, scale=1)
+        if isinstance(limit.window, RollingRate):
             rate = drain_rate(limit.capacity, limit.window.period_ms)
-            self._terms = Terms(limit.admits_at_once * rate.scale, rate.drain, rate.scale)
+        room = limit.admits_at_once * rate.scale
+        refuses = limit.enforcement is Enforcement.HARD
+        self._terms = Terms(room, rate.drain, rate.scale, 0, 0, 0, refuses)
 
     def terms_at(self, now_ms: int) -> Terms:
         """Answer the rule with the window that contains an instant, and the one after."""
         terms = self._terms
         window = self.limit.window
-        if isinstance(window, CalendarWindow) and not terms.start_ms <= now_ms < terms.end_ms:
+        is_current = terms.start_ms <= now_ms < terms.end_ms
+        if isinstance(window, CalendarWindow | BillingPeriodWindow) and not is_current:
             current = window_at(window, _EPOCH + now_ms * _MILLISECOND)
             following = window_at(window, current.end)
             terms = self._terms = terms._replace(
@@ -102,6 +113,7 @@ class CoveringLimit(NamedTuple):
     scope: str
     units: tuple[str, ...]
     capacity: int
+    enforcement: Enforcement
     field: str
     slot: int
     clock: LimitClock | None
@@ -132,21 +144,39 @@ class Coverage:
         self.dimensions = dimensions
         self.limits = limits
         self.slots = slots
-        self.description = _describe(subject, dimensions, limits)
+        self.description = _describe(subject, dimensions, limits, slots)
         self.exhibit = _exhibit(subject.customer, limits)
         content = self.description + self.exhibit
         self.id = hashlib.blake2b(content, digest_size=_ID_BYTES).digest()
         self.prepared: object = None
 
-    def sums(self, amounts: Amounts) -> list[int]:
-        """Add up the amounts that count in each slot."""
-        sums = []
-        for units in self.slots:
-            total = 0
-            for unit in units:
-                total += amounts.get(unit, 0)
-            sums.append(total)
-        return sums
+    def sums(self, amounts: Amounts, *, holds: int = 0) -> list[int]:
+        """Add up the amounts that count in each slot; so many holds count where holds do."""
+        return sums_of(self.slots, amounts, holds)
+
+
+class DescribedHold(NamedTuple):
+    """What is known of a hold by its description: whose call it was, and what counted together."""
+
+    subject: Subject
+    dimensions: Dimensions
+    slots: Sequence[tuple[str, ...]]
+
+
+def sums_of(slots: Sequence[tuple[str, ...]], amounts: Amounts, holds: int) -> list[int]:
+    """Add up the amounts that count in each of some slots."""
+    sums = []
+    for units in slots:
+        total = 0
+        for unit in units:
+            total += amounts.get(unit, 0)
+        sums.append(holds if units == _HOLDS_ALONE else total)
+    return sums
+
+
+def weights_of(slots: Sequence[tuple[str, ...]], unit: str) -> list[tuple[int, int, int]]:
+    """Answer which slots grow with a unit, from 1, each by which fraction of two integers."""
+    return [(place, 1, 1) for place, units in enumerate(slots, 1) if unit in units]
 
 
 class LimitIndex:
@@ -244,18 +274,22 @@ def remembered(exhibit: bytes) -> Coverage:
     """Read back a coverage of which only the exhibit is left; it can be shown, not decided."""
     customer, rows = cast("Any", msgpack.unpackb(exhibit))
     limits = [
-        CoveringLimit(limit_id, scope, tuple(units), capacity, "", 0, None)
-        for limit_id, scope, units, capacity in rows
+        CoveringLimit(
+            limit_id, scope, tuple(units), capacity, Enforcement(enforcement), "", 0, None
+        )
+        for limit_id, scope, units, capacity, enforcement in rows
     ]
     return Coverage(Subject(customer), (), limits, ())
 
 
-def described_call(description: bytes) -> tuple[Subject, Dimensions]:
-    """Read from a description whose call it was."""
+def described_hold(description: bytes) -> DescribedHold:
+    """Read what a description says behind what the script reads."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(description)
-    _, (subject, dimensions) = unpacker
-    return Subject(*subject), tuple(map(tuple, dimensions))
+    _, (subject, dimensions, slots) = unpacker
+    return DescribedHold(
+        Subject(*subject), tuple(map(tuple, dimensions)), [tuple(units) for units in slots]
+    )
 
 
 def _most_specific(subject: Subject) -> tuple[int, str]:
@@ -284,25 +318,35 @@ def _covering_limit(clock: LimitClock, subject: Subject, slot: int) -> CoveringL
     name = subject.at(limit.level)
     is_customer = limit.level is Level.CUSTOMER
     level = _LEVEL_NAMES[limit.level]
+    mark = GAUGE if isinstance(limit.window, ConcurrencyWindow) else "|"
     return CoveringLimit(
         limit_id=limit.limit_id,
         scope=name if is_customer else f"{subject.customer}/{name}",
         units=limit.units,
         capacity=limit.admits_at_once,
-        field=f"{limit.limit_id}|{level}" if is_customer else f"{limit.limit_id}|{level}/{name}",
+        enforcement=limit.enforcement,
+        field=f"{limit.limit_id}{mark}{level}" + ("" if is_customer else f"/{name}"),
         slot=slot,
         clock=clock,
     )
 
 
-def _describe(subject: Subject, dimensions: Dimensions, limits: Sequence[CoveringLimit]) -> bytes:
-    """Pack what the script reads of a hold, and behind it whose call it was."""
+def _describe(
+    subject: Subject,
+    dimensions: Dimensions,
+    limits: Sequence[CoveringLimit],
+    slots: Sequence[tuple[str, ...]],
+) -> bytes:
+    """Pack what the script reads of a hold, and behind it whose call it was and what counted."""
     flat = [part for limit in limits for part in (limit.field, limit.slot)]
-    return _packed(flat) + _packed((subject, dimensions))
+    return _packed(flat) + _packed((subject, dimensions, slots))
 
 
 def _exhibit(customer: str, limits: Sequence[CoveringLimit]) -> bytes:
-    rows = [(limit.limit_id, limit.scope, limit.units, limit.capacity) for limit in limits]
+    rows = [
+        (limit.limit_id, limit.scope, limit.units, limit.capacity, int(limit.enforcement))
+        for limit in limits
+    ]
     return _packed((customer, rows))
 
 

@@ -1,41 +1,47 @@
 -- One atomic decision over everything that the calls of one customer ask at the same time.
 --
 -- The rule is that of services/quota/decisions.py, where it is explained; tests hold the two equal.
--- Redis's clock is the only clock. How often Redis is called does not depend on how many operations
--- there are. All numbers are integers that a double holds exactly. Functions capture hardly
--- anything, because Lua pays for each capture in each run; they are given the `books` instead.
+-- counting.lua, admitting.lua and holding.lua come before this file and say it in Lua. Redis's clock
+-- is the only clock. How often Redis is called does not depend on how many operations there are.
 --
 -- KEYS  counters and holds, expiries, what is remembered of even and of odd periods
 -- ARGV  msgpack: counters, coverages, operations, sweep_max
---         counter    field, room, drain, scale, window start, its end, the end of the next; times
---                    are 0 without a window; all in one flat list
+--         counter    field, room, drain, scale, window start, its end, the end of the next, whether
+--                    it refuses; times are 0 without a window; all in one flat list
 --         coverage   {id, description, exhibit, number of slots, counter, slot, counter, slot, ...}
---         operation  kind, coverage, request, fingerprint, hold, detail, an amount for each slot; all
---                    in one flat list; the detail is the ttl of a reserve, and 0 for a commit whose
---                    subject nobody knows
+--         operation  kind, coverage, request, fingerprint, hold, detail, extra, an amount for each
+--                    slot; all in one flat list
+--           detail   the ttl of a reserve or of an extended hold; 0 for a commit whose subject nobody
+--                    knows
+--           extra    0; or when usage that is recorded happened; or of a check, reserve or extend
+--                    {1 in shadow, least of each slot, flexible units}, and where limits have changed
+--                    since a hold was made, its description and the amounts of its slots
 --       A description is msgpack {field, slot, ...}, and behind it what only the service reads; an
 --       exhibit is what it needs to show a repeated answer.
 -- Returns msgpack {is stale, now, more is due, {coverage id, exhibit, ...}}, then for each operation
--- an error of 1 or 2 bytes, or its record: fingerprint and coverage id of 8 bytes each, and msgpack
--- {outcome, now, detail, hold, figures of each counter ...}.
+-- an error, or its record: fingerprint and coverage id of 8 bytes each, and msgpack {outcome + 16 *
+-- kind, now, detail, hold, figures of each counter ..., grant of each flexible unit ...}.
 --
--- Kinds: 0 check, 1 reserve, 2 commit, 3 release. Outcomes: 1 allowed, 3 denied, 4 committed,
--- 5 released. Errors: 1 request id reused, and the outcome of the first; 2 hold not found;
--- 3 hold ended, and how.
--- A hold ended: C committed, R released, X expired, followed by its description.
+-- Kinds: 0 check, 1 reserve, 2 commit, 3 release, 4 extend, 5 mark dispatched, 6 record. Outcomes: 1
+-- allowed, 2 allowed beyond what does not refuse, 3 denied, 4 committed or recorded, 5 released, 6
+-- allowed in part, 7 dispatched. The figures are three, and after 2, 3 and 6 four.
+-- Errors: 1 request id reused, and outcome and kind of the first; 2 hold not found; 3 hold ended, and
+-- how: C committed, R released, X expired; {4, description} the limits are not those of the hold.
+-- How a hold ended is remembered, of an expired one with its description.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local given, coverages, operations, sweep_max = cmsgpack.unpack(ARGV[1])
 
 local counters, fields = {}, {}
-for i = 1, #given, 7 do
-  local ends, next_ends = given[i + 5], given[i + 6]
-  if ends > 0 and ends <= now then ends = next_ends end
-  if ends > 0 and (now < given[i + 4] or ends <= now) then return {cmsgpack.pack({true, now})} end
+for i = 1, #given, 8 do
+  local starts, ends, next_ends = given[i + 4], given[i + 5], given[i + 6]
+  if ends > 0 and ends <= now then starts, ends = ends, next_ends end
+  if ends > 0 and (now < starts or ends <= now) then return {cmsgpack.pack({true, now})} end
   fields[#fields + 1] = given[i]
   counters[#fields] = {
-    field = given[i], room = given[i + 1], ends = ends, is_changed = false,
+    field = given[i], room = given[i + 1], refuses = given[i + 7], starts = starts, ends = ends,
+    is_changed = false,
     stamp = 0, taken = 0, settled = 0, held = 0, drain = given[i + 2], scale = given[i + 3],
   }
 end
@@ -43,231 +49,14 @@ end
 local books = {
   now = now, operations = operations,
   counters = counters, fields = fields, by_field = false, changed = {},
-  coverages = {}, holds = {}, changed_ids = {},
+  coverages = {}, holds = {}, changed_ids = {}, late = {},
   recent = {}, news = {},
   last_expiry = 0, is_last_expiry_known = false,
 }
 
--- Redis, in calls of bounded size ----------------------------------------------------------------
-
-local function read(key, names)
-  local count = #names
-  if count <= 4000 then return count > 0 and redis.call('HMGET', key, unpack(names)) or {} end
-  local values = {}
-  for first = 1, count, 4000 do
-    local last = math.min(first + 3999, count)
-    local part = redis.call('HMGET', key, unpack(names, first, last))
-    for i = 1, #part do values[first + i - 1] = part[i] end
-  end
-  return values
-end
-
-local function write(command, key, arguments)
-  for first = 1, #arguments, 4000 do
-    redis.call(command, key, unpack(arguments, first, math.min(first + 3999, #arguments)))
-  end
-end
-
--- Counters ---------------------------------------------------------------------------------------
-
-local function whole(parts, scale)
-  local rest = parts % scale
-  if rest > 0 then return (parts - rest) / scale + 1 end
-  return (parts - rest) / scale
-end
-
-local function touch(books, counter)
-  if not counter.is_changed then
-    counter.is_changed = true
-    books.changed[#books.changed + 1] = counter
-  end
-end
-
-local function bring(counter, instant)
-  local stamp = counter.stamp
-  if counter.drain > 0 then
-    if instant > stamp then
-      local drained = counter.drain * (instant - stamp)
-      counter.taken = counter.taken > drained and counter.taken - drained or 0
-      counter.settled = counter.settled > drained and counter.settled - drained or 0
-      counter.stamp = instant
-    end
-  elseif stamp > 0 and stamp <= instant then
-    counter.taken, counter.settled, counter.stamp = counter.held, 0, 0
-  end
-end
-
-local function follow(books, counter, drain, scale)
-  if counter.drain ~= drain or counter.scale ~= scale then
-    local most = 4503599627370496
-    counter.settled = math.min(whole(counter.settled, counter.scale) * scale, most)
-    counter.taken = math.min(whole(counter.taken, counter.scale) * scale, most)
-    if drain == 0 then counter.taken = counter.settled + counter.held end
-    counter.drain, counter.scale, counter.stamp = drain, scale, books.now
-    touch(books, counter)
-  end
-  if drain == 0 then
-    if counter.stamp ~= 0 and counter.stamp ~= counter.ends then touch(books, counter) end
-    counter.stamp = counter.ends
-  end
-end
-
-local function settle(books, counter, held, actual)
-  local scale, taken, most = counter.scale, counter.taken, 4503599627370496
-  if held > counter.held then held = counter.held end
-  local kept = actual < held and actual or held
-  local settled = counter.settled + kept * scale
-  if settled > taken then settled = taken end
-  if actual > kept then
-    local extra = (actual - kept) * scale
-    if extra > most then extra = most end
-    settled, taken = settled + extra, taken + extra
-    if settled > most then settled = most end
-    if taken > most then taken = most end
-  end
-  counter.held = counter.held - held
-  local ceiling = settled + counter.held * scale
-  counter.settled = settled
-  counter.taken = taken < ceiling and taken or ceiling
-  touch(books, counter)
-end
-
-local function wait_for(books, counter, amount)
-  local missing = counter.taken + amount * counter.scale - counter.room
-  if amount == 0 or missing <= 0 then return -1 end
-  if amount * counter.scale > counter.room then return 0 end
-  if counter.drain > 0 then return whole(missing, counter.drain) end
-  if not books.is_last_expiry_known then
-    local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-    books.last_expiry = math.max(books.last_expiry, tonumber(last[2] or 0))
-    books.is_last_expiry_known = true
-  end
-  local expiry = math.max(books.last_expiry - books.now, 1)
-  local turn = counter.stamp > 0 and counter.stamp - books.now or nil
-  local expiry_helps = counter.settled + amount <= counter.room
-  local turn_helps = turn and counter.held + amount <= counter.room
-  if expiry_helps and turn_helps then return math.min(expiry, turn) end
-  if expiry_helps then return expiry end
-  if turn_helps then return turn end
-  return turn and math.max(expiry, turn) or 0
-end
-
--- Coverages and holds ----------------------------------------------------------------------------
-
-local function describe(books, description)
-  local coverage = books.coverages[description]
-  if coverage then return coverage end
-  if not books.by_field then
-    books.by_field = {}
-    for i = 1, #books.counters do books.by_field[books.fields[i]] = books.counters[i] end
-  end
-  local _, flat = cmsgpack.unpack_one(description)
-  coverage = {false, description, false, 0}
-  for i = 1, #flat, 2 do
-    local field, slot = flat[i], flat[i + 1]
-    local counter = books.by_field[field]
-    if not counter then
-      counter = {
-        field = field, room = false, ends = 0, is_changed = false,
-        stamp = 0, taken = 0, settled = 0, held = 0, drain = 0, scale = 1,
-      }
-      books.by_field[field] = counter
-      books.fields[#books.fields + 1] = field
-      books.counters[#books.fields] = counter
-    end
-    coverage[i + 4], coverage[i + 5] = counter, slot
-    if slot > coverage[4] then coverage[4] = slot end
-  end
-  books.coverages[description] = coverage
-  return coverage
-end
-
-local function remember(books, name, value)
-  local news = books.news
-  books.recent[name] = value
-  news[#news + 1] = name
-  news[#news + 1] = value
-end
-
-local function put_hold(books, id, hold)
-  books.holds[id] = hold
-  books.changed_ids[#books.changed_ids + 1] = id
-end
-
-local function end_hold(books, id, state)
-  put_hold(books, id, nil)
-  remember(books, 'e' .. id, state)
-end
-
-local function give_back(books, hold)
-  local coverage = hold.coverage
-  for i = 5, #coverage, 2 do settle(books, coverage[i], hold[2 + coverage[i + 1]], 0) end
-end
-
--- The four kinds of operations; each answers the head of its record, or an error ------------------
-
-local function check(books, coverage, at)
-  local operations = books.operations
-  for i = 5, #coverage, 2 do
-    local counter, amount = coverage[i], operations[at + 5 + coverage[i + 1]]
-    if amount > 0 and counter.taken + amount * counter.scale > counter.room then
-      return 3, 0, ''
-    end
-  end
-  return 1, 0, ''
-end
-
-local function reserve(books, coverage, at)
-  if check(books, coverage, at) == 3 then return 3, 0, '' end
-  local operations = books.operations
-  for i = 5, #coverage, 2 do
-    local counter, amount = coverage[i], operations[at + 5 + coverage[i + 1]]
-    counter.taken = counter.taken + amount * counter.scale
-    counter.held = counter.held + amount
-    touch(books, counter)
-  end
-  local id, expiry = operations[at + 4], books.now + operations[at + 5]
-  local hold = {expiry, coverage[2], unpack(operations, at + 6, at + 5 + coverage[4])}
-  hold.coverage = coverage
-  put_hold(books, id, hold)
-  if expiry > books.last_expiry then books.last_expiry = expiry end
-  return 1, expiry, id
-end
-
-local function commit(books, coverage, at)
-  local operations = books.operations
-  local id, is_known = operations[at + 4], operations[at + 5] == 1
-  local ended = id ~= '' and books.recent['e' .. id]
-  if ended and string.sub(ended, 1, 1) ~= 'X' then return nil, '3' .. ended end
-  if id ~= '' and not is_known then return nil, '2' end
-  local hold, held = books.holds[id], {}
-  local former = hold and hold.coverage or {}
-  for i = 5, #former, 2 do held[former[i]] = hold[2 + former[i + 1]] end
-  for i = 5, #coverage, 2 do
-    local counter = coverage[i]
-    settle(books, counter, held[counter] or 0, operations[at + 5 + coverage[i + 1]])
-    held[counter] = nil
-  end
-  for i = 5, #former, 2 do
-    if held[former[i]] then settle(books, former[i], held[former[i]], 0) end
-  end
-  if id ~= '' then end_hold(books, id, 'C') end
-  return 4, hold and 1 or 0, ''
-end
-
-local function release(books, coverage, at)
-  local id = books.operations[at + 4]
-  local hold, ended = books.holds[id], books.recent['e' .. id]
-  if ended and string.sub(ended, 1, 1) ~= 'X' then return nil, '3' .. ended end
-  if not hold and not ended then return nil, '2' end
-  if hold then give_back(books, hold) end
-  end_hold(books, id, 'R')
-  return 5, hold and 1 or 0, ''
-end
-
-local function record(books, coverage, at, outcome, detail, hold)
+local function record(books, coverage, at, outcome, detail, hold, misfits, granted)
   local operations, now = books.operations, books.now
-  local values = {outcome, now, detail, hold, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  local values = {outcome + 16 * operations[at], now, detail, hold, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
   local count = 4
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
@@ -281,9 +70,18 @@ local function record(books, coverage, at, outcome, detail, hold)
     values[count + 1], values[count + 2], values[count + 3] = used, total - used, reset
     count = count + 3
     if outcome == 3 then
+      local extra, slot = operations[at + 6], coverage[i + 1]
+      local least = extra ~= 0 and extra[2]
       count = count + 1
-      values[count] = wait_for(books, counter, operations[at + 5 + coverage[i + 1]])
+      values[count] = wait_for(books, counter, least and least[slot] or operations[at + 6 + slot])
+    elseif misfits then
+      count = count + 1
+      values[count] = misfits[counter] and 0 or -1
     end
+  end
+  for i = 1, granted and #granted or 0 do
+    count = count + 1
+    values[count] = granted[i]
   end
   for i = count + 1, 16 do values[i] = nil end
   return operations[at + 3] .. coverage[1] .. cmsgpack.pack(values)
@@ -304,11 +102,11 @@ local at, last = 1, #operations
 while at < last do
   local kind, id = operations[at], operations[at + 4]
   if kind > 0 then names[#names + 1] = operations[at + 2] end
-  if kind > 1 and id ~= '' then
+  if id ~= '' and kind > 1 then
     hold_ids[#hold_ids + 1] = id
     names[#names + 1] = 'e' .. id
   end
-  at = at + 6 + coverages[operations[at + 1]][4]
+  at = at + 7 + coverages[operations[at + 1]][4]
 end
 
 local period = math.floor(now / 600000)
@@ -366,11 +164,14 @@ end
 
 -- Holds end at their expiry, each at its own instant, before anything is decided ---------------------
 
+local late_ids = {}
 for i = 1, #due do
   local hold = books.holds[due[i]]
-  if hold then
-    for j = 5, #hold.coverage, 2 do bring(hold.coverage[j], hold[1]) end
-    give_back(books, hold)
+  if hold and hold[3] == 1 then
+    make_late(books, hold)
+    late_ids[#late_ids + 1] = due[i]
+  elseif hold and hold[3] == 0 then
+    give_back(books, hold, hold[1])
     end_hold(books, due[i], 'X' .. hold[2])
   else
     put_hold(books, due[i], nil)
@@ -382,10 +183,12 @@ for i = 1, #fields do
   if i <= known then follow(books, counters[i], rules[2 * i - 1], rules[2 * i]) end
 end
 
+for i = 1, #late_ids do stamp_late(books, late_ids[i], books.late[i]) end
+
 -- Deciding ---------------------------------------------------------------------------------------
 
 local replies, exhibits = {''}, {}
-local decide = {[0] = check, reserve, commit, release}
+local decide = {[0] = check, reserve, commit, release, extend, mark_dispatched, book}
 
 at = 1
 while at < last do
@@ -393,8 +196,9 @@ while at < last do
   local coverage = coverages[operations[at + 1]]
   local reply = kind > 0 and books.recent[request]
   if not reply then
-    local outcome, detail, hold = decide[kind](books, coverage, at)
-    reply = outcome and record(books, coverage, at, outcome, detail, hold) or detail
+    local outcome, detail, hold, misfits, granted = decide[kind](books, coverage, at)
+    reply = outcome and record(books, coverage, at, outcome, detail, hold, misfits, granted)
+      or detail
     if outcome and kind > 0 then
       remember(books, request, reply)
       if not coverage.is_remembered then
@@ -411,7 +215,7 @@ while at < last do
       or redis.call('HGET', recent_key, name) or redis.call('HGET', former_key, name)
   end
   replies[#replies + 1] = reply
-  at = at + 6 + coverage[4]
+  at = at + 7 + coverage[4]
 end
 
 -- Writing ----------------------------------------------------------------------------------------
@@ -425,19 +229,24 @@ for i = 1, #books.changed do
   if c.is_new then made = made + 1 end
 end
 
--- Whoever makes counters looks at some others, and removes those that say nothing any more: drained,
--- or of a window that is over, and without a hold. So runs that come and go leave nothing behind.
+-- Whoever makes counters or late holds looks at some others, and removes what says nothing any more:
+-- counters that are drained or of a window that is over, and without a hold; late holds whose time is
+-- over. So runs that come and go leave nothing behind.
+made = made + #late_ids
 if made > 0 then
   local cursor = redis.call('HGET', KEYS[1], '_') or '0'
   local seen = redis.call('HSCAN', KEYS[1], cursor, 'COUNT', 8 + 4 * made)
   local idle = {}
   for i = 1, #seen[2], 2 do
     local field = seen[2][i]
-    if string.find(field, '|', 1, true) then
+    if string.find(field, '[|#]') then
       local stamp, taken, _, held, drain = cmsgpack.unpack(seen[2][i + 1])
       local is_over = drain == 0 and stamp > 0 and stamp <= now
       local is_drained = taken <= drain * (now - stamp)
       if held == 0 and (is_over or is_drained) then idle[#idle + 1] = field end
+    elseif field ~= '_' then
+      local expiry, _, phase = cmsgpack.unpack(seen[2][i + 1])
+      if phase == 2 and expiry <= now then idle[#idle + 1] = field end
     end
   end
   write('HDEL', KEYS[1], idle)
@@ -450,8 +259,12 @@ for i = 1, #books.changed_ids do
   if hold then
     values[#values + 1] = 'h' .. id
     values[#values + 1] = cmsgpack.pack(unpack(hold))
-    expiries[#expiries + 1] = hold[1]
-    expiries[#expiries + 1] = id
+    if hold[3] == 2 then
+      gone_ids[#gone_ids + 1] = id
+    else
+      expiries[#expiries + 1] = hold[1]
+      expiries[#expiries + 1] = id
+    end
   else
     gone[#gone + 1] = 'h' .. id
     gone_ids[#gone_ids + 1] = id

@@ -1,25 +1,15 @@
 """The rule by which calls are admitted and booked, as a pure function.
 
 `decide.lua` obeys the same rule inside Redis; this is where it can be read, and what tests hold
-the script to. A counter knows three figures: what was *taken* and has not drained, what of it is
-*settled*, and what open holds *hold*. One rule serves every kind of window:
+the script to. How a counter counts says `counting.py`, what fits `admission.py`.
 
-- A call passes when, on each counter, taken + amount stays within the limit's room.
-- A reserve takes its amounts. A hold is settled when its call is committed, released or expires:
-  what was really used stays taken and becomes settled, what exceeds the hold is taken in addition.
-- A calendar window forgets what is settled when it turns, but not what is held: an open hold is
-  booked in the window in which it is settled.
-- A rolling rate is a token bucket that counts debt: it drains by `drain` parts each millisecond,
-  and a quantum is `scale` parts, so that every rate is exact (RFC 2697 counts tokens instead).
-
-After a hold was settled, no more stays taken than what is settled plus what is still held. In a
-calendar window this is plain subtraction. In a rolling rate it is what makes giving back safe: part
-of a hold's amount has drained while it was open, and giving all of it back would let others take
-that part twice. The figure is never lower than if the hold had not been, and equal when no other
-hold is open.
-
-Refuses to be exact beyond `TAKEN_MAX` parts, where a counter stays; `model.QUANTITY_MAX` and the
-bounds of a limit keep every decision far below.
+- A call passes when it fits on each limit that refuses. A limit that does not refuse is taken from
+  like any other, also beyond its room.
+- A hold is settled when its call is committed or released, or when it expires. The hold of a call
+  that has not left for its provider gives everything back then. That of a call that has left is
+  booked at what it held, and for `LATE_MS` a late commit puts what was really used in the place of
+  that, in the window where it was booked.
+- A hold is extended on the counters from which it was taken, by the rules that they have now.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,139 +17,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
-from services.quota.model import HoldState, Kind, Outcome
+from services.quota.admission import Admission, Demand, Source, admit
+from services.quota.counting import GAUGE, Counter, Rule
+from services.quota.model import HoldPhase, HoldState, Kind, Outcome
 
-TAKEN_MAX = 2**52
-ROOM_MAX = 2**50
 PERIOD_MS = 600_000
 """A request is remembered for at least one period and at most two."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How a limit counts at the present.
-
-    Args:
-        room: How many parts can be taken.
-        drain: How many parts drain each millisecond; 0 in a calendar window.
-        scale: How many parts a quantum has.
-        window_end_ms: When the calendar window ends; 0 when none does.
-    """
-
-    room: int
-    drain: int = 0
-    scale: int = 1
-    window_end_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """The state of one limit for one subject.
-
-    Args:
-        stamp_ms: Until when it has drained; in a calendar window, when that ends; 0 for neither.
-        taken: Parts that were taken and have not drained.
-        settled: Parts of them that no hold is open for.
-        held: Quanta that open holds took.
-    """
-
-    stamp_ms: int
-    taken: int
-    settled: int
-    held: int
-    drain: int
-    scale: int
-
-    @classmethod
-    def fresh(cls, rule: Rule, now_ms: int) -> "Counter":
-        """Make the counter of which nothing was taken."""
-        stamp_ms = now_ms if rule.drain else rule.window_end_ms
-        return cls(stamp_ms, 0, 0, 0, rule.drain, rule.scale)
-
-    def at(self, instant_ms: int) -> "Counter":
-        """Let time pass: drain, or turn the window."""
-        if self.drain:
-            drained = self.drain * max(instant_ms - self.stamp_ms, 0)
-            return replace(
-                self,
-                stamp_ms=max(instant_ms, self.stamp_ms),
-                taken=max(self.taken - drained, 0),
-                settled=max(self.settled - drained, 0),
-            )
-        if 0 < self.stamp_ms <= instant_ms:
-            return replace(self, stamp_ms=0, taken=self.held, settled=0)
-        return self
-
-    def under(self, rule: Rule, now_ms: int) -> "Counter":
-        """Go on by a rule, which may differ from the one it was kept by: then in whole quanta."""
-        counter = self.at(now_ms)
-        if (counter.drain, counter.scale) != (rule.drain, rule.scale):
-            settled = min(_whole(counter.settled, counter.scale) * rule.scale, TAKEN_MAX)
-            taken = min(_whole(counter.taken, counter.scale) * rule.scale, TAKEN_MAX)
-            counter = Counter(
-                stamp_ms=now_ms,
-                taken=taken if rule.drain else settled + counter.held,
-                settled=settled,
-                held=counter.held,
-                drain=rule.drain,
-                scale=rule.scale,
-            )
-        return counter if rule.drain else replace(counter, stamp_ms=rule.window_end_ms)
-
-    def admits(self, rule: Rule, amount: int) -> bool:
-        """Tell whether an amount fits; nothing always does."""
-        return amount == 0 or self.taken + amount * self.scale <= rule.room
-
-    def taking(self, amount: int) -> "Counter":
-        """Let a hold take an amount."""
-        return replace(self, taken=self.taken + amount * self.scale, held=self.held + amount)
-
-    def settling(self, *, held: int, actual: int) -> "Counter":
-        """End a hold, or none, and book what was really used, in full."""
-        held = min(held, self.held)
-        kept = min(actual, held)
-        extra = min((actual - kept) * self.scale, TAKEN_MAX)
-        settled = min(min(self.settled + kept * self.scale, self.taken) + extra, TAKEN_MAX)
-        taken = min(self.taken + extra, TAKEN_MAX)
-        still_held = self.held - held
-        return replace(
-            self,
-            settled=settled,
-            taken=min(taken, settled + still_held * self.scale),
-            held=still_held,
-        )
-
-    def figures(self, now_ms: int) -> tuple[int, int, int]:
-        """Show what is used, what is reserved, and how long until it is reset; -1 for never."""
-        used, total = _whole(self.settled, self.scale), _whole(self.taken, self.scale)
-        if self.drain:
-            reset_ms = _whole(self.taken, self.drain)
-        else:
-            reset_ms = self.stamp_ms - now_ms if self.stamp_ms else -1
-        return used, total - used, reset_ms
-
-    def wait_ms(self, rule: Rule, amount: int, now_ms: int, last_expiry_ms: int) -> int:
-        """Say how long until an amount fits; 0 when it never does, -1 when it fits now.
-
-        Where open holds are in the way, it fits at the latest when the last one of the customer
-        has expired; where booked usage is, when the window turns.
-        """
-        if self.admits(rule, amount):
-            return -1
-        parts = amount * self.scale
-        if parts > rule.room:
-            return 0
-        if self.drain:
-            return _whole(self.taken + parts - rule.room, self.drain)
-        expiry_ms = max(last_expiry_ms - now_ms, 1)
-        turn_ms = self.stamp_ms - now_ms if self.stamp_ms else None
-        waits = [expiry_ms] if self.settled + amount <= rule.room else []
-        if turn_ms is not None and self.held + amount <= rule.room:
-            waits.append(turn_ms)
-        if waits:
-            return min(waits)
-        return 0 if turn_ms is None else max(expiry_ms, turn_ms)
-
+LATE_MS = 86_400_000
+"""How long the hold of a call that had left waits for its commit after it has expired."""
 
 Parts = tuple[tuple[str, int], ...]
 """Counters by name, each with the position of the amount that it takes."""
@@ -167,15 +32,27 @@ Parts = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What a reserve took, until when, and from which counters."""
+    """What a reserve took, until when, and from which counters.
+
+    Args:
+        description: What covered the call, told apart.
+        stamps_ms: Of a hold that is late, the stamp of each counter on which it was booked.
+    """
 
     expire_ms: int
+    description: bytes
     parts: Parts
     amounts: tuple[int, ...]
+    phase: HoldPhase = HoldPhase.OPEN
+    stamps_ms: tuple[int, ...] = ()
 
     def taken_from(self) -> dict[str, int]:
         """Answer how much each counter gave."""
         return {name: self.amounts[slot] for name, slot in self.parts}
+
+    def booked_on(self) -> dict[str, int]:
+        """Answer how much is booked on each counter when the call had left and the hold expires."""
+        return {name: amount for name, amount in self.taken_from().items() if GAUGE not in name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,30 +60,48 @@ class Operation:
     """What is asked: `kind` of the counters `parts`, each by its rule.
 
     Args:
-        ttl_ms: How long a reserve holds.
+        description: What covers the call, told apart.
+        ttl_ms: How long a reserve holds, or an extended hold lives from now on.
         is_subject_known: Whether a commit can be booked although its hold is unknown.
+        is_shadow: Whether no limit refuses.
+        event_ms: When usage that is recorded happened; 0 for now.
+        own: The description of the hold that is extended and what is asked in its positions, where
+            the limits have changed since.
     """
 
     kind: Kind
     parts: Parts
     rules: tuple[Rule, ...]
-    amounts: tuple[int, ...]
+    demand: Demand
+    description: bytes = b""
     request: str = ""
     fingerprint: bytes = b""
     hold: str = ""
     ttl_ms: int = 0
     is_subject_known: bool = True
+    is_shadow: bool = False
+    event_ms: int = 0
+    own: tuple[bytes, Demand] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was decided; each counter's figures, and after a denial how long to wait for it."""
+    """What was decided.
 
+    Args:
+        detail: When the hold ends; whether the hold was open.
+        figures: Those of each counter; where something did not fit also how long to wait for it
+            after a denial, and else 0, or -1 where it fitted.
+        granted: How much of each flexible unit was granted beyond the least, if not all.
+    """
+
+    kind: Kind
     outcome: Outcome
     now_ms: int
     detail: int
     hold: str
     figures: tuple[int, ...]
+    granted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +110,9 @@ class Failure:
 
     reason: str
 
+
+_FORGOTTEN = Counter(stamp_ms=0, taken=0, settled=0, held=0, drain=0, scale=1)
+"""A counter that said nothing any more, of a limit that is gone."""
 
 Known = TypeVar("Known")
 
@@ -259,6 +157,8 @@ class _Books:
         self._holds = dict(state.holds)
         self._requests = dict(state.requests)
         self._ended = dict(state.ended)
+        self._rules: dict[str, Rule] = {}
+        self._late: list[str] = []
         self._last_expiry_ms = 0
 
     def closed(self) -> SubjectState:
@@ -266,23 +166,44 @@ class _Books:
 
     def expire(self, sweep_max: int) -> None:
         """End holds at their expiry, each at its own instant, so that it matters not when."""
-        in_order = sorted(self._holds.items(), key=lambda item: (item[1].expire_ms, item[0]))
+        unsettled = (each for each in self._holds.items() if each[1].phase is not HoldPhase.LATE)
+        in_order = sorted(unsettled, key=lambda item: (item[1].expire_ms, item[0]))
         due = (item for item in in_order if item[1].expire_ms <= self._now_ms)
         for name, hold in list(islice(due, sweep_max)):
+            is_late = hold.phase is HoldPhase.DISPATCHED
+            booked = hold.booked_on() if is_late else {}
             for counter, held in hold.taken_from().items():
-                self._settle(counter, held=held, actual=0, instant_ms=hold.expire_ms)
-            self._end(name, HoldState.EXPIRED)
-        self._last_expiry_ms = max((hold.expire_ms for hold in self._holds.values()), default=0)
+                actual = booked.get(counter, 0)
+                self._settle(counter, held=held, actual=actual, instant_ms=hold.expire_ms)
+            if is_late:
+                self._late.append(name)
+            else:
+                self._end(name, HoldState.EXPIRED)
+        still_open = [
+            hold
+            for name, hold in self._holds.items()
+            if hold.phase is not HoldPhase.LATE and name not in self._late
+        ]
+        self._last_expiry_ms = max((hold.expire_ms for hold in still_open), default=0)
 
     def follow(self, operations: Iterable[Operation]) -> None:
         """Go on by the rules that limits have now, on every counter that is asked about."""
         for operation in operations:
             for (name, _), rule in zip(operation.parts, operation.rules, strict=True):
                 self._counters[name] = self._counter(name, rule)
+                self._rules[name] = rule
+        for name in self._late:
+            hold = self._holds[name]
+            self._holds[name] = replace(
+                hold,
+                phase=HoldPhase.LATE,
+                expire_ms=hold.expire_ms + LATE_MS,
+                stamps_ms=tuple(self._stamp_ms(name) for name, _ in hold.parts),
+            )
 
     def decide(self, operation: Operation) -> Answer | Failure:
         if operation.kind is Kind.CHECK:
-            return self._answer(operation, self._judge(operation))
+            return self._check(operation)
         first = self._recall(self._requests, operation.request)
         if first is not None:
             fingerprint, first_answer = first
@@ -297,70 +218,170 @@ class _Books:
     def _carry_out(self, operation: Operation) -> Answer | Failure:
         if operation.kind is Kind.RESERVE:
             return self._reserve(operation)
+        if operation.kind is Kind.RECORD:
+            return self._record(operation)
         ended = self._recall(self._ended, operation.hold) if operation.hold else None
         if ended in (HoldState.COMMITTED, HoldState.RELEASED):
             return Failure("RESERVATION_ENDED")
         if operation.kind is Kind.COMMIT:
             return self._commit(operation)
-        if operation.hold not in self._holds and ended is None:
+        hold = self._hold(operation.hold)
+        if hold is None and ended is None:
             return Failure("RESERVATION_NOT_FOUND")
-        return self._release(operation)
+        return self._change(operation, hold)
+
+    def _change(self, operation: Operation, hold: Hold | None) -> Answer | Failure:
+        if operation.kind is Kind.EXTEND:
+            return self._extend(operation, hold)
+        if operation.kind is Kind.MARK_DISPATCHED:
+            return self._mark_dispatched(operation, hold)
+        return self._release(operation, hold)
+
+    def _check(self, operation: Operation) -> Answer:
+        admission = self._admit(operation, operation.parts, operation.demand)
+        return self._told(operation, admission, 0)
 
     def _reserve(self, operation: Operation) -> Answer:
-        if self._judge(operation) is Outcome.DENIED:
-            return self._answer(operation, Outcome.DENIED)
-        for (name, slot), rule in zip(operation.parts, operation.rules, strict=True):
-            self._counters[name] = self._counter(name, rule).taking(operation.amounts[slot])
+        admission = self._admit(operation, operation.parts, operation.demand)
+        if admission.outcome is Outcome.DENIED:
+            return self._told(operation, admission, 0)
         expire_ms = self._now_ms + operation.ttl_ms
-        self._holds[operation.hold] = Hold(expire_ms, operation.parts, operation.amounts)
+        hold = Hold(expire_ms, operation.description, operation.parts, admission.amounts)
+        self._take(hold.taken_from())
+        self._holds[operation.hold] = hold
         self._last_expiry_ms = max(self._last_expiry_ms, expire_ms)
-        return self._answer(operation, Outcome.ALLOWED, expire_ms, operation.hold)
+        return self._told(operation, admission, expire_ms, operation.hold)
+
+    def _extend(self, operation: Operation, hold: Hold | None) -> Answer | Failure:
+        if hold is None or hold.phase is HoldPhase.LATE:
+            return Failure("RESERVATION_ENDED")
+        description, demand = operation.own or (operation.description, operation.demand)
+        if description != hold.description:
+            return Failure("LIMITS_CHANGED")
+        admission = self._admit(operation, hold.parts, demand)
+        if admission.outcome is Outcome.DENIED:
+            return self._told(operation, admission, hold.expire_ms)
+        expire_ms = hold.expire_ms
+        if operation.ttl_ms:
+            expire_ms = max(expire_ms, self._now_ms + operation.ttl_ms)
+        self._take({name: admission.amounts[slot] for name, slot in hold.parts})
+        amounts = tuple(map(sum, zip(hold.amounts, admission.amounts, strict=True)))
+        self._holds[operation.hold] = replace(hold, expire_ms=expire_ms, amounts=amounts)
+        self._last_expiry_ms = max(self._last_expiry_ms, expire_ms)
+        return self._told(operation, admission, expire_ms)
+
+    def _mark_dispatched(self, operation: Operation, hold: Hold | None) -> Answer:
+        is_open = hold is not None and hold.phase is not HoldPhase.LATE
+        if hold and is_open:
+            self._holds[operation.hold] = replace(hold, phase=HoldPhase.DISPATCHED)
+        return self._answer(operation, Outcome.DISPATCHED, int(is_open))
 
     def _commit(self, operation: Operation) -> Answer | Failure:
         if operation.hold and not operation.is_subject_known:
             return Failure("RESERVATION_NOT_FOUND")
-        hold = self._holds.get(operation.hold)
-        held = hold.taken_from() if hold else {}
+        hold = self._hold(operation.hold)
+        is_late = hold is not None and hold.phase is HoldPhase.LATE
+        if hold and is_late:
+            self._unbook(hold)
+        held = hold.taken_from() if hold and not is_late else {}
         for (name, slot), rule in zip(operation.parts, operation.rules, strict=True):
             counter = self._counter(name, rule)
             self._counters[name] = counter.settling(
-                held=held.pop(name, 0), actual=operation.amounts[slot]
+                held=held.pop(name, 0), actual=operation.demand.amounts[slot]
             )
         for name, amount in held.items():
             self._settle(name, held=amount, actual=0, instant_ms=self._now_ms)
         if operation.hold:
             self._end(operation.hold, HoldState.COMMITTED)
-        return self._answer(operation, Outcome.COMMITTED, int(hold is not None))
+        return self._answer(operation, Outcome.COMMITTED, int(hold is not None and not is_late))
 
-    def _release(self, operation: Operation) -> Answer:
-        hold = self._holds.get(operation.hold)
-        if hold:
+    def _record(self, operation: Operation) -> Answer:
+        event_ms = operation.event_ms or self._now_ms
+        for (name, slot), rule in zip(operation.parts, operation.rules, strict=True):
+            self._counters[name] = self._counter(name, rule).recording(
+                rule, operation.demand.amounts[slot], event_ms, self._now_ms
+            )
+        return self._answer(operation, Outcome.COMMITTED)
+
+    def _release(self, operation: Operation, hold: Hold | None) -> Answer:
+        is_late = hold is not None and hold.phase is HoldPhase.LATE
+        if hold and is_late:
+            self._unbook(hold)
+        elif hold:
             for name, amount in hold.taken_from().items():
                 self._settle(name, held=amount, actual=0, instant_ms=self._now_ms)
         self._end(operation.hold, HoldState.RELEASED)
-        return self._answer(operation, Outcome.RELEASED, int(hold is not None))
+        return self._answer(operation, Outcome.RELEASED, int(hold is not None and not is_late))
 
-    def _judge(self, operation: Operation) -> Outcome:
-        admitted = all(
-            self._counter(name, rule).admits(rule, operation.amounts[slot])
-            for (name, slot), rule in zip(operation.parts, operation.rules, strict=True)
-        )
-        return Outcome.ALLOWED if admitted else Outcome.DENIED
+    def _admit(self, operation: Operation, parts: Parts, demand: Demand) -> Admission:
+        """Judge by the rules that are known: a limit that is gone refuses nothing any more."""
+        rules = self._rules
+        sources = [
+            Source(name, self._counter(name, rules[name]), rules[name], slot)
+            for name, slot in parts
+            if name in rules
+        ]
+        return admit(sources, demand, is_shadow=operation.is_shadow)
+
+    def _take(self, amounts: Mapping[str, int]) -> None:
+        for name, amount in amounts.items():
+            known = self._counters.get(name) or _FORGOTTEN
+            self._counters[name] = known.at(self._now_ms).taking(amount)
+
+    def _unbook(self, hold: Hold) -> None:
+        """Take back what an expired hold was booked at."""
+        booked = hold.booked_on()
+        for (name, _), stamp_ms in zip(hold.parts, hold.stamps_ms, strict=True):
+            counter = self._counters.get(name)
+            if counter and name in booked:
+                self._counters[name] = counter.at(self._now_ms).unbooking(
+                    booked[name], hold.expire_ms - LATE_MS, stamp_ms, self._now_ms
+                )
 
     def _answer(
         self, operation: Operation, outcome: Outcome, detail: int = 0, hold: str = ""
     ) -> Answer:
+        return self._told(operation, Admission(outcome), detail, hold)
+
+    def _told(
+        self, operation: Operation, admission: Admission, detail: int, hold: str = ""
+    ) -> Answer:
+        outcome = admission.outcome
         figures: list[int] = []
+        amounts = operation.demand.least or operation.demand.amounts
         for (name, slot), rule in zip(operation.parts, operation.rules, strict=True):
-            counter, amount = self._counter(name, rule), operation.amounts[slot]
+            counter = self._counter(name, rule)
             figures += counter.figures(self._now_ms)
             if outcome is Outcome.DENIED:
-                figures.append(counter.wait_ms(rule, amount, self._now_ms, self._last_expiry_ms))
-        return Answer(outcome, self._now_ms, detail, hold, tuple(figures))
+                wait_ms = counter.wait_ms(rule, amounts[slot], self._now_ms, self._last_expiry_ms)
+                figures.append(wait_ms)
+            elif outcome in (Outcome.EXCEEDING, Outcome.PARTIAL):
+                figures.append(0 if name in admission.misfits else -1)
+        return Answer(
+            operation.kind,
+            outcome,
+            self._now_ms,
+            detail,
+            hold,
+            tuple(figures),
+            admission.granted,
+        )
 
     def _counter(self, name: str, rule: Rule) -> Counter:
         known = self._counters.get(name)
         return known.under(rule, self._now_ms) if known else Counter.fresh(rule, self._now_ms)
+
+    def _stamp_ms(self, name: str) -> int:
+        known = self._counters.get(name) or _FORGOTTEN
+        return 0 if known.drain else known.at(self._now_ms).stamp_ms
+
+    def _hold(self, name: str) -> Hold | None:
+        """Find a hold that is open, or that waits for its late commit still."""
+        hold = self._holds.get(name)
+        is_over = (
+            hold is not None and hold.phase is HoldPhase.LATE and hold.expire_ms <= self._now_ms
+        )
+        return None if is_over else hold
 
     def _settle(self, name: str, *, held: int, actual: int, instant_ms: int) -> None:
         known = self._counters.get(name)
@@ -376,8 +397,3 @@ class _Books:
         if remembered is None or remembered.period < self._period - 1:
             return None
         return remembered.value
-
-
-def _whole(parts: int, scale: int) -> int:
-    """Divide, rounding up."""
-    return -(-parts // scale)

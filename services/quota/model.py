@@ -7,8 +7,9 @@ tuples, because a frozen dataclass takes four times as long to make; both are im
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 QUANTITY_MAX = 10**15
@@ -45,6 +46,8 @@ Dimensions = tuple[tuple[str, str], ...]
 Amounts = Mapping[str, int]
 """Quantities by unit."""
 
+NOTHING_ASKED: Amounts = MappingProxyType({})
+
 
 class CalendarPeriod(StrEnum):
     """A period of the calendar."""
@@ -75,7 +78,37 @@ class RollingRate:
     burst: int
 
 
-Window = CalendarWindow | RollingRate
+@dataclass(frozen=True, slots=True)
+class BillingPeriodWindow:
+    """The capacity is there anew every so many months, counted from the anchor."""
+
+    anchor: date
+    months: int
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class LifetimeWindow:
+    """The capacity is there once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyWindow:
+    """The capacity is how many holds may be open at the same time."""
+
+
+Window = CalendarWindow | RollingRate | BillingPeriodWindow | LifetimeWindow | ConcurrencyWindow
+
+HOLDS = "holds"
+"""The unit of limits on concurrency, of which each reserve takes one."""
+
+
+class Enforcement(IntEnum):
+    """What a limit does with a call for which it has no room."""
+
+    HARD = 1
+    SOFT = 2
+    SHADOW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +130,18 @@ class Limit:
     units: tuple[str, ...]
     capacity: int
     window: Window
+    overdraft: int = 0
+    enforcement: Enforcement = Enforcement.HARD
     filter: str = ""
     overrides: str = ""
     expire_time: datetime | None = None
 
     @property
     def admits_at_once(self) -> int:
-        """How much can be taken at once: the capacity, or the burst of a rolling rate."""
+        """How much can be taken at once: capacity and overdraft, or the burst of a rolling rate."""
         if isinstance(self.window, RollingRate):
             return self.window.burst or self.capacity
-        return self.capacity
+        return self.capacity + self.overdraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +161,20 @@ class HoldId(NamedTuple):
 
 
 class CheckCall(NamedTuple):
-    """Asks whether a call would pass."""
+    """Asks whether a call would pass; in shadow no limit refuses."""
 
     subject: Subject
     dimensions: Dimensions
     amounts: Amounts
+    is_shadow: bool = False
 
 
 class ReserveCall(NamedTuple):
-    """Asks for a hold. The fingerprint tells contents of one request id apart."""
+    """Asks for a hold. The fingerprint tells contents of one request id apart.
+
+    Args:
+        least: The least that is accepted of some units; where it is empty, all or nothing.
+    """
 
     request_id: str
     fingerprint: bytes
@@ -142,6 +182,34 @@ class ReserveCall(NamedTuple):
     dimensions: Dimensions
     amounts: Amounts
     ttl_ms: int
+    least: Amounts = NOTHING_ASKED
+    is_shadow: bool = False
+
+
+class ExtendCall(NamedTuple):
+    """Asks for more of a hold. Without a subject, it is that of the hold.
+
+    Args:
+        ttl_ms: How long the hold lives from now on; 0 leaves its expiry.
+    """
+
+    request_id: str
+    fingerprint: bytes
+    hold: HoldId
+    subject: Subject | None
+    dimensions: Dimensions
+    amounts: Amounts
+    ttl_ms: int
+    least: Amounts = NOTHING_ASKED
+    is_shadow: bool = False
+
+
+class MarkDispatchedCall(NamedTuple):
+    """Says that the call of a hold has left for its provider."""
+
+    request_id: str
+    fingerprint: bytes
+    hold: HoldId
 
 
 class CommitCall(NamedTuple):
@@ -155,6 +223,17 @@ class CommitCall(NamedTuple):
     amounts: Amounts
 
 
+class RecordCall(NamedTuple):
+    """Books what was used without a hold; an instant of 0 means now."""
+
+    request_id: str
+    fingerprint: bytes
+    subject: Subject
+    dimensions: Dimensions
+    amounts: Amounts
+    event_ms: int
+
+
 class ReleaseCall(NamedTuple):
     """Gives a hold back."""
 
@@ -163,7 +242,15 @@ class ReleaseCall(NamedTuple):
     hold: HoldId
 
 
-Call = CheckCall | ReserveCall | CommitCall | ReleaseCall
+Call = (
+    CheckCall
+    | ReserveCall
+    | ExtendCall
+    | MarkDispatchedCall
+    | CommitCall
+    | RecordCall
+    | ReleaseCall
+)
 
 
 class Kind(IntEnum):
@@ -173,15 +260,29 @@ class Kind(IntEnum):
     RESERVE = 1
     COMMIT = 2
     RELEASE = 3
+    EXTEND = 4
+    MARK_DISPATCHED = 5
+    RECORD = 6
 
 
 class Outcome(IntEnum):
     """What was decided; the numbers are those of `decide.lua`."""
 
     ALLOWED = 1
+    EXCEEDING = 2
     DENIED = 3
     COMMITTED = 4
     RELEASED = 5
+    PARTIAL = 6
+    DISPATCHED = 7
+
+
+class HoldPhase(IntEnum):
+    """Where a hold is that has not ended; the numbers are those of `decide.lua`."""
+
+    OPEN = 0
+    DISPATCHED = 1
+    LATE = 2
 
 
 class HoldState(StrEnum):

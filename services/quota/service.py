@@ -16,13 +16,19 @@ from services.quota.convert.answers import (
     render_balances,
     render_check,
     render_commit,
+    render_extend,
+    render_mark_dispatched,
+    render_record,
     render_release,
     render_reserve,
 )
 from services.quota.convert.calls import (
     parse_check,
     parse_commit,
+    parse_extend,
     parse_get_balances,
+    parse_mark_dispatched,
+    parse_record,
     parse_release,
     parse_reserve,
 )
@@ -57,7 +63,23 @@ class QuotaService:
     async def Reserve(self, request: wire.ReserveRequest, context: Context) -> WrittenMessage:
         call = parse_reserve(request)
         answer = await self._gate.decide(caller(context).tenant, call)
-        return WrittenMessage(render_reserve(answer, call.amounts))
+        return WrittenMessage(render_reserve(answer, call))
+
+    async def Extend(self, request: wire.ExtendRequest, context: Context) -> WrittenMessage:
+        call = parse_extend(request)
+        answer = await self._gate.decide(caller(context).tenant, call)
+        return WrittenMessage(render_extend(answer, call))
+
+    async def MarkDispatched(
+        self, request: wire.MarkDispatchedRequest, context: Context
+    ) -> WrittenMessage:
+        call = parse_mark_dispatched(request)
+        answer = await self._gate.decide(caller(context).tenant, call)
+        return WrittenMessage(render_mark_dispatched(answer))
+
+    async def Record(self, request: wire.RecordRequest, context: Context) -> WrittenMessage:
+        answer = await self._gate.decide(caller(context).tenant, parse_record(request))
+        return WrittenMessage(render_record(answer))
 
     async def Commit(self, request: wire.CommitRequest, context: Context) -> WrittenMessage:
         answer = await self._gate.decide(caller(context).tenant, parse_commit(request))

@@ -11,9 +11,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.quota.model import (
+    BillingPeriodWindow,
     CalendarPeriod,
     CalendarWindow,
+    ConcurrencyWindow,
+    Enforcement,
     Level,
+    LifetimeWindow,
     Limit,
     RollingRate,
     StoredLimit,
@@ -89,6 +93,7 @@ def _values(stored: StoredLimit) -> Mapping[str, object]:
     limit, window = stored.limit, stored.limit.window
     calendar = window if isinstance(window, CalendarWindow) else None
     rolling = window if isinstance(window, RollingRate) else None
+    billing = window if isinstance(window, BillingPeriodWindow) else None
     return {
         "display_name": limit.display_name,
         "level": int(limit.level),
@@ -97,9 +102,14 @@ def _values(stored: StoredLimit) -> Mapping[str, object]:
         "units": list(limit.units),
         "capacity": limit.capacity,
         "calendar_period": calendar and calendar.period.value,
-        "time_zone": calendar and calendar.time_zone,
+        "time_zone": getattr(window, "time_zone", None),
         "rolling_period_ms": rolling and rolling.period_ms,
         "rolling_burst": rolling and rolling.burst,
+        "anchor": billing and billing.anchor,
+        "months": billing and billing.months,
+        "counts_holds": isinstance(window, ConcurrencyWindow),
+        "overdraft": limit.overdraft,
+        "enforcement": int(limit.enforcement),
         "filter": limit.filter,
         "overrides": limit.overrides,
         "expire_time": limit.expire_time,
@@ -117,6 +127,8 @@ def _stored_limit(row: Row[Any]) -> StoredLimit:
         units=tuple(row.units),
         capacity=row.capacity,
         window=_window(row),
+        overdraft=row.overdraft,
+        enforcement=Enforcement(row.enforcement),
         filter=row.filter,
         overrides=row.overrides,
         expire_time=row.expire_time,
@@ -127,4 +139,8 @@ def _stored_limit(row: Row[Any]) -> StoredLimit:
 def _window(row: Row[Any]) -> Window:
     if row.calendar_period is not None:
         return CalendarWindow(CalendarPeriod(row.calendar_period), row.time_zone)
-    return RollingRate(row.rolling_period_ms, row.rolling_burst)
+    if row.rolling_period_ms is not None:
+        return RollingRate(row.rolling_period_ms, row.rolling_burst)
+    if row.anchor is not None:
+        return BillingPeriodWindow(row.anchor, row.months, row.time_zone)
+    return ConcurrencyWindow() if row.counts_holds else LifetimeWindow()

@@ -1,6 +1,16 @@
 """The tables of the schema `quota`; `migrations/` makes them."""
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, SmallInteger, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(schema="quota")
@@ -20,11 +30,17 @@ limits = Table(
     Column("dimensions", JSONB, nullable=False),
     Column("units", ARRAY(Text), nullable=False),
     Column("capacity", BigInteger, nullable=False),
-    # Either a calendar period with its time zone, or the period of a rolling rate with its burst.
+    # A calendar period, a rolling rate or a billing period; with none of them, open holds are
+    # counted, or there is no window.
     Column("calendar_period", Text),
     Column("time_zone", Text),
     Column("rolling_period_ms", BigInteger),
     Column("rolling_burst", BigInteger),
+    Column("anchor", Date),
+    Column("months", SmallInteger),
+    Column("counts_holds", Boolean, nullable=False),
+    Column("overdraft", BigInteger, nullable=False),
+    Column("enforcement", SmallInteger, nullable=False),
     Column("filter", Text, nullable=False),
     Column("overrides", Text, nullable=False),
     Column("expire_time", DateTime(timezone=True)),

@@ -7,6 +7,7 @@ limit is one transaction; every replica is told after its commit.
 import secrets
 from collections.abc import Callable, Mapping
 from itertools import count
+from typing import assert_never
 
 from kit.clock import Clock
 from kit.errors import InvalidInput, NotFound
@@ -15,26 +16,34 @@ from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.quota import store
-from services.quota.batcher import Batcher, CommitOfHold
+from services.quota.batcher import Batcher, OfHold
 from services.quota.catalogue import LimitCatalogue
-from services.quota.counters import Answer, Operation, Root
-from services.quota.coverage import NOTHING, overridden_in_turn
+from services.quota.counters import Answer, Root
+from services.quota.coverage import overridden_in_turn
 from services.quota.model import (
     Call,
     CheckCall,
     CommitCall,
-    Kind,
+    ExtendCall,
     Limit,
+    MarkDispatchedCall,
+    RecordCall,
+    ReleaseCall,
     ReserveCall,
     StoredLimit,
+)
+from services.quota.operations import (
+    Operation,
+    check_operation,
+    commit_operation,
+    extend_operation,
+    record_operation,
+    release_operation,
+    reserve_operation,
 )
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 Deliver = Callable[[Answer | Exception], None]
-
-_NO_FINGERPRINT = bytes(8)
-# Plain numbers, since looking up a member of an enumeration takes a while.
-_CHECK, _RESERVE, _COMMIT, _RELEASE = map(int, Kind)
 
 
 class Gate:
@@ -78,38 +87,37 @@ class Gate:
             await self._catalogue.load(tenant)
         return await self._batcher.decide(*self._asked(tenant, call))
 
-    def _asked(self, tenant: str, call: Call) -> tuple[Root, Operation | CommitOfHold]:
-        # Unpacking is several times as fast as matching the fields of each class.
-        if isinstance(call, ReserveCall):
-            request_id, fingerprint, subject, dimensions, amounts, ttl_ms = call
-            coverage = self._catalogue.cover(tenant, subject, dimensions)
-            name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
-            sums = coverage.sums(amounts)
-            operation = Operation(_RESERVE, coverage, request_id, fingerprint, name, ttl_ms, sums)
-            return Root(tenant, subject.customer), operation
-        if isinstance(call, CommitCall):
-            return self._asked_commit(tenant, call)
-        if isinstance(call, CheckCall):
-            subject, dimensions, amounts = call
-            coverage = self._catalogue.cover(tenant, subject, dimensions)
-            sums = coverage.sums(amounts)
-            operation = Operation(_CHECK, coverage, "", _NO_FINGERPRINT, "", 0, sums)
-            return Root(tenant, subject.customer), operation
-        request_id, fingerprint, hold = call
-        operation = Operation(_RELEASE, NOTHING, request_id, fingerprint, hold.name, 0, ())
-        return Root(tenant, hold.customer), operation
+    def _asked(self, tenant: str, call: Call) -> tuple[Root, Operation | OfHold]:
+        cover = self._catalogue.cover
+        match call:
+            case ReserveCall():
+                coverage = cover(tenant, call.subject, call.dimensions)
+                name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
+                return Root(tenant, call.subject.customer), reserve_operation(call, coverage, name)
+            case CommitCall() | ExtendCall():
+                return self._asked_of_hold(tenant, call)
+            case CheckCall():
+                coverage = cover(tenant, call.subject, call.dimensions)
+                return Root(tenant, call.subject.customer), check_operation(call, coverage)
+            case RecordCall():
+                coverage = cover(tenant, call.subject, call.dimensions)
+                return Root(tenant, call.subject.customer), record_operation(call, coverage)
+            case ReleaseCall() | MarkDispatchedCall():
+                return Root(tenant, call.hold.customer), release_operation(call)
+            case _:
+                assert_never(call)
 
-    def _asked_commit(self, tenant: str, call: CommitCall) -> tuple[Root, Operation | CommitOfHold]:
-        request_id, fingerprint, hold, subject, dimensions, amounts = call
-        if subject is None:
-            assert hold is not None, "the converter refuses a commit of neither"
-            of_hold = CommitOfHold(request_id, fingerprint, hold.name, amounts)
-            return Root(tenant, hold.customer), of_hold
-        coverage = self._catalogue.cover(tenant, subject, dimensions)
-        name = hold.name if hold else ""
-        sums = coverage.sums(amounts)
-        operation = Operation(_COMMIT, coverage, request_id, fingerprint, name, 1, sums)
-        return Root(tenant, subject.customer), operation
+    def _asked_of_hold(
+        self, tenant: str, call: CommitCall | ExtendCall
+    ) -> tuple[Root, Operation | OfHold]:
+        if call.subject is None:
+            assert call.hold is not None, "the converter refuses a commit of neither"
+            return Root(tenant, call.hold.customer), OfHold(call, call.hold)
+        coverage = self._catalogue.cover(tenant, call.subject, call.dimensions)
+        root = Root(tenant, call.subject.customer)
+        if isinstance(call, ExtendCall):
+            return root, extend_operation(call, coverage)
+        return root, commit_operation(call, coverage)
 
 
 class LimitUseCases:

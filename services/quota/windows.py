@@ -5,21 +5,23 @@ half-open, follow each other without a gap, and are answered in UTC. Refuses flo
 is a fraction of two integers.
 """
 
+from calendar import monthrange
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from functools import cache, partial
 from math import gcd
 from typing import assert_never
 from zoneinfo import ZoneInfo
 
 from kit.interval import Interval
-from services.quota.model import CalendarPeriod, CalendarWindow
+from services.quota.model import BillingPeriodWindow, CalendarPeriod, CalendarWindow
 
 _HOUR = timedelta(hours=1)
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
 _DAYS_PER_WEEK = 7
+_MONTHS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,13 @@ def drain_rate(capacity: int, period_ms: int) -> Rate:
     return Rate(drain=capacity // divisor, scale=period_ms // divisor)
 
 
-def window_at(window: CalendarWindow, instant: datetime) -> Interval:
+def window_at(window: CalendarWindow | BillingPeriodWindow, instant: datetime) -> Interval:
     """Find the window that contains an instant."""
     zone = _zone(window.time_zone)
+    if isinstance(window, BillingPeriodWindow):
+        return _days_at(
+            zone, instant, partial(_first_of_billing, window), partial(_next_billing, window)
+        )
     match window.period:
         case CalendarPeriod.HOUR:
             return _hour_at(zone, instant)
@@ -106,6 +112,30 @@ def _first_of_year(day: date) -> date:
 
 def _next_year(first: date) -> date:
     return first.replace(year=first.year + 1)
+
+
+def _first_of_billing(window: BillingPeriodWindow, day: date) -> date:
+    number = _months_between(window.anchor, day) // window.months
+    first = _billing_day(window, number)
+    return first if first <= day else _billing_day(window, number - 1)
+
+
+def _next_billing(window: BillingPeriodWindow, first: date) -> date:
+    return _billing_day(window, _months_between(window.anchor, first) // window.months + 1)
+
+
+def _billing_day(window: BillingPeriodWindow, number: int) -> date:
+    """Answer when a period starts; the anchor starts number 0, short months on their last day."""
+    year, month = divmod(_month_number(window.anchor) + number * window.months, _MONTHS)
+    return date(year, month + 1, min(window.anchor.day, monthrange(year, month + 1)[1]))
+
+
+def _months_between(earlier: date, later: date) -> int:
+    return _month_number(later) - _month_number(earlier)
+
+
+def _month_number(day: date) -> int:
+    return day.year * _MONTHS + day.month - 1
 
 
 def _hour_at(zone: ZoneInfo, instant: datetime) -> Interval:

@@ -11,6 +11,8 @@ from services.quota.convert.answers import (
     render_balances,
     render_check,
     render_commit,
+    render_mark_dispatched,
+    render_record,
     render_release,
     render_reserve,
     render_session_answer,
@@ -22,8 +24,13 @@ from services.quota.model import (
     Call,
     CheckCall,
     CommitCall,
+    Enforcement,
+    ExtendCall,
     HoldId,
+    Kind,
+    MarkDispatchedCall,
     Outcome,
+    RecordCall,
     ReleaseCall,
     ReserveCall,
 )
@@ -48,7 +55,13 @@ def an_answer(
     coverage: Coverage | None = None,
 ) -> Answer:
     """Make an answer about the limits of `a_coverage`."""
-    return Answer(outcome, NOW_MS, detail, hold, coverage or a_coverage(), figures)
+    kind = Kind.COMMIT if outcome is Outcome.COMMITTED else Kind.RESERVE
+    return Answer(kind, outcome, NOW_MS, detail, hold, coverage or a_coverage(), figures)
+
+
+def a_call(amounts: dict[str, int], least: dict[str, int] | None = None) -> ReserveCall:
+    """Ask to hold amounts, or at least some of them."""
+    return ReserveCall("r", b"", a_subject(), (), amounts, 1, least or {})
 
 
 def statuses(*figures: tuple[int, int, int]) -> list[quota_pb2.LimitStatus]:
@@ -57,15 +70,22 @@ def statuses(*figures: tuple[int, int, int]) -> list[quota_pb2.LimitStatus]:
         quota_pb2.LimitStatus(scope="acme", used=used, reserved=reserved, remaining=remaining)
         for used, reserved, remaining in figures
     )
-    day.MergeFrom(quota_pb2.LimitStatus(limit_id="day", units=["tokens"], capacity=100))
+    hard = quota_pb2.ENFORCEMENT_HARD
+    day.MergeFrom(
+        quota_pb2.LimitStatus(limit_id="day", units=["tokens"], capacity=100, enforcement=hard)
+    )
     hour.MergeFrom(
-        quota_pb2.LimitStatus(limit_id="hour", units=["tokens", "requests"], capacity=90)
+        quota_pb2.LimitStatus(
+            limit_id="hour", units=["tokens", "requests"], capacity=90, enforcement=hard
+        )
     )
     day.reset_time.FromMilliseconds(NOW_MS + 5_750)
     return [day, hour]
 
 
 SHOWN = statuses((20, 30, 50), (200, 0, 0))
+BOOKED = statuses((20, 30, 50), (200, 0, 0))
+BOOKED[1].exceeded = True
 FIGURES = (20, 30, 5_750, 200, 0, -1)
 
 
@@ -81,7 +101,7 @@ def test_an_allowed_reserve_is_written() -> None:
     )
     expected.expire_time.FromMilliseconds(NOW_MS + 60_000)
 
-    assert wire.ReserveResponse.FromString(render_reserve(answer, asked)) == expected
+    assert wire.ReserveResponse.FromString(render_reserve(answer, a_call(asked))) == expected
 
 
 def test_a_denied_reserve_is_written() -> None:
@@ -89,11 +109,13 @@ def test_a_denied_reserve_is_written() -> None:
     answer = an_answer(Outcome.DENIED, 20, 30, 5_750, 1_500, 200, 0, -1, 0)
     shown = statuses((20, 30, 50), (200, 0, 0))
     shown[0].MergeFrom(
-        quota_pb2.LimitStatus(decided=True, retry_after=Duration(seconds=1, nanos=500_000_000))
+        quota_pb2.LimitStatus(
+            decided=True, exceeded=True, retry_after=Duration(seconds=1, nanos=500_000_000)
+        )
     )
-    shown[1].decided = True
+    shown[1].decided = shown[1].exceeded = True
 
-    assert wire.ReserveResponse.FromString(render_reserve(answer, {"tokens": 5})) == (
+    assert wire.ReserveResponse.FromString(render_reserve(answer, a_call({"tokens": 5}))) == (
         wire.ReserveResponse(decision=quota_pb2.DECISION_DENY, limits=shown)
     )
 
@@ -106,16 +128,26 @@ def test_an_answer_shows_nothing_of_the_one_before() -> None:
         (Outcome.DENIED, (1, 2, 7, 1_500, 3, 4, -1, 0)),
         (Outcome.ALLOWED, (5, 6, -1, 7, 8, 9)),
         (Outcome.DENIED, (9, 9, -1, -1, 9, 9, 10, 20)),
+        (Outcome.EXCEEDING, (5, 6, -1, 0, 7, 8, 9, -1)),
+        (Outcome.EXCEEDING, (5, 6, -1, -1, 7, 8, 9, 0)),
         (Outcome.ALLOWED, (20, 30, 5_750, 200, 0, -1)),
     ]
-    asked = [{"tokens": 5, "USD": 7}, {}, {"requests": 1}, {}, {"USD": 1, "tokens": 2}]
+    asked: list[dict[str, int]] = [
+        {"tokens": 5, "USD": 7},
+        {},
+        {"requests": 1},
+        {},
+        {"USD": 1},
+        {"USD": 2},
+        {"USD": 1, "tokens": 2},
+    ]
 
     shared = [
-        render_reserve(an_answer(outcome, *shown, coverage=coverage), amounts)
+        render_reserve(an_answer(outcome, *shown, coverage=coverage), a_call(amounts))
         for (outcome, shown), amounts in zip(figures, asked, strict=True)
     ]
     alone = [
-        render_reserve(an_answer(outcome, *shown), amounts)
+        render_reserve(an_answer(outcome, *shown), a_call(amounts))
         for (outcome, shown), amounts in zip(figures, asked, strict=True)
     ]
 
@@ -131,6 +163,39 @@ def test_a_limit_that_did_not_refuse_does_not_say_so() -> None:
     assert [status.decided for status in response.limits] == [False, True]
 
 
+def test_a_part_that_is_granted_is_written() -> None:
+    """Behind the figures stands how much of each flexible unit was granted beyond the least."""
+    answer = an_answer(Outcome.PARTIAL, 20, 80, 5_750, 0, 20, 30, -1, -1, 7, hold="hold-1")
+    call = a_call({"tokens": 50, "requests": 1}, {"tokens": 10, "requests": 1})
+    response = wire.ReserveResponse.FromString(render_reserve(answer, call))
+
+    assert response.decision == quota_pb2.DECISION_ALLOW_PARTIAL
+    assert {each.unit: each.quantity for each in response.granted} == {"tokens": 17, "requests": 1}
+    assert [status.exceeded for status in response.limits] == [True, False]
+    assert not any(status.decided for status in response.limits)
+
+
+def test_what_does_not_refuse_says_what_it_would_have_done() -> None:
+    """A soft limit that a call exceeds is marked, and did not decide, also beside one that did."""
+    coverage = covering(a_limit("hard"), a_limit("soft", enforcement=Enforcement.SOFT, capacity=10))
+    figures = (0, 100, 5, 3, 0, 20, 5, 3)
+    passed = an_answer(Outcome.EXCEEDING, *figures[:3], -1, *figures[4:], coverage=coverage)
+    refused = an_answer(Outcome.DENIED, *figures, coverage=coverage)
+    responses = [
+        wire.ReserveResponse.FromString(render_reserve(each, a_call({"tokens": 5})))
+        for each in (passed, refused)
+    ]
+
+    assert [each.decision for each in responses] == [
+        quota_pb2.DECISION_ALLOW,
+        quota_pb2.DECISION_DENY,
+    ]
+    assert [[(s.decided, s.exceeded) for s in each.limits] for each in responses] == [
+        [(False, False), (False, True)],
+        [(True, True), (False, True)],
+    ]
+
+
 def test_the_other_answers_are_written() -> None:
     """A check, a commit, a release and balances, each as the generated code reads it."""
     allowed = an_answer(Outcome.ALLOWED, *FIGURES)
@@ -142,23 +207,31 @@ def test_the_other_answers_are_written() -> None:
         decision=allow, limits=SHOWN
     )
     assert wire.CommitResponse.FromString(render_commit(booked)) == wire.CommitResponse(
-        limits=SHOWN, hold_settled=True
+        limits=BOOKED, hold_settled=True
     )
-    assert wire.CommitResponse.FromString(render_commit(late)) == wire.CommitResponse(limits=SHOWN)
+    assert wire.CommitResponse.FromString(render_commit(late)) == wire.CommitResponse(limits=BOOKED)
     assert wire.ReleaseResponse.FromString(render_release(booked)) == wire.ReleaseResponse(
         hold_settled=True
     )
     assert wire.ReleaseResponse.FromString(render_release(late)) == wire.ReleaseResponse()
+    assert wire.RecordResponse.FromString(render_record(late)) == wire.RecordResponse(limits=BOOKED)
+    assert wire.MarkDispatchedResponse.FromString(render_mark_dispatched(booked)) == (
+        wire.MarkDispatchedResponse(hold_open=True)
+    )
     assert wire.GetBalancesResponse.FromString(render_balances(allowed)) == (
         wire.GetBalancesResponse(limits=SHOWN)
     )
 
 
+A_HOLD = HoldId("hold-1", "acme")
 CALLS: list[tuple[Call, Outcome, str]] = [
     (CheckCall(a_subject(), (), {}), Outcome.ALLOWED, "check"),
     (ReserveCall("r", b"", a_subject(), (), {"tokens": 5}, 1), Outcome.ALLOWED, "reserve"),
     (CommitCall("r", b"", None, a_subject(), (), {}), Outcome.COMMITTED, "commit"),
-    (ReleaseCall("r", b"", HoldId("hold-1", "acme")), Outcome.RELEASED, "release"),
+    (ReleaseCall("r", b"", A_HOLD), Outcome.RELEASED, "release"),
+    (ExtendCall("r", b"", A_HOLD, None, (), {"tokens": 5}, 1), Outcome.ALLOWED, "extend"),
+    (MarkDispatchedCall("r", b"", A_HOLD), Outcome.DISPATCHED, "mark_dispatched"),
+    (RecordCall("r", b"", a_subject(), (), {"tokens": 5}, 0), Outcome.COMMITTED, "record"),
 ]
 
 

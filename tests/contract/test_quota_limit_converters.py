@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -19,9 +20,14 @@ from services.quota.convert.limits import (
     render_limit,
 )
 from services.quota.model import (
+    HOLDS,
+    BillingPeriodWindow,
     CalendarPeriod,
     CalendarWindow,
+    ConcurrencyWindow,
+    Enforcement,
     Level,
+    LifetimeWindow,
     Limit,
     RollingRate,
     StoredLimit,
@@ -150,6 +156,37 @@ BAD_LIMITS = [
         (TOO_FINE,),
     ),
     Bad(
+        "no anchor",
+        "billing_period { months: 13 time_zone: 'Mars' }",
+        (
+            "billing_period.anchor: is required: a day with year, month and day",
+            "billing_period.months: must be from 1 to 12",
+            "billing_period.time_zone: must be an IANA time zone such as Europe/Berlin",
+        ),
+    ),
+    Bad(
+        "no such day",
+        "billing_period { anchor { year: 2026 month: 2 day: 30 } }",
+        ("billing_period.anchor: is required: a day with year, month and day",),
+    ),
+    Bad(
+        "units of concurrency",
+        "concurrency {}",
+        ("units: must be holds alone, or absent, with concurrency",),
+    ),
+    Bad(
+        "holds without concurrency",
+        'units: "holds"',
+        ("units[2]: holds are counted by a limit of concurrency only",),
+    ),
+    Bad(
+        "overdraft of a rate",
+        "rolling { period { seconds: 60 } } overdraft: 1",
+        ("overdraft: must be 0 for a rolling rate, which has a burst",),
+    ),
+    Bad("negative overdraft", "overdraft: -1", (f"overdraft: {QUANTITY_RULE}",)),
+    Bad("unknown enforcement", "enforcement: 9", ("enforcement: must be hard, soft or shadow",)),
+    Bad(
         "unfinished filter",
         'filter: "size(customer"',
         ("filter: 1:14: Syntax error: missing ')' at '<EOF>'",),
@@ -209,7 +246,7 @@ def test_a_limit_without_units_or_window_is_refused() -> None:
     """Both are required."""
     assert refusal_of(parse_limit, quota_pb2.Limit(limit_id="x", level=quota_pb2.LEVEL_KEY)) == [
         "units: must be 1 to 8 units",
-        "window: is required: calendar or rolling",
+        "window: is required: calendar, rolling, billing_period, lifetime or concurrency",
     ]
 
 
@@ -231,6 +268,13 @@ windows = st.one_of(
         st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu"]),
     ),
     st.builds(RollingRate, st.integers(1_000, 60_000), st.integers(0, 10**6)),
+    st.builds(
+        BillingPeriodWindow,
+        st.dates(date(1970, 1, 1)),
+        st.integers(1, 12),
+        st.sampled_from(["UTC", "America/New_York"]),
+    ),
+    st.just(LifetimeWindow()),
 )
 limits = st.builds(
     Limit,
@@ -244,6 +288,7 @@ limits = st.builds(
     units=st.sampled_from([("seconds",), ("USD",), ("a", "b"), ("requests",)]),
     capacity=st.integers(1, 10**6),
     window=windows,
+    enforcement=st.sampled_from(Enforcement),
     filter=st.sampled_from(["", 'dimensions.model.startsWith("gpt")', "true"]),
     overrides=st.one_of(st.just(""), ids),
     expire_time=st.one_of(
@@ -251,6 +296,20 @@ limits = st.builds(
         st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - as Hypothesis wants them.
     ),
 )
+
+
+@given(limit=limits, overdraft=st.integers(0, MOST))
+def test_a_limit_with_an_overdraft_comes_back_as_it_was_put(limit: Limit, overdraft: int) -> None:
+    """All but rates may have one; concurrency has the one unit that it counts."""
+    prepaid = replace(limit, window=LifetimeWindow(), overdraft=overdraft)
+    flying = replace(limit, window=ConcurrencyWindow(), units=(HOLDS,))
+    now = NOW.ToDatetime(tzinfo=UTC)
+    rendered = [render_limit(StoredLimit(each, now, now)) for each in (prepaid, flying)]
+    for each in rendered:
+        each.ClearField("create_time")
+        each.ClearField("update_time")
+
+    assert list(map(parse_limit, rendered)) == [prepaid, flying]
 
 
 @given(limit=limits)

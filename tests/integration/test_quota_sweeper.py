@@ -9,10 +9,11 @@ import redis.asyncio
 
 from cli.signing_keys import SigningKeys
 from kit.settings import ServiceSettings
-from services.quota.counters import Batch, Counters, Decided, Operation, Root
+from services.quota.counters import Batch, Counters, Decided, Root
 from services.quota.coverage import Coverage
 from services.quota.expiry_index import LEASE_MS, SHARDS_COUNT, ExpiryIndex, keys_of
 from services.quota.model import Kind
+from services.quota.operations import Operation
 from services.quota.redis_link import RedisLink
 from services.quota.sweeper import Sweeper
 from tests.quota_builders import a_limit as a_domain_limit
@@ -35,7 +36,9 @@ class Replica:
     async def hold(self, tenant: str, customer: str, *, ttl_ms: int) -> None:
         """Hold one token."""
         name = f"h{ttl_ms}"
-        operation = Operation(Kind.RESERVE, covering_one(), name, b"8 bytes.", name, ttl_ms, (1,))
+        operation = Operation(
+            Kind.RESERVE, covering_one(), name, b"8 bytes.", name, ttl_ms, 0, (1,)
+        )
         (result,) = await self.counters.decide([Batch(Root(tenant, customer), [operation])])
         assert isinstance(result, Decided)
 

@@ -14,16 +14,9 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.quota.decisions import (
-    Answer,
-    Counter,
-    Failure,
-    Hold,
-    Operation,
-    Rule,
-    SubjectState,
-    decide,
-)
+from services.quota.admission import Demand
+from services.quota.counting import Counter, Rule
+from services.quota.decisions import Answer, Failure, Hold, Operation, SubjectState, decide
 from services.quota.model import Kind, Outcome
 
 SWEEP_MAX = 1_000
@@ -116,7 +109,7 @@ class History:
             kind=step.kind,
             parts=() if step.kind is Kind.RELEASE else (("tokens", 0),),
             rules=() if step.kind is Kind.RELEASE else (self.rule,),
-            amounts=(self._amount(step, hold),),
+            demand=Demand((self._amount(step, hold),)),
             request=f"request-{number}",
             hold=hold,
             ttl_ms=step.ttl_ms,
@@ -156,12 +149,14 @@ class History:
         if isinstance(answer, Failure):
             return
         if answer.outcome is Outcome.ALLOWED and operation.kind is Kind.RESERVE:
-            self.taken[operation.hold] = Taken(self.now_ms, operation.amounts[0], answer.detail)
+            self.taken[operation.hold] = Taken(
+                self.now_ms, operation.demand.amounts[0], answer.detail
+            )
         if answer.outcome is Outcome.COMMITTED:
-            self.booked += operation.amounts[0]
+            self.booked += operation.demand.amounts[0]
         if operation.kind in (Kind.COMMIT, Kind.RELEASE) and operation.hold:
             is_commit = operation.kind is Kind.COMMIT
-            self.taken[operation.hold].used = operation.amounts[0] if is_commit else 0
+            self.taken[operation.hold].used = operation.demand.amounts[0] if is_commit else 0
 
 
 @given(rule=RULES, steps=ANY)
@@ -296,7 +291,7 @@ def test_every_call_can_be_repeated(rule: Rule, steps: list[Step]) -> None:
     history = History(rule).play(steps)
     answered = remembered_requests(history, steps)
     before = standing(history)
-    repeat = Operation(Kind.RESERVE, (("tokens", 0),), (rule,), (1,), hold="again")
+    repeat = Operation(Kind.RESERVE, (("tokens", 0),), (rule,), Demand((1,)), hold="again")
     again = [history.ask(replace(repeat, request=f"request-{number}")) for number in answered]
 
     assert again == [history.answers[number] for number in answered]
@@ -310,7 +305,7 @@ def test_other_content_under_a_request_id_does_nothing(rule: Rule, steps: list[S
     answered = remembered_requests(history, steps)
     before = standing(history)
     other = Operation(
-        Kind.RESERVE, (("tokens", 0),), (rule,), (1,), fingerprint=b"other", hold="other"
+        Kind.RESERVE, (("tokens", 0),), (rule,), Demand((1,)), fingerprint=b"other", hold="other"
     )
     failures = [history.ask(replace(other, request=f"request-{number}")) for number in answered]
 

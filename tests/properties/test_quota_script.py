@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, cast
 
 import redis
@@ -24,27 +25,57 @@ from hypothesis.stateful import (
 
 from kit.errors import DomainError
 from services.quota import decisions
+from services.quota.admission import Demand, Flexible
 from services.quota.counters import (
     SCRIPT,
     Answer,
     Batch,
-    Operation,
+    LimitsChanged,
     Root,
     decode,
     encode,
     keys_of,
 )
-from services.quota.coverage import NOTHING, Coverage, LimitClock, LimitIndex
-from services.quota.decisions import Failure, Rule, SubjectState, decide
+from services.quota.counting import Rule
+from services.quota.coverage import (
+    NOTHING,
+    LimitClock,
+    LimitIndex,
+    described_hold,
+    sums_of,
+    weights_of,
+)
+from services.quota.decisions import Failure, SubjectState, decide
 from services.quota.model import (
+    HOLDS,
+    BillingPeriodWindow,
     CalendarPeriod,
     CalendarWindow,
+    CheckCall,
+    CommitCall,
+    ConcurrencyWindow,
+    Enforcement,
+    ExtendCall,
+    HoldId,
     Kind,
     Level,
+    LifetimeWindow,
     Limit,
-    Outcome,
+    MarkDispatchedCall,
+    RecordCall,
+    ReleaseCall,
+    ReserveCall,
     Subject,
     Window,
+)
+from services.quota.operations import (
+    Operation,
+    check_operation,
+    commit_operation,
+    extend_operation,
+    record_operation,
+    release_operation,
+    reserve_operation,
 )
 from tests.quota_builders import a_limit, a_rate, unix_ms
 
@@ -59,7 +90,10 @@ SUBJECTS = [
 UNITS = ("tokens", "requests")
 BERLIN = "Europe/Berlin"
 WINDOWS: list[Window] = [
-    CalendarWindow(period, zone) for period in CalendarPeriod for zone in ("UTC", BERLIN)
+    *(CalendarWindow(period, zone) for period in CalendarPeriod for zone in ("UTC", BERLIN)),
+    BillingPeriodWindow(date(2025, 10, 31), 1, BERLIN),
+    LifetimeWindow(),
+    ConcurrencyWindow(),
 ]
 ELAPSES_MS = st.one_of(
     st.integers(0, 5),
@@ -73,70 +107,89 @@ Told = tuple[Any, ...] | str
 
 @dataclass(frozen=True)
 class Asked:
-    """One operation as both sides read it."""
+    """One operation as both sides read it, with the amounts from which it was made."""
 
-    kind: Kind
-    coverage: Coverage
-    request_id: str
-    hold: str
-    detail: int
+    operation: Operation
     amounts: dict[str, int]
-    fingerprint: bytes
+    least: dict[str, int]
+    holds: int
+    is_shadow: bool
+    description: bytes = b""
 
     def for_redis(self) -> Operation:
         """Write it for the script."""
-        sums = self.coverage.sums(self.amounts)
-        return Operation(
-            self.kind,
-            self.coverage,
-            self.request_id,
-            self.fingerprint,
-            self.hold,
-            self.detail,
-            sums,
-        )
+        if self.description and self.operation.rebased:
+            return self.operation.rebased(self.description)
+        return self.operation
 
     def for_the_core(self, now_ms: int) -> decisions.Operation:
         """Write it for the pure function."""
-        clocks = [cast("LimitClock", limit.clock) for limit in self.coverage.limits]
+        asked, coverage = self.operation, self.operation.coverage
+        clocks = [cast("LimitClock", limit.clock) for limit in coverage.limits]
+        own = described_hold(self.description).slots if self.description else ()
         return decisions.Operation(
-            kind=self.kind,
-            parts=tuple((limit.field, limit.slot - 1) for limit in self.coverage.limits),
+            kind=Kind(asked.kind),
+            parts=tuple((limit.field, limit.slot - 1) for limit in coverage.limits),
             rules=tuple(rule_at(clock, now_ms) for clock in clocks),
-            amounts=tuple(self.coverage.sums(self.amounts)),
-            request=self.request_id,
-            fingerprint=self.fingerprint,
-            hold=self.hold,
-            ttl_ms=self.detail,
-            is_subject_known=bool(self.detail),
+            demand=self._demand(coverage.slots),
+            description=coverage.description,
+            request=asked.request_id,
+            fingerprint=asked.fingerprint,
+            hold=asked.hold,
+            ttl_ms=asked.detail,
+            is_subject_known=bool(asked.detail),
+            is_shadow=self.is_shadow,
+            event_ms=min(cast("int", asked.extra), now_ms) if asked.kind == Kind.RECORD else 0,
+            own=(self.description, self._demand(own)) if self.description else None,
         )
+
+    def _demand(self, slots: Any) -> Demand:  # noqa: ANN401 - of a coverage or a description.
+        amounts = tuple(sums_of(slots, self.amounts, self.holds))
+        if not self.least:
+            return Demand(amounts)
+        least = tuple(sums_of(slots, {**self.amounts, **self.least}, self.holds))
+        flexible = tuple(
+            Flexible(
+                self.amounts[unit] - self.least[unit],
+                tuple((slot - 1, num, den) for slot, num, den in weights_of(slots, unit)),
+            )
+            for unit in self.least
+            if self.least[unit] < self.amounts[unit]
+        )
+        return Demand(amounts, least, flexible)
 
 
 def rule_at(clock: LimitClock, now_ms: int) -> Rule:
     """Answer the rule of a limit at an instant."""
     terms = clock.terms_at(now_ms)
-    return Rule(terms.room, terms.drain, terms.scale, terms.end_ms)
+    return Rule(
+        terms.room, terms.drain, terms.scale, terms.end_ms, terms.start_ms, refuses=terms.refuses
+    )
 
 
-def told_by_redis(answer: Answer | DomainError) -> Told:
+def told_by_redis(answer: Answer | LimitsChanged | DomainError) -> Told:
     """Reduce an answer of the script to what both sides know."""
     if isinstance(answer, DomainError):
         return answer.reason
-    return (answer.outcome, answer.now_ms, answer.detail, answer.hold, tuple(answer.figures))
+    if isinstance(answer, LimitsChanged):
+        return "LIMITS_CHANGED"
+    told = (answer.kind, answer.outcome, answer.now_ms, answer.detail, answer.hold)
+    return (*told, tuple(answer.figures))
 
 
 def told_by_the_core(answer: decisions.Answer | Failure) -> Told:
     """Reduce an answer of the pure function to what both sides know."""
     if isinstance(answer, Failure):
         return answer.reason
-    return (answer.outcome, answer.now_ms, answer.detail, answer.hold, answer.figures)
+    told = (answer.kind, answer.outcome, answer.now_ms, answer.detail, answer.hold)
+    return (*told, answer.figures + answer.granted)
 
 
 class InRedis:
     """The script on a real Redis, for one customer nobody used before, at a present we choose."""
 
     def __init__(self, client: redis.Redis) -> None:
-        source = SCRIPT.read_text()
+        source = SCRIPT.decode()
         assert source.count("redis.call('TIME')") == 1
         self._client = client
         self._script = source.replace("redis.call('TIME')", "{ARGV[2], ARGV[3]}")
@@ -144,7 +197,9 @@ class InRedis:
         self._root = Root(f"tenant-{secrets.token_hex(8)}", "acme")
         client.script_load(self._script)
 
-    def decide(self, operations: list[Operation], now_ms: int) -> list[Answer | DomainError]:
+    def decide(
+        self, operations: list[Operation], now_ms: int
+    ) -> list[Answer | LimitsChanged | DomainError]:
         """Decide a batch; the windows are those of the present, so they are never stale."""
         seconds, milliseconds = divmod(now_ms, 1000)
         keys = keys_of(self._root)
@@ -180,6 +235,8 @@ class ScriptAndCore(RuleBasedStateMachine):
                 a_limit("day", level=Level.PROJECT, capacity=capacity, window=WINDOWS[3]),
                 a_rate("tokens", level=Level.KEY, capacity=7, period_ms=3_000, burst=capacity),
                 a_rate("requests", level=Level.KEY, capacity=60, units=("requests",)),
+                a_limit("prepaid", capacity=300, window=LifetimeWindow(), overdraft=20),
+                a_limit("flying", capacity=4, units=(HOLDS,), window=ConcurrencyWindow()),
             )
         }
         self.index = LimitIndex(self.limits.values())
@@ -196,6 +253,7 @@ class ScriptAndCore(RuleBasedStateMachine):
         period_ms=st.integers(1_000, 7_000),
         units=st.sampled_from([("tokens",), ("requests",), UNITS]),
         level=st.sampled_from([Level.CUSTOMER, Level.PROJECT, Level.KEY]),
+        enforcement=st.sampled_from([Enforcement.HARD, *Enforcement]),
     )
     def put_limit(
         self,
@@ -206,13 +264,17 @@ class ScriptAndCore(RuleBasedStateMachine):
         period_ms: int,
         units: tuple[str, ...],
         level: Level,
+        enforcement: Enforcement,
     ) -> None:
         """Replace a limit by any other, or add one."""
-        self.limits[limit_id] = (
+        limit = (
             a_rate(limit_id, capacity=capacity, period_ms=period_ms, level=level, units=units)
             if window is None
             else a_limit(limit_id, capacity=capacity, window=window, level=level, units=units)
         )
+        if isinstance(window, ConcurrencyWindow):
+            limit = replace(limit, units=(HOLDS,))
+        self.limits[limit_id] = replace(limit, enforcement=enforcement)
         self.index = LimitIndex(self.limits.values())
 
     @rule(limit_id=st.sampled_from(["month", "day", "tokens", "requests", "extra"]))
@@ -233,37 +295,65 @@ class ScriptAndCore(RuleBasedStateMachine):
         self.holds += [
             answer.hold
             for answer in expected
-            if isinstance(answer, decisions.Answer) and answer.outcome is Outcome.ALLOWED
+            if isinstance(answer, decisions.Answer) and answer.hold
         ]
 
     def _draw(self, data: st.DataObject) -> Asked:
         kind = data.draw(st.sampled_from(Kind))
-        subject = data.draw(st.sampled_from(SUBJECTS))
-        coverage = self.index.coverage(subject, ())
+        coverage = self.index.coverage(data.draw(st.sampled_from(SUBJECTS)), ())
         amounts = data.draw(st.dictionaries(st.sampled_from(UNITS), st.integers(0, 40)))
-        detail, hold = 1, ""
-        if kind is Kind.RESERVE:
-            hold = f"hold-{secrets.token_hex(6)}"
-            detail = data.draw(st.sampled_from([100, 5_000, 60_000, 86_400_000]))
-        if kind is Kind.COMMIT:
-            hold = data.draw(st.sampled_from(["", "unknown", *self.holds[-8:]]))
-            detail = data.draw(st.sampled_from([1, 1, 1, 0]))
-            coverage = coverage if detail else NOTHING
-        if kind is Kind.RELEASE:
-            hold = data.draw(st.sampled_from(["unknown", *self.holds[-8:]]))
-            coverage = NOTHING
-        is_check = kind is Kind.CHECK
-        return Asked(
-            kind=kind,
-            coverage=coverage,
-            request_id="" if is_check else data.draw(st.sampled_from(REQUEST_IDS)),
-            hold=hold,
-            detail=detail,
-            amounts=amounts,
-            fingerprint=bytes(8)
-            if is_check
-            else data.draw(st.sampled_from([b"8 bytes.", b"others 8"])),
-        )
+        request_id = data.draw(st.sampled_from(REQUEST_IDS))
+        fingerprint = data.draw(st.sampled_from([b"8 bytes.", b"others 8"]))
+        hold = HoldId(data.draw(st.sampled_from(["unknown", *self.holds[-8:]])), "acme")
+        of = (request_id, fingerprint, hold)
+        subject, holds = coverage.subject, 0
+        least: dict[str, int] = {}
+        is_shadow = data.draw(st.sampled_from([False, False, False, True]))
+        description = b""
+        match kind:
+            case Kind.CHECK:
+                operation = check_operation(CheckCall(subject, (), amounts, is_shadow), coverage)
+                holds = 1 if amounts else 0
+            case Kind.RESERVE:
+                least, holds = self._least(data, amounts), 1
+                ttl_ms = data.draw(st.sampled_from([100, 5_000, 60_000, 86_400_000]))
+                call = ReserveCall(
+                    request_id, fingerprint, subject, (), amounts, ttl_ms, least, is_shadow
+                )
+                operation = reserve_operation(call, coverage, f"hold-{secrets.token_hex(6)}")
+            case Kind.COMMIT:
+                is_known = data.draw(st.sampled_from([True, True, True, False]))
+                is_of_hold = data.draw(st.booleans()) or not is_known
+                commit = CommitCall(
+                    request_id, fingerprint, hold if is_of_hold else None, subject, (), amounts
+                )
+                operation = commit_operation(
+                    commit, coverage if is_known else NOTHING, is_known=is_known
+                )
+            case Kind.EXTEND:
+                least = self._least(data, amounts)
+                ttl_ms = data.draw(st.sampled_from([0, 100, 60_000]))
+                extend = ExtendCall(*of, subject, (), amounts, ttl_ms, least, is_shadow)
+                operation = extend_operation(extend, coverage)
+                known = self.state.holds.get(hold.name)
+                if known and data.draw(st.booleans()):
+                    description = known.description
+            case Kind.RECORD:
+                event_ms = self.now_ms - data.draw(ELAPSES_MS)
+                record = RecordCall(request_id, fingerprint, subject, (), amounts, event_ms)
+                operation = record_operation(record, coverage)
+                is_shadow = False
+            case Kind.RELEASE:
+                operation = release_operation(ReleaseCall(*of))
+            case Kind.MARK_DISPATCHED:
+                operation = release_operation(MarkDispatchedCall(*of))
+        return Asked(operation, amounts, least, holds, is_shadow, description)
+
+    def _least(self, data: st.DataObject, amounts: dict[str, int]) -> dict[str, int]:
+        if data.draw(st.booleans()):
+            return {}
+        units = data.draw(st.permutations(sorted(amounts)))
+        return {unit: data.draw(st.integers(0, amounts[unit])) for unit in units}
 
 
 def test_the_script_and_the_core_decide_alike(redis_url: str) -> None:

@@ -5,7 +5,9 @@ most of the service's time. So each coverage keeps a message of every kind, a fo
 figures change; it is filled in and serialized in one go, and never handed out.
 """
 
-from typing import NamedTuple, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, assert_never, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
@@ -17,18 +19,34 @@ from services.quota.model import (
     Call,
     CheckCall,
     CommitCall,
+    ExtendCall,
+    MarkDispatchedCall,
     Outcome,
+    RecordCall,
+    ReleaseCall,
     ReserveCall,
 )
+from services.quota.operations import granted_amounts
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 _NANOS_PER_MS = 1_000_000
 _MS_PER_S = 1000
 _FIGURES = 3
-_FIGURES_OF_DENIAL = 4
-# A plain number, since looking up a member of an enumeration takes a while.
-_DENIED = int(Outcome.DENIED)
+_FIGURES_WITH_WAIT = 4
+# Plain numbers, since looking up a member of an enumeration takes a while.
+_ALLOWED, _DENIED, _PARTIAL = map(int, (Outcome.ALLOWED, Outcome.DENIED, Outcome.PARTIAL))
+_DECISIONS: Mapping[int, quota_pb2.Decision.ValueType] = MappingProxyType(
+    {
+        int(Outcome.ALLOWED): quota_pb2.DECISION_ALLOW,
+        int(Outcome.EXCEEDING): quota_pb2.DECISION_ALLOW,
+        int(Outcome.DENIED): quota_pb2.DECISION_DENY,
+        int(Outcome.PARTIAL): quota_pb2.DECISION_ALLOW_PARTIAL,
+    }
+)
 
 
 class WrittenMessage(NamedTuple):
@@ -46,9 +64,14 @@ def render_check(answer: Answer) -> bytes:
     return _filled_check(answer).answer.check.SerializeToString()
 
 
-def render_reserve(answer: Answer, asked: Amounts) -> bytes:
-    """Write a `ReserveResponse` to a call that asked for these amounts."""
-    return _filled_reserve(answer, asked).answer.reserve.SerializeToString()
+def render_reserve(answer: Answer, call: ReserveCall) -> bytes:
+    """Write a `ReserveResponse`."""
+    return _filled_reserve(answer, call).answer.reserve.SerializeToString()
+
+
+def render_extend(answer: Answer, call: ExtendCall) -> bytes:
+    """Write an `ExtendResponse`."""
+    return _filled_extend(answer, call).answer.extend.SerializeToString()
 
 
 def render_commit(answer: Answer) -> bytes:
@@ -56,9 +79,19 @@ def render_commit(answer: Answer) -> bytes:
     return _filled_commit(answer).answer.commit.SerializeToString()
 
 
+def render_record(answer: Answer) -> bytes:
+    """Write a `RecordResponse`."""
+    return _filled_record(answer).answer.record.SerializeToString()
+
+
 def render_release(answer: Answer) -> bytes:
     """Write a `ReleaseResponse`."""
     return wire.ReleaseResponse(hold_settled=bool(answer.detail)).SerializeToString()
+
+
+def render_mark_dispatched(answer: Answer) -> bytes:
+    """Write a `MarkDispatchedResponse`."""
+    return wire.MarkDispatchedResponse(hold_open=bool(answer.detail)).SerializeToString()
 
 
 def render_balances(answer: Answer) -> bytes:
@@ -69,15 +102,25 @@ def render_balances(answer: Answer) -> bytes:
 
 def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
     """Write a `SessionResponse` with one answer; what is joined reads as one with all answers."""
-    if isinstance(call, ReserveCall):
-        form = _filled_reserve(answer, call.amounts)
-    elif isinstance(call, CommitCall):
-        form = _filled_commit(answer)
-    elif isinstance(call, CheckCall):
-        form = _filled_check(answer)
-    else:
-        released = wire.ReleaseResponse(hold_settled=bool(answer.detail))
-        return _alone(wire.SessionAnswer(call_id=call_id, release=released))
+    match call:
+        case ReserveCall():
+            form = _filled_reserve(answer, call)
+        case CommitCall():
+            form = _filled_commit(answer)
+        case CheckCall():
+            form = _filled_check(answer)
+        case ExtendCall():
+            form = _filled_extend(answer, call)
+        case RecordCall():
+            form = _filled_record(answer)
+        case ReleaseCall():
+            released = wire.ReleaseResponse(hold_settled=bool(answer.detail))
+            return _alone(wire.SessionAnswer(call_id=call_id, release=released))
+        case MarkDispatchedCall():
+            marked = wire.MarkDispatchedResponse(hold_open=bool(answer.detail))
+            return _alone(wire.SessionAnswer(call_id=call_id, mark_dispatched=marked))
+        case _:
+            assert_never(call)
     form.answer.call_id = call_id
     return form.response.SerializeToString()
 
@@ -96,11 +139,12 @@ def _alone(answer: wire.SessionAnswer) -> bytes:
 class _Row:
     """The status of one limit, and what it shows as its reset time."""
 
-    __slots__ = ("capacity", "reset_ms", "reset_time", "status")
+    __slots__ = ("capacity", "is_hard", "reset_ms", "reset_time", "status")
 
     def __init__(self, status: quota_pb2.LimitStatus) -> None:
         self.status = status
         self.capacity = status.capacity
+        self.is_hard = status.enforcement == quota_pb2.ENFORCEMENT_HARD
         self.reset_time = status.reset_time
         self.reset_ms = 0
 
@@ -133,6 +177,7 @@ class _Form:
                     scope=limit.scope,
                     units=limit.units,
                     capacity=limit.capacity,
+                    enforcement=quota_pb2.Enforcement.ValueType(limit.enforcement),
                 )
             )
             for limit in coverage.limits
@@ -141,7 +186,12 @@ class _Form:
     def fill(self, answer: Answer, width: int = _FIGURES) -> None:
         """Write the figures, of which there are some for each limit."""
         figures, now_ms = answer.figures, answer.now_ms
-        columns = figures[::width], figures[1::width], figures[2::width]
+        rows_end = width * len(self.rows)
+        columns = (
+            figures[0:rows_end:width],
+            figures[1:rows_end:width],
+            figures[2:rows_end:width],
+        )
         for row, used, reserved, reset_ms in zip(self.rows, *columns, strict=True):
             status = row.status
             remaining = row.capacity - used - reserved
@@ -151,56 +201,102 @@ class _Form:
             if now_ms + reset_ms != row.reset_ms:
                 row.show_reset(reset_ms, now_ms)
 
-    def fill_denial(self, answer: Answer) -> None:
-        """Write the figures of a denial, and who decided it."""
-        self.fill(answer, _FIGURES_OF_DENIAL)
-        waits = answer.figures[_FIGURES::_FIGURES_OF_DENIAL]
+    def fill_misfits(self, answer: Answer) -> None:
+        """Write the figures where something did not fit, and on which limits that was."""
+        self.fill(answer, _FIGURES_WITH_WAIT)
+        waits = answer.figures[_FIGURES : _FIGURES_WITH_WAIT * len(self.rows) : _FIGURES_WITH_WAIT]
+        is_denied = answer.outcome == _DENIED
         for row, wait_ms in zip(self.rows, waits, strict=True):
-            row.status.decided = wait_ms >= 0
+            status = row.status
+            status.exceeded = wait_ms >= 0
+            status.decided = wait_ms >= 0 and is_denied and row.is_hard
             if wait_ms > 0:
-                row.status.retry_after.FromMilliseconds(wait_ms)
+                status.retry_after.FromMilliseconds(wait_ms)
             else:
-                row.status.ClearField("retry_after")
+                status.ClearField("retry_after")
+
+    def fill_booked(self, answer: Answer) -> None:
+        """Write the figures after a booking, and where more is booked than there is room."""
+        self.fill(answer)
+        for row in self.rows:
+            row.status.exceeded = row.status.used > row.capacity
+
+    def grant(
+        self, granted: "RepeatedCompositeFieldContainer[quota_pb2.Amount]", amounts: Amounts
+    ) -> None:
+        """Write what is held."""
+        units = tuple(amounts)
+        if units != self.units:
+            del granted[:]
+            self.units, self.amounts = units, [granted.add(unit=unit) for unit in units]
+        for amount, quantity in zip(self.amounts, amounts.values(), strict=True):
+            amount.quantity = quantity
 
 
 def _filled_check(answer: Answer) -> _Form:
-    if answer.outcome == _DENIED:
-        form = _form(answer.coverage, "check denied")
-        form.answer.check.decision = quota_pb2.DECISION_DENY
-        form.fill_denial(answer)
-    else:
+    if answer.outcome == _ALLOWED:
         form = _form(answer.coverage, "check")
         form.answer.check.decision = quota_pb2.DECISION_ALLOW
         form.fill(answer)
+        return form
+    form = _form(answer.coverage, "check misfit")
+    form.answer.check.decision = _DECISIONS[answer.outcome]
+    form.fill_misfits(answer)
     return form
 
 
-def _filled_reserve(answer: Answer, asked: Amounts) -> _Form:
+def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
     coverage = answer.coverage
-    if answer.outcome == _DENIED:
+    outcome = answer.outcome
+    if outcome == _DENIED:
         form = _form(coverage, "reserve denied")
         form.answer.reserve.decision = quota_pb2.DECISION_DENY
-        form.fill_denial(answer)
+        form.fill_misfits(answer)
         return form
-    form = _form(coverage, "reserve")
+    form = _form(coverage, "reserve" if outcome == _ALLOWED else "reserve misfit")
     reserve = form.answer.reserve
-    reserve.decision = quota_pb2.DECISION_ALLOW
+    reserve.decision = _DECISIONS[outcome]
     reserve.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     _write_time(answer.detail, reserve.expire_time)
-    units = tuple(asked)
-    if units != form.units:
-        del reserve.granted[:]
-        form.units, form.amounts = units, [reserve.granted.add(unit=unit) for unit in units]
-    for amount, quantity in zip(form.amounts, asked.values(), strict=True):
-        amount.quantity = quantity
-    form.fill(answer)
+    form.grant(reserve.granted, _granted(form, answer, call))
+    if outcome == _ALLOWED:
+        form.fill(answer)
+    else:
+        form.fill_misfits(answer)
     return form
+
+
+def _filled_extend(answer: Answer, call: ExtendCall) -> _Form:
+    outcome = answer.outcome
+    form = _form(answer.coverage, "extend" if outcome == _ALLOWED else "extend misfit")
+    extend = form.answer.extend
+    extend.decision = _DECISIONS[outcome]
+    _write_time(answer.detail, extend.expire_time)
+    form.grant(extend.granted, {} if outcome == _DENIED else _granted(form, answer, call))
+    if outcome == _ALLOWED:
+        form.fill(answer)
+    else:
+        form.fill_misfits(answer)
+    return form
+
+
+def _granted(form: _Form, answer: Answer, call: ReserveCall | ExtendCall) -> Amounts:
+    if answer.outcome != _PARTIAL:
+        return call.amounts
+    grants = answer.figures[_FIGURES_WITH_WAIT * len(form.rows) :]
+    return granted_amounts(call.amounts, call.least, grants)
 
 
 def _filled_commit(answer: Answer) -> _Form:
     form = _form(answer.coverage, "commit")
     form.answer.commit.hold_settled = bool(answer.detail)
-    form.fill(answer)
+    form.fill_booked(answer)
+    return form
+
+
+def _filled_record(answer: Answer) -> _Form:
+    form = _form(answer.coverage, "record")
+    form.fill_booked(answer)
     return form
 
 

@@ -4,12 +4,17 @@ Each is first read as if it were valid, since nearly all are; only when somethin
 every field looked at again, so that the caller learns of all violations at once.
 """
 
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any
 
 from google.protobuf.message import Message
 
 from kit.errors import InvalidInput, Violations
 from kit.idempotency import parse_request_id
+from kit.rpc.wire import parse_time
 from services.quota.convert.fields import (
     parse_amounts,
     parse_dimensions,
@@ -18,11 +23,16 @@ from services.quota.convert.fields import (
     parse_subject,
 )
 from services.quota.model import (
+    NOTHING_ASKED,
+    Amounts,
     Call,
     CheckCall,
     CommitCall,
     Dimensions,
+    ExtendCall,
     HoldId,
+    MarkDispatchedCall,
+    RecordCall,
     ReleaseCall,
     ReserveCall,
     Subject,
@@ -34,6 +44,8 @@ TTL_MS_DEFAULT = 60_000
 TTL_MS_MIN = 100
 TTL_MS_MAX = 24 * 60 * 60 * 1000
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _FINGERPRINT_BYTES = 8
 _NANOS_PER_MS = 1_000_000
 
@@ -45,11 +57,13 @@ def parse_check(request: wire.CheckRequest) -> CheckCall:
             parse_subject(request.subject, "subject"),
             parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
             parse_some_amounts(request.amounts, "amounts"),
+            _is_shadow(request.mode),
         )
     except InvalidInput:
         violations = Violations()
         _refuse_call(violations, request)
         violations.take("amounts", lambda: parse_some_amounts(request.amounts, "amounts"))
+        violations.take("mode", lambda: _is_shadow(request.mode))
         violations.raise_if_any()
         raise
 
@@ -69,32 +83,86 @@ def parse_get_balances(request: wire.GetBalancesRequest) -> CheckCall:
 def parse_reserve(request: wire.ReserveRequest) -> ReserveCall:
     """Read a reserve."""
     try:
+        amounts = parse_some_amounts(request.amounts, "amounts")
         return ReserveCall(
             parse_request_id(request.request_id),
             _fingerprint(b"Reserve", request),
             parse_subject(request.subject, "subject"),
             parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
-            parse_some_amounts(request.amounts, "amounts"),
-            _ttl_ms(request),
+            amounts,
+            _ttl_ms(request) or TTL_MS_DEFAULT,
+            _least(request, amounts) if request.min_amounts else NOTHING_ASKED,
+            _is_shadow(request.mode),
         )
     except InvalidInput:
         violations = Violations()
         violations.take("request_id", lambda: parse_request_id(request.request_id))
         _refuse_call(violations, request)
         violations.take("amounts", lambda: parse_some_amounts(request.amounts, "amounts"))
-        violations.take("ttl", lambda: _ttl_ms(request))
+        _refuse_terms(violations, request)
         violations.raise_if_any()
         raise
+
+
+def parse_extend(request: wire.ExtendRequest) -> ExtendCall:
+    """Read what is to be added to a hold: amounts, time, or both."""
+    try:
+        amounts = parse_amounts(request.amounts, "amounts")
+        ttl_ms = _ttl_ms(request)
+        if not amounts and not ttl_ms:
+            raise InvalidInput.of("amounts", "is required where there is no ttl")
+        subject, dimensions = _subject_beside_hold(request)
+        return ExtendCall(
+            parse_request_id(request.request_id),
+            _fingerprint(b"Extend", request),
+            _hold_of(request.reservation_id, subject),
+            subject,
+            dimensions,
+            amounts,
+            ttl_ms,
+            _least(request, amounts) if request.min_amounts else NOTHING_ASKED,
+            _is_shadow(request.mode),
+        )
+    except InvalidInput:
+        violations = Violations()
+        violations.take("request_id", lambda: parse_request_id(request.request_id))
+        violations.take(
+            "reservation_id", lambda: parse_hold(request.reservation_id, "reservation_id")
+        )
+        violations.take("amounts", lambda: parse_amounts(request.amounts, "amounts"))
+        _refuse_terms(violations, request)
+        if request.HasField("subject"):
+            _refuse_call(violations, request)
+        violations.raise_if_any()
+        raise
+
+
+def parse_record(request: wire.RecordRequest) -> RecordCall:
+    """Read usage that is booked without a hold."""
+    violations = Violations()
+    request_id = violations.take("request_id", lambda: parse_request_id(request.request_id))
+    _refuse_call(violations, request)
+    amounts = violations.take("amounts", lambda: parse_some_amounts(request.amounts, "amounts"))
+    event_ms = violations.take("event_time", lambda: _event_ms(request))
+    violations.raise_if_any()
+    return RecordCall(
+        request_id,
+        _fingerprint(b"Record", request),
+        parse_subject(request.subject, "subject"),
+        parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+        amounts,
+        event_ms,
+    )
 
 
 def parse_commit(request: wire.CommitRequest) -> CommitCall:
     """Read a commit; it names a hold, or a subject, or both."""
     try:
-        subject, dimensions = _committed_call(request)
+        subject, dimensions = _subject_beside_hold(request)
         return CommitCall(
             parse_request_id(request.request_id),
             _fingerprint(b"Commit", request),
-            _committed_hold(request, subject),
+            _hold_of(request.reservation_id, subject) if request.reservation_id else None,
             subject,
             dimensions,
             parse_amounts(request.amounts, "amounts"),
@@ -102,7 +170,10 @@ def parse_commit(request: wire.CommitRequest) -> CommitCall:
     except InvalidInput:
         violations = Violations()
         violations.take("request_id", lambda: parse_request_id(request.request_id))
-        violations.take("reservation_id", lambda: _committed_hold(request, None))
+        if request.reservation_id:
+            violations.take(
+                "reservation_id", lambda: parse_hold(request.reservation_id, "reservation_id")
+            )
         violations.take("amounts", lambda: parse_amounts(request.amounts, "amounts"))
         if request.HasField("subject") or not request.reservation_id:
             _refuse_call(violations, request)
@@ -112,31 +183,50 @@ def parse_commit(request: wire.CommitRequest) -> CommitCall:
 
 def parse_release(request: wire.ReleaseRequest) -> ReleaseCall:
     """Read a release."""
+    return ReleaseCall(*_request_and_hold(request, b"Release"))
+
+
+def parse_mark_dispatched(request: wire.MarkDispatchedRequest) -> MarkDispatchedCall:
+    """Read that a call has left."""
+    return MarkDispatchedCall(*_request_and_hold(request, b"MarkDispatched"))
+
+
+def parse_session_call(message: wire.SessionCall) -> Call:
+    """Read one call of a session, whichever it is."""
+    name = message.WhichOneof("call")
+    if name is None:
+        raise InvalidInput.of("call", "is required")
+    return _PARSERS[name](getattr(message, name))
+
+
+_PARSERS: Mapping[str, Callable[[Any], Call]] = MappingProxyType(
+    {
+        "reserve": parse_reserve,
+        "commit": parse_commit,
+        "check": parse_check,
+        "release": parse_release,
+        "extend": parse_extend,
+        "mark_dispatched": parse_mark_dispatched,
+        "record": parse_record,
+    }
+)
+
+
+def _request_and_hold(
+    request: wire.ReleaseRequest | wire.MarkDispatchedRequest, method: bytes
+) -> tuple[str, bytes, HoldId]:
     violations = Violations()
     request_id = violations.take("request_id", lambda: parse_request_id(request.request_id))
     hold = violations.take(
         "reservation_id", lambda: parse_hold(request.reservation_id, "reservation_id")
     )
     violations.raise_if_any()
-    return ReleaseCall(request_id, _fingerprint(b"Release", request), hold)
+    return request_id, _fingerprint(method, request), hold
 
 
-def parse_session_call(message: wire.SessionCall) -> Call:
-    """Read one call of a session, whichever it is."""
-    match message.WhichOneof("call"):
-        case "reserve":
-            return parse_reserve(message.reserve)
-        case "commit":
-            return parse_commit(message.commit)
-        case "check":
-            return parse_check(message.check)
-        case "release":
-            return parse_release(message.release)
-        case _:
-            raise InvalidInput.of("call", "is required")
-
-
-def _committed_call(request: wire.CommitRequest) -> tuple[Subject | None, Dimensions]:
+def _subject_beside_hold(
+    request: wire.CommitRequest | wire.ExtendRequest,
+) -> tuple[Subject | None, Dimensions]:
     if request.reservation_id and not request.HasField("subject"):
         return None, ()
     return (
@@ -145,10 +235,8 @@ def _committed_call(request: wire.CommitRequest) -> tuple[Subject | None, Dimens
     )
 
 
-def _committed_hold(request: wire.CommitRequest, subject: Subject | None) -> HoldId | None:
-    if not request.reservation_id:
-        return None
-    hold = parse_hold(request.reservation_id, "reservation_id")
+def _hold_of(reservation_id: str, subject: Subject | None) -> HoldId:
+    hold = parse_hold(reservation_id, "reservation_id")
     if subject is not None and subject.customer != hold.customer:
         raise InvalidInput.of(
             "subject.customer_id", f"must be {hold.customer}, for whom the hold was made"
@@ -156,18 +244,59 @@ def _committed_hold(request: wire.CommitRequest, subject: Subject | None) -> Hol
     return hold
 
 
-def _ttl_ms(request: wire.ReserveRequest) -> int:
+def _ttl_ms(request: wire.ReserveRequest | wire.ExtendRequest) -> int:
+    """Read how long a hold is to live; 0 where that is left out."""
     if not request.HasField("ttl"):
-        return TTL_MS_DEFAULT
+        return 0
     ttl_ms = request.ttl.seconds * 1000 + request.ttl.nanos // _NANOS_PER_MS
     if not TTL_MS_MIN <= ttl_ms <= TTL_MS_MAX:
         raise InvalidInput.of("ttl", "must be from 100 milliseconds to 24 hours")
     return ttl_ms
 
 
+def _least(request: wire.ReserveRequest | wire.ExtendRequest, amounts: Amounts) -> Amounts:
+    """Read the least that is accepted of some of the amounts."""
+    least = parse_amounts(request.min_amounts, "min_amounts")
+    violations = Violations()
+    for place, (unit, quantity) in enumerate(least.items()):
+        if unit not in amounts:
+            violations.add(f"min_amounts[{place}].unit", f"{unit} is not among the amounts")
+        elif quantity > amounts[unit]:
+            violations.add(f"min_amounts[{place}].quantity", "must not exceed the amount")
+    violations.raise_if_any()
+    return least
+
+
+def _is_shadow(mode: int) -> bool:
+    if mode not in wire.Mode.values():
+        raise InvalidInput.of("mode", "must be enforce or shadow")
+    return mode == wire.MODE_SHADOW
+
+
+def _event_ms(request: wire.RecordRequest) -> int:
+    if not request.HasField("event_time"):
+        return 0
+    instant = parse_time(request.event_time, "event_time")
+    return (instant - _EPOCH) // _MILLISECOND
+
+
+def _refuse_terms(
+    violations: Violations, request: wire.ReserveRequest | wire.ExtendRequest
+) -> None:
+    amounts = {amount.unit: amount.quantity for amount in request.amounts}
+    violations.take("ttl", lambda: _ttl_ms(request))
+    violations.take("min_amounts", lambda: _least(request, amounts))
+    violations.take("mode", lambda: _is_shadow(request.mode))
+
+
 def _refuse_call(
     violations: Violations,
-    request: wire.CheckRequest | wire.ReserveRequest | wire.CommitRequest | wire.GetBalancesRequest,
+    request: wire.CheckRequest
+    | wire.ReserveRequest
+    | wire.ExtendRequest
+    | wire.CommitRequest
+    | wire.RecordRequest
+    | wire.GetBalancesRequest,
 ) -> None:
     violations.take("subject", lambda: parse_subject(request.subject, "subject"))
     violations.take(

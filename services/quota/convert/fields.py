@@ -11,6 +11,7 @@ from functools import lru_cache
 from kit.errors import InvalidInput, Violations
 from kit.money import minor_digits
 from services.quota.model import (
+    HOLDS,
     QUANTITY_MAX,
     Amounts,
     Dimensions,
@@ -110,9 +111,16 @@ def parse_hold(reservation_id: str, field: str) -> HoldId:
     raise InvalidInput.of(field, "must be the reservation_id of a ReserveResponse")
 
 
+def parse_quantity(quantity: int, field: str) -> int:
+    """Read a number of quanta."""
+    if not 0 <= quantity <= QUANTITY_MAX:
+        raise InvalidInput.of(field, f"must be from 0 to {QUANTITY_MAX:,}")
+    return quantity
+
+
 @lru_cache(maxsize=_REMEMBERED_MAX)
 def _are_units(units: tuple[str, ...]) -> bool:
-    return all(map(is_unit, units))
+    return HOLDS not in units and all(map(is_unit, units))
 
 
 def is_unit(unit: str) -> bool:
@@ -136,7 +144,9 @@ def _refuse_amounts(given: Sequence[quota_pb2.Amount], field: str) -> None:
     seen: set[str] = set()
     for place, amount in enumerate(given):
         where = f"{field}[{place}]"
-        if not is_unit(amount.unit):
+        if amount.unit == HOLDS:
+            violations.add(f"{where}.unit", "holds are counted by themselves: one each reserve")
+        elif not is_unit(amount.unit):
             violations.add(
                 f"{where}.unit",
                 "must be 1 to 63 characters of a-z, 0-9 and '_', or a currency such as USD",

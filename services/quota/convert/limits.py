@@ -1,10 +1,6 @@
 """Limits between the wire and the domain; every bad field of a limit is named at once."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
-from types import MappingProxyType
-from zoneinfo import available_timezones
 
 from kit.errors import InvalidInput, Violations
 from kit.idempotency import parse_request_id
@@ -16,22 +12,12 @@ from services.quota.convert.fields import (
     is_unit,
     parse_dimensions,
     parse_path,
+    parse_quantity,
     render_subject,
 )
-from services.quota.decisions import ROOM_MAX
+from services.quota.convert.windows import check_rate, parse_window, write_window
 from services.quota.filters import BadFilter, check_filter
-from services.quota.model import (
-    QUANTITY_MAX,
-    CalendarPeriod,
-    CalendarWindow,
-    Level,
-    Limit,
-    RollingRate,
-    StoredLimit,
-    Subject,
-    Window,
-)
-from services.quota.windows import drain_rate
+from services.quota.model import HOLDS, Enforcement, Level, Limit, StoredLimit, Subject
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
@@ -39,22 +25,8 @@ DIMENSIONS_MAX = 8
 UNITS_MAX = 8
 DISPLAY_NAME_LENGTH_MAX = 200
 FILTER_LENGTH_MAX = 1000
-PERIOD_MS_MIN = 1000
-PERIOD_MS_MAX = 366 * 24 * 60 * 60 * 1000
 COUNTED = "counted"
 SECONDS = "seconds"
-
-_NANOS_PER_MS = 1_000_000
-_UTC = "UTC"
-_PERIODS: Mapping[quota_pb2.CalendarPeriod.ValueType, CalendarPeriod] = MappingProxyType(
-    {
-        quota_pb2.CalendarPeriod.Value(f"CALENDAR_PERIOD_{period.value}"): period
-        for period in CalendarPeriod
-    }
-)
-_PERIOD_NUMBERS: Mapping[CalendarPeriod, quota_pb2.CalendarPeriod.ValueType] = MappingProxyType(
-    {period: number for number, period in _PERIODS.items()}
-)
 
 
 def parse_put_limit(request: wire.PutLimitRequest) -> Limit:
@@ -77,9 +49,11 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
         "dimensions",
         lambda: parse_dimensions(message.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
     )
-    units = violations.take("units", lambda: _units(message.units))
-    capacity = violations.take("capacity", lambda: _quantity(message.capacity, "capacity"))
-    window = violations.take("", lambda: _window(message))
+    units = violations.take("units", lambda: _units(message))
+    capacity = violations.take("capacity", lambda: parse_quantity(message.capacity, "capacity"))
+    window = violations.take("", lambda: parse_window(message))
+    overdraft = violations.take("overdraft", lambda: _overdraft(message))
+    enforcement = violations.take("enforcement", lambda: _enforcement(message.enforcement))
     violations.take("filter", lambda: _check_filter(message.filter))
     overrides = violations.take("overrides", lambda: _overrides(message.overrides))
     expire_time = violations.take("expire_time", lambda: _expire_time(message))
@@ -96,11 +70,13 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
         units=units,
         capacity=capacity,
         window=window,
+        overdraft=overdraft,
+        enforcement=enforcement,
         filter=message.filter,
         overrides=overrides,
         expire_time=expire_time,
     )
-    _check_rate(limit)
+    check_rate(limit)
     return limit
 
 
@@ -114,6 +90,8 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         dimensions=dict(limit.dimensions),
         units=limit.units,
         capacity=limit.capacity,
+        overdraft=limit.overdraft,
+        enforcement=quota_pb2.Enforcement.ValueType(limit.enforcement),
         filter=limit.filter,
         overrides=limit.overrides,
         create_time=render_time(stored.create_time),
@@ -123,7 +101,7 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         message.subject.CopyFrom(render_subject(limit.subject))
     if limit.expire_time is not None:
         message.expire_time.CopyFrom(render_time(limit.expire_time))
-    _write_window(limit.window, message)
+    write_window(limit.window, message)
     return message
 
 
@@ -169,12 +147,19 @@ def _level(number: int) -> Level:
         raise InvalidInput.of("level", "is required: a level of the subject path") from None
 
 
-def _units(given: Sequence[str]) -> tuple[str, ...]:
+def _units(message: quota_pb2.Limit) -> tuple[str, ...]:
+    given = message.units
+    if message.WhichOneof("window") == "concurrency":
+        if list(given) not in ([], [HOLDS]):
+            raise InvalidInput.of("units", f"must be {HOLDS} alone, or absent, with concurrency")
+        return (HOLDS,)
     if not 1 <= len(given) <= UNITS_MAX:
         raise InvalidInput.of("units", f"must be 1 to {UNITS_MAX} units")
     violations = Violations()
     for place, unit in enumerate(given):
-        if not is_unit(unit):
+        if unit == HOLDS:
+            violations.add(f"units[{place}]", f"{HOLDS} are counted by a limit of concurrency only")
+        elif not is_unit(unit):
             violations.add(
                 f"units[{place}]",
                 "must be 1 to 63 characters of a-z, 0-9 and '_', or a currency such as USD",
@@ -185,6 +170,21 @@ def _units(given: Sequence[str]) -> tuple[str, ...]:
         violations.add("units", "must be of one kind: counted things, seconds, or one currency")
     violations.raise_if_any()
     return tuple(given)
+
+
+def _overdraft(message: quota_pb2.Limit) -> int:
+    if message.overdraft and message.WhichOneof("window") == "rolling":
+        raise InvalidInput.of("overdraft", "must be 0 for a rolling rate, which has a burst")
+    return parse_quantity(message.overdraft, "overdraft")
+
+
+def _enforcement(number: int) -> Enforcement:
+    if number == quota_pb2.ENFORCEMENT_UNSPECIFIED:
+        return Enforcement.HARD
+    try:
+        return Enforcement(number)
+    except ValueError:
+        raise InvalidInput.of("enforcement", "must be hard, soft or shadow") from None
 
 
 def _kind(unit: str) -> str:
@@ -210,75 +210,3 @@ def _expire_time(message: quota_pb2.Limit) -> datetime | None:
     if not message.HasField("expire_time"):
         return None
     return parse_time(message.expire_time, "expire_time")
-
-
-def _quantity(quantity: int, field: str) -> int:
-    if not 0 <= quantity <= QUANTITY_MAX:
-        raise InvalidInput.of(field, f"must be from 0 to {QUANTITY_MAX:,}")
-    return quantity
-
-
-def _window(message: quota_pb2.Limit) -> Window:
-    match message.WhichOneof("window"):
-        case "calendar":
-            return _calendar(message.calendar)
-        case "rolling":
-            return _rolling(message.rolling)
-        case _:
-            raise InvalidInput.of("window", "is required: calendar or rolling")
-
-
-def _calendar(message: quota_pb2.CalendarWindow) -> CalendarWindow:
-    violations = Violations()
-    if message.period not in _PERIODS:
-        violations.add("calendar.period", "is required: a period of the calendar")
-    if message.time_zone and message.time_zone not in _time_zones():
-        violations.add("calendar.time_zone", "must be an IANA time zone such as Europe/Berlin")
-    violations.raise_if_any()
-    return CalendarWindow(_PERIODS[message.period], message.time_zone or _UTC)
-
-
-def _rolling(message: quota_pb2.RollingRate) -> RollingRate:
-    violations = Violations()
-    period_ms, finer = divmod(message.period.nanos, _NANOS_PER_MS)
-    period_ms += message.period.seconds * 1000
-    if not PERIOD_MS_MIN <= period_ms <= PERIOD_MS_MAX or finer:
-        violations.add("rolling.period", "must be whole milliseconds, from 1 second to 366 days")
-    violations.take("rolling.burst", lambda: _quantity(message.burst, "rolling.burst"))
-    violations.raise_if_any()
-    return RollingRate(period_ms, message.burst)
-
-
-def _check_rate(limit: Limit) -> None:
-    """Refuse what could not be counted exactly, and a rate that would be used up for ever."""
-    window = limit.window
-    if not isinstance(window, RollingRate):
-        return
-    if window.burst and not limit.capacity:
-        raise InvalidInput.of("rolling.burst", "must be 0 where the capacity is: it never refills")
-    rate = drain_rate(limit.capacity, window.period_ms)
-    if limit.admits_at_once * rate.scale > ROOM_MAX:
-        raise InvalidInput.of(
-            "rolling",
-            "the rate is too fine for so large a burst to be counted exactly:"
-            f" capacity and period have to share a divisor of {_divisor_needed(limit, window):,}"
-            " or more, in quanta and milliseconds",
-        )
-
-
-def _divisor_needed(limit: Limit, window: RollingRate) -> int:
-    return -(-limit.admits_at_once * window.period_ms // ROOM_MAX)
-
-
-def _write_window(window: Window, message: quota_pb2.Limit) -> None:
-    if isinstance(window, CalendarWindow):
-        message.calendar.period = _PERIOD_NUMBERS[window.period]
-        message.calendar.time_zone = window.time_zone
-    else:
-        message.rolling.period.FromMilliseconds(window.period_ms)
-        message.rolling.burst = window.burst
-
-
-@cache
-def _time_zones() -> frozenset[str]:
-    return frozenset(available_timezones())

@@ -8,7 +8,7 @@ from kit.errors import Precondition
 from services.quota.coverage import (
     LimitClock,
     LimitIndex,
-    described_call,
+    described_hold,
     in_force,
     overridden_in_turn,
     remembered,
@@ -184,7 +184,11 @@ def test_a_coverage_can_be_remembered() -> None:
     coverage = LimitIndex([limit]).coverage(FULL_PATH, (("model", "large"),))
     shown = [each._replace(clock=None, field="", slot=0) for each in coverage.limits]
 
-    assert described_call(coverage.description) == (FULL_PATH, (("model", "large"),))
+    assert described_hold(coverage.description) == (
+        FULL_PATH,
+        (("model", "large"),),
+        coverage.slots,
+    )
     assert remembered(coverage.exhibit).limits == shown
     assert remembered(coverage.exhibit).subject.customer == "acme"
 
@@ -218,11 +222,19 @@ def test_a_limit_tells_its_window_and_the_next_one() -> None:
     clock = LimitClock(a_limit(capacity=5, window=CalendarWindow(CalendarPeriod.DAY, "UTC")))
     days = [unix_ms(f"2026-03-0{day}T00:00") for day in (1, 2, 3, 4)]
 
-    assert clock.terms_at(days[1] - 1) == (5, 0, 1, *days[:3])
-    assert clock.terms_at(days[1]) == (5, 0, 1, *days[1:])
-    assert clock.terms_at(days[1] - 1) == (5, 0, 1, *days[:3])
+    assert clock.terms_at(days[1] - 1) == (5, 0, 1, *days[:3], True)
+    assert clock.terms_at(days[1]) == (5, 0, 1, *days[1:], True)
+    assert clock.terms_at(days[1] - 1) == (5, 0, 1, *days[:3], True)
 
 
 def test_a_rate_has_its_burst_as_room() -> None:
     """In parts: a quantum of sixty a minute has a thousand."""
-    assert LimitClock(a_rate(capacity=60, burst=90)).terms_at(0) == (90_000, 1, 1_000, 0, 0, 0)
+    assert LimitClock(a_rate(capacity=60, burst=90)).terms_at(0) == (
+        90_000,
+        1,
+        1_000,
+        0,
+        0,
+        0,
+        True,
+    )

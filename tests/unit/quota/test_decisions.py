@@ -11,16 +11,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from services.quota.decisions import (
-    TAKEN_MAX,
-    Answer,
-    Counter,
-    Failure,
-    Operation,
-    Rule,
-    SubjectState,
-    decide,
-)
+from services.quota.admission import Demand
+from services.quota.counting import TAKEN_MAX, Counter, Rule
+from services.quota.decisions import Answer, Failure, Operation, SubjectState, decide
 from services.quota.model import Kind, Outcome
 
 SWEEP_MAX = 100
@@ -256,7 +249,7 @@ def asked(kind: str, words: list[str], rule: Rule, number: int) -> Operation:
         kind=kinds.get(kind, Kind.COMMIT),
         parts=() if kind == "release" else (("tokens", 0),),
         rules=() if kind == "release" else (rule,),
-        amounts=(amount,),
+        demand=Demand((amount,)),
         request=f"request-{number}",
         hold=words[0] if is_held else "",
         ttl_ms=TTL_MS,
@@ -302,7 +295,7 @@ def reserve(
         kind=Kind.RESERVE,
         parts=tuple((limit, 0) for limit in limits),
         rules=(replace(CALENDAR, window_end_ms=WINDOW_MS),) * len(limits),
-        amounts=(amount,),
+        demand=Demand((amount,)),
         request=request or f"reserve {name}",
         fingerprint=fingerprint,
         hold=name,

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from tollkeeper.api.type.v1 import subject_pb2 as tollkeeper_dot_api_dot_type_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollkeeper/api/quota/v1/quota.proto\x12\x17tollkeeper.api.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$tollkeeper/api/type/v1/subject.proto\"(\n\x06\x41mount\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\\\n\x0e\x43\x61lendarWindow\x12\x37\n\x06period\x18\x01 \x01(\x0e\x32\'.tollkeeper.api.quota.v1.CalendarPeriod\x12\x11\n\ttime_zone\x18\x02 \x01(\t\"G\n\x0bRollingRate\x12)\n\x06period\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x02 \x01(\x03\"\xde\x04\n\x05Limit\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x05level\x18\x03 \x01(\x0e\x32\x1e.tollkeeper.api.quota.v1.Level\x12\x30\n\x07subject\x18\x04 \x01(\x0b\x32\x1f.tollkeeper.api.type.v1.Subject\x12\x42\n\ndimensions\x18\x05 \x03(\x0b\x32..tollkeeper.api.quota.v1.Limit.DimensionsEntry\x12\r\n\x05units\x18\x06 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x07 \x01(\x03\x12;\n\x08\x63\x61lendar\x18\x08 \x01(\x0b\x32\'.tollkeeper.api.quota.v1.CalendarWindowH\x00\x12\x37\n\x07rolling\x18\t \x01(\x0b\x32$.tollkeeper.api.quota.v1.RollingRateH\x00\x12\x0e\n\x06\x66ilter\x18\x12 \x01(\t\x12\x11\n\toverrides\x18\x13 \x01(\t\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06window\"\xf3\x01\n\x0bLimitStatus\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\r\n\x05units\x18\x03 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x12\x0c\n\x04used\x18\x05 \x01(\x03\x12\x10\n\x08reserved\x18\x06 \x01(\x03\x12\x11\n\tremaining\x18\x07 \x01(\x03\x12.\n\nreset_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64\x65\x63ided\x18\n \x01(\x08*s\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eLEVEL_CUSTOMER\x10\x01\x12\x11\n\rLEVEL_PROJECT\x10\x02\x12\x0e\n\nLEVEL_USER\x10\x03\x12\r\n\tLEVEL_KEY\x10\x04\x12\r\n\tLEVEL_RUN\x10\x05*\xb3\x01\n\x0e\x43\x61lendarPeriod\x12\x1f\n\x1b\x43\x41LENDAR_PERIOD_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41LENDAR_PERIOD_HOUR\x10\x01\x12\x17\n\x13\x43\x41LENDAR_PERIOD_DAY\x10\x02\x12\x18\n\x14\x43\x41LENDAR_PERIOD_WEEK\x10\x03\x12\x19\n\x15\x43\x41LENDAR_PERIOD_MONTH\x10\x04\x12\x18\n\x14\x43\x41LENDAR_PERIOD_YEAR\x10\x05*W\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_ALLOW\x10\x01\x12\x11\n\rDECISION_DENY\x10\x03\"\x04\x08\x02\x10\x02\"\x04\x08\x04\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollkeeper/api/quota/v1/quota.proto\x12\x17tollkeeper.api.quota.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a$tollkeeper/api/type/v1/subject.proto\"(\n\x06\x41mount\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\\\n\x0e\x43\x61lendarWindow\x12\x37\n\x06period\x18\x01 \x01(\x0e\x32\'.tollkeeper.api.quota.v1.CalendarPeriod\x12\x11\n\ttime_zone\x18\x02 \x01(\t\"G\n\x0bRollingRate\x12)\n\x06period\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x02 \x01(\x03\"[\n\x13\x42illingPeriodWindow\x12!\n\x06\x61nchor\x18\x01 \x01(\x0b\x32\x11.google.type.Date\x12\x0e\n\x06months\x18\x02 \x01(\x05\x12\x11\n\ttime_zone\x18\x03 \x01(\t\"\x10\n\x0eLifetimeWindow\"\x13\n\x11\x43oncurrencyWindow\"\xf4\x06\n\x05Limit\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12-\n\x05level\x18\x03 \x01(\x0e\x32\x1e.tollkeeper.api.quota.v1.Level\x12\x30\n\x07subject\x18\x04 \x01(\x0b\x32\x1f.tollkeeper.api.type.v1.Subject\x12\x42\n\ndimensions\x18\x05 \x03(\x0b\x32..tollkeeper.api.quota.v1.Limit.DimensionsEntry\x12\r\n\x05units\x18\x06 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x07 \x01(\x03\x12;\n\x08\x63\x61lendar\x18\x08 \x01(\x0b\x32\'.tollkeeper.api.quota.v1.CalendarWindowH\x00\x12\x37\n\x07rolling\x18\t \x01(\x0b\x32$.tollkeeper.api.quota.v1.RollingRateH\x00\x12\x46\n\x0e\x62illing_period\x18\n \x01(\x0b\x32,.tollkeeper.api.quota.v1.BillingPeriodWindowH\x00\x12;\n\x08lifetime\x18\x0b \x01(\x0b\x32\'.tollkeeper.api.quota.v1.LifetimeWindowH\x00\x12\x41\n\x0b\x63oncurrency\x18\x0c \x01(\x0b\x32*.tollkeeper.api.quota.v1.ConcurrencyWindowH\x00\x12\x11\n\toverdraft\x18\r \x01(\x03\x12\x39\n\x0b\x65nforcement\x18\x0e \x01(\x0e\x32$.tollkeeper.api.quota.v1.Enforcement\x12\x0e\n\x06\x66ilter\x18\x12 \x01(\t\x12\x11\n\toverrides\x18\x13 \x01(\t\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06window\"\xc0\x02\n\x0bLimitStatus\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\r\n\x05units\x18\x03 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x12\x0c\n\x04used\x18\x05 \x01(\x03\x12\x10\n\x08reserved\x18\x06 \x01(\x03\x12\x11\n\tremaining\x18\x07 \x01(\x03\x12.\n\nreset_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x64\x65\x63ided\x18\n \x01(\x08\x12\x39\n\x0b\x65nforcement\x18\x0b \x01(\x0e\x32$.tollkeeper.api.quota.v1.Enforcement\x12\x10\n\x08\x65xceeded\x18\x0c \x01(\x08*s\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eLEVEL_CUSTOMER\x10\x01\x12\x11\n\rLEVEL_PROJECT\x10\x02\x12\x0e\n\nLEVEL_USER\x10\x03\x12\r\n\tLEVEL_KEY\x10\x04\x12\r\n\tLEVEL_RUN\x10\x05*\xb3\x01\n\x0e\x43\x61lendarPeriod\x12\x1f\n\x1b\x43\x41LENDAR_PERIOD_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41LENDAR_PERIOD_HOUR\x10\x01\x12\x17\n\x13\x43\x41LENDAR_PERIOD_DAY\x10\x02\x12\x18\n\x14\x43\x41LENDAR_PERIOD_WEEK\x10\x03\x12\x19\n\x15\x43\x41LENDAR_PERIOD_MONTH\x10\x04\x12\x18\n\x14\x43\x41LENDAR_PERIOD_YEAR\x10\x05*n\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NFORCEMENT_HARD\x10\x01\x12\x14\n\x10\x45NFORCEMENT_SOFT\x10\x02\x12\x16\n\x12\x45NFORCEMENT_SHADOW\x10\x03*s\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_ALLOW\x10\x01\x12\x11\n\rDECISION_DENY\x10\x03\x12\x1a\n\x16\x44\x45\x43ISION_ALLOW_PARTIAL\x10\x05\"\x04\x08\x02\x10\x02\"\x04\x08\x04\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,22 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LIMIT_DIMENSIONSENTRY']._loaded_options = None
   _globals['_LIMIT_DIMENSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_LEVEL']._serialized_start=1231
-  _globals['_LEVEL']._serialized_end=1346
-  _globals['_CALENDARPERIOD']._serialized_start=1349
-  _globals['_CALENDARPERIOD']._serialized_end=1528
-  _globals['_DECISION']._serialized_start=1530
-  _globals['_DECISION']._serialized_end=1617
-  _globals['_AMOUNT']._serialized_start=167
-  _globals['_AMOUNT']._serialized_end=207
-  _globals['_CALENDARWINDOW']._serialized_start=209
-  _globals['_CALENDARWINDOW']._serialized_end=301
-  _globals['_ROLLINGRATE']._serialized_start=303
-  _globals['_ROLLINGRATE']._serialized_end=374
-  _globals['_LIMIT']._serialized_start=377
-  _globals['_LIMIT']._serialized_end=983
-  _globals['_LIMIT_DIMENSIONSENTRY']._serialized_start=924
-  _globals['_LIMIT_DIMENSIONSENTRY']._serialized_end=973
-  _globals['_LIMITSTATUS']._serialized_start=986
-  _globals['_LIMITSTATUS']._serialized_end=1229
+  _globals['_LEVEL']._serialized_start=1742
+  _globals['_LEVEL']._serialized_end=1857
+  _globals['_CALENDARPERIOD']._serialized_start=1860
+  _globals['_CALENDARPERIOD']._serialized_end=2039
+  _globals['_ENFORCEMENT']._serialized_start=2041
+  _globals['_ENFORCEMENT']._serialized_end=2151
+  _globals['_DECISION']._serialized_start=2153
+  _globals['_DECISION']._serialized_end=2268
+  _globals['_AMOUNT']._serialized_start=191
+  _globals['_AMOUNT']._serialized_end=231
+  _globals['_CALENDARWINDOW']._serialized_start=233
+  _globals['_CALENDARWINDOW']._serialized_end=325
+  _globals['_ROLLINGRATE']._serialized_start=327
+  _globals['_ROLLINGRATE']._serialized_end=398
+  _globals['_BILLINGPERIODWINDOW']._serialized_start=400
+  _globals['_BILLINGPERIODWINDOW']._serialized_end=491
+  _globals['_LIFETIMEWINDOW']._serialized_start=493
+  _globals['_LIFETIMEWINDOW']._serialized_end=509
+  _globals['_CONCURRENCYWINDOW']._serialized_start=511
+  _globals['_CONCURRENCYWINDOW']._serialized_end=530
+  _globals['_LIMIT']._serialized_start=533
+  _globals['_LIMIT']._serialized_end=1417
+  _globals['_LIMIT_DIMENSIONSENTRY']._serialized_start=1358
+  _globals['_LIMIT_DIMENSIONSENTRY']._serialized_end=1407
+  _globals['_LIMITSTATUS']._serialized_start=1420
+  _globals['_LIMITSTATUS']._serialized_end=1740
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.type import date_pb2 as _date_pb2
 from tollkeeper.api.type.v1 import subject_pb2 as _subject_pb2
 import builtins as _builtins
 import sys
@@ -94,6 +95,42 @@ CALENDAR_PERIOD_YEAR: CalendarPeriod.ValueType  # 5
 """From the first of January, local midnight."""
 Global___CalendarPeriod: _TypeAlias = CalendarPeriod  # noqa: Y015
 
+class _Enforcement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EnforcementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Enforcement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENFORCEMENT_UNSPECIFIED: _Enforcement.ValueType  # 0
+    """Means ENFORCEMENT_HARD when a limit is put. Never sent."""
+    ENFORCEMENT_HARD: _Enforcement.ValueType  # 1
+    """It refuses the call."""
+    ENFORCEMENT_SOFT: _Enforcement.ValueType  # 2
+    """It lets the call pass and counts it; what is beyond the capacity shows as
+    overage.
+    """
+    ENFORCEMENT_SHADOW: _Enforcement.ValueType  # 3
+    """It lets the call pass and counts it, and says that it would have refused.
+    For trying a limit before it is enforced.
+    """
+
+class Enforcement(_Enforcement, metaclass=_EnforcementEnumTypeWrapper):
+    """What a limit does with a call for which it has no room."""
+
+ENFORCEMENT_UNSPECIFIED: Enforcement.ValueType  # 0
+"""Means ENFORCEMENT_HARD when a limit is put. Never sent."""
+ENFORCEMENT_HARD: Enforcement.ValueType  # 1
+"""It refuses the call."""
+ENFORCEMENT_SOFT: Enforcement.ValueType  # 2
+"""It lets the call pass and counts it; what is beyond the capacity shows as
+overage.
+"""
+ENFORCEMENT_SHADOW: Enforcement.ValueType  # 3
+"""It lets the call pass and counts it, and says that it would have refused.
+For trying a limit before it is enforced.
+"""
+Global___Enforcement: _TypeAlias = Enforcement  # noqa: Y015
+
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -106,6 +143,8 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     """Every limit has room; a reserve holds the amounts."""
     DECISION_DENY: _Decision.ValueType  # 3
     """At least one limit has no room; nothing was charged on any limit."""
+    DECISION_ALLOW_PARTIAL: _Decision.ValueType  # 5
+    """There is room for a part that is at least `min_amounts`; that part is held."""
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
     """What the service answered to a call."""
@@ -116,6 +155,8 @@ DECISION_ALLOW: Decision.ValueType  # 1
 """Every limit has room; a reserve holds the amounts."""
 DECISION_DENY: Decision.ValueType  # 3
 """At least one limit has no room; nothing was charged on any limit."""
+DECISION_ALLOW_PARTIAL: Decision.ValueType  # 5
+"""There is room for a part that is at least `min_amounts`; that part is held."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
@@ -217,6 +258,83 @@ class RollingRate(_message.Message):
 Global___RollingRate: _TypeAlias = RollingRate  # noqa: Y015
 
 @_typing.final
+class BillingPeriodWindow(_message.Message):
+    """A window of some months from a day of the month, as customers are billed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANCHOR_FIELD_NUMBER: _builtins.int
+    MONTHS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    months: _builtins.int
+    """How many months a period has, from 1 to 12. Zero means 1."""
+    time_zone: _builtins.str
+    """The IANA time zone in whose midnights periods start. Empty means UTC."""
+    @_builtins.property
+    def anchor(self) -> _date_pb2.Date:
+        """The day on which a period starts: the day of the month counts, and with
+        several months also the month. In a month without that day the period starts
+        on its last day. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        anchor: _date_pb2.Date | None = ...,
+        months: _builtins.int = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "months", b"months", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BillingPeriodWindow: _TypeAlias = BillingPeriodWindow  # noqa: Y015
+
+@_typing.final
+class LifetimeWindow(_message.Message):
+    """A window that never ends: what is used stays used.
+
+    With `TopUpLimit` this is a prepaid balance: the capacity is what was ever
+    paid in.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LifetimeWindow: _TypeAlias = LifetimeWindow  # noqa: Y015
+
+@_typing.final
+class ConcurrencyWindow(_message.Message):
+    """No window: the limit counts the holds that are open at the same time.
+
+    The capacity is how many there may be. The limit has the one unit `holds`,
+    of which every reserve takes one, whatever its amounts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConcurrencyWindow: _TypeAlias = ConcurrencyWindow  # noqa: Y015
+
+@_typing.final
 class Limit(_message.Message):
     """A limit: whom and what it covers, how much, and in which window."""
 
@@ -251,6 +369,11 @@ class Limit(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     CALENDAR_FIELD_NUMBER: _builtins.int
     ROLLING_FIELD_NUMBER: _builtins.int
+    BILLING_PERIOD_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_FIELD_NUMBER: _builtins.int
+    ENFORCEMENT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -272,6 +395,12 @@ class Limit(_message.Message):
     """How much each counter admits within the window, in quanta, from 0 to
     1,000,000,000,000,000 (10^15). Zero refuses everything.
     """
+    overdraft: _builtins.int
+    """How much beyond the capacity calls may take, in quanta, from 0 to 10^15: the
+    overdraft of a prepaid balance. It must be 0 for a rolling rate.
+    """
+    enforcement: Global___Enforcement.ValueType
+    """What happens to a call for which there is no room."""
     filter: _builtins.str
     """An expression of CEL that must be true of a call that is covered, over
     `dimensions` (a map of texts) and `customer`, `project`, `user`, `key` and
@@ -314,6 +443,18 @@ class Limit(_message.Message):
         """The capacity refills continuously."""
 
     @_builtins.property
+    def billing_period(self) -> Global___BillingPeriodWindow:
+        """The capacity is there anew in each period in which the customer is billed."""
+
+    @_builtins.property
+    def lifetime(self) -> Global___LifetimeWindow:
+        """The capacity is there once."""
+
+    @_builtins.property
+    def concurrency(self) -> Global___ConcurrencyWindow:
+        """The capacity is how many holds may be open at the same time."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the limit was first put. Set by the service."""
 
@@ -339,17 +480,22 @@ class Limit(_message.Message):
         capacity: _builtins.int = ...,
         calendar: Global___CalendarWindow | None = ...,
         rolling: Global___RollingRate | None = ...,
+        billing_period: Global___BillingPeriodWindow | None = ...,
+        lifetime: Global___LifetimeWindow | None = ...,
+        concurrency: Global___ConcurrencyWindow | None = ...,
+        overdraft: _builtins.int = ...,
+        enforcement: Global___Enforcement.ValueType = ...,
         filter: _builtins.str = ...,
         overrides: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "create_time", b"create_time", "expire_time", b"expire_time", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "concurrency", b"concurrency", "create_time", b"create_time", "expire_time", b"expire_time", "lifetime", b"lifetime", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "capacity", b"capacity", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "limit_id", b"limit_id", "overrides", b"overrides", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "overrides", b"overrides", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar", "rolling"]  # noqa: Y015
+    _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar", "rolling", "billing_period", "lifetime", "concurrency"]  # noqa: Y015
     _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_window) -> _WhichOneofReturnType_window | None: ...
 
@@ -371,6 +517,8 @@ class LimitStatus(_message.Message):
     RESET_TIME_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     DECIDED_FIELD_NUMBER: _builtins.int
+    ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    EXCEEDED_FIELD_NUMBER: _builtins.int
     limit_id: _builtins.str
     """The limit."""
     scope: _builtins.str
@@ -378,7 +526,7 @@ class LimitStatus(_message.Message):
     for example `acme` or `acme/search`.
     """
     capacity: _builtins.int
-    """The capacity in quanta; for a rolling rate, its burst."""
+    """The capacity in quanta, with the overdraft; for a rolling rate, its burst."""
     used: _builtins.int
     """What is booked in the window, in quanta; for a rolling rate, what of it has
     not yet drained. It exceeds the capacity only by usage that happened beyond
@@ -392,6 +540,12 @@ class LimitStatus(_message.Message):
     """What one more call could take, in quanta; never below zero."""
     decided: _builtins.bool
     """Whether this limit refused the call."""
+    enforcement: Global___Enforcement.ValueType
+    """What the limit does with a call for which it has no room."""
+    exceeded: _builtins.bool
+    """Whether the call did not fit, be it refused or not; for a commit, whether
+    more is booked than the capacity.
+    """
     @_builtins.property
     def units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The units that count, as in the limit."""
@@ -424,10 +578,12 @@ class LimitStatus(_message.Message):
         reset_time: _timestamp_pb2.Timestamp | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         decided: _builtins.bool = ...,
+        enforcement: Global___Enforcement.ValueType = ...,
+        exceeded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "decided", b"decided", "limit_id", b"limit_id", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "units", b"units", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "decided", b"decided", "enforcement", b"enforcement", "exceeded", b"exceeded", "limit_id", b"limit_id", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "units", b"units", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

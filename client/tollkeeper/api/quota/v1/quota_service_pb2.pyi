@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from tollkeeper.api.quota.v1 import quota_pb2 as _quota_pb2
 from tollkeeper.api.type.v1 import subject_pb2 as _subject_pb2
@@ -22,6 +23,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Mode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODE_UNSPECIFIED: _Mode.ValueType  # 0
+    """Means MODE_ENFORCE."""
+    MODE_ENFORCE: _Mode.ValueType  # 1
+    """Limits do what they say."""
+    MODE_SHADOW: _Mode.ValueType  # 2
+    """Every limit is a shadow: the call passes and is counted, and the answer says
+    which limits would have refused it.
+    """
+
+class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+    """Whether limits are enforced on a call."""
+
+MODE_UNSPECIFIED: Mode.ValueType  # 0
+"""Means MODE_ENFORCE."""
+MODE_ENFORCE: Mode.ValueType  # 1
+"""Limits do what they say."""
+MODE_SHADOW: Mode.ValueType  # 2
+"""Every limit is a shadow: the call passes and is counted, and the answer says
+which limits would have refused it.
+"""
+Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
 @_typing.final
 class CheckRequest(_message.Message):
@@ -52,6 +81,9 @@ class CheckRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     AMOUNTS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    mode: Global___Mode.ValueType
+    """Whether limits are enforced."""
     @_builtins.property
     def subject(self) -> _subject_pb2.Subject:
         """On whose behalf the call runs. The customer is required."""
@@ -72,10 +104,11 @@ class CheckRequest(_message.Message):
         subject: _subject_pb2.Subject | None = ...,
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
+        mode: Global___Mode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "mode", b"mode", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,10 +173,14 @@ class ReserveRequest(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     AMOUNTS_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    MIN_AMOUNTS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: a repeat with the same content returns the
     first answer for at least 10 minutes. 1 to 128 characters; required.
     """
+    mode: Global___Mode.ValueType
+    """Whether limits are enforced."""
     @_builtins.property
     def subject(self) -> _subject_pb2.Subject:
         """On whose behalf the call runs. The customer is required."""
@@ -164,6 +201,14 @@ class ReserveRequest(_message.Message):
         hours. Absent means 60 seconds.
         """
 
+    @_builtins.property
+    def min_amounts(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
+        """The least that is of use: where the amounts do not fit, the largest part
+        that does is held, if it is at least this. Units of the amounts, none larger
+        than there; a unit that is left out is granted in full. What fits is given
+        to the units in this order. Empty means all or nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -172,10 +217,12 @@ class ReserveRequest(_message.Message):
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        min_amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
+        mode: Global___Mode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "request_id", b"request_id", "subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "min_amounts", b"min_amounts", "mode", b"mode", "request_id", b"request_id", "subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,12 +240,12 @@ class ReserveResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     decision: _quota_pb2.Decision.ValueType
-    """ALLOW or DENY."""
+    """ALLOW, ALLOW_PARTIAL or DENY."""
     reservation_id: _builtins.str
     """The hold, to be named in the commit or release. Opaque; empty on DENY."""
     @_builtins.property
     def granted(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
-        """What is held: the amounts of the request, or nothing on DENY."""
+        """What is held: the amounts of the request, a part of them, or nothing on DENY."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -224,6 +271,283 @@ class ReserveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReserveResponse: _TypeAlias = ReserveResponse  # noqa: Y015
+
+@_typing.final
+class ExtendRequest(_message.Message):
+    """Asks for more of a hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
+    MIN_AMOUNTS_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer for at least 10 minutes. 1 to 128 characters; required.
+    """
+    reservation_id: _builtins.str
+    """The hold. Required."""
+    mode: Global___Mode.ValueType
+    """Whether limits are enforced."""
+    @_builtins.property
+    def amounts(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
+        """What the call is expected to use beyond what is held; each unit once, at
+        most 16. Empty leaves the amounts as they are.
+        """
+
+    @_builtins.property
+    def min_amounts(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
+        """The least that is of use, as in `ReserveRequest`."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the hold lives from now on, from 100 milliseconds to 24 hours; it
+        never becomes shorter. Absent leaves its expiry.
+        """
+
+    @_builtins.property
+    def subject(self) -> _subject_pb2.Subject:
+        """The subject of the call, as in the reserve. May be left out, which costs a
+        look at the hold.
+        """
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The dimensions of the call, as in the reserve. They count only beside the
+        subject.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        reservation_id: _builtins.str = ...,
+        amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
+        min_amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        subject: _subject_pb2.Subject | None = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        mode: Global___Mode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "min_amounts", b"min_amounts", "mode", b"mode", "request_id", b"request_id", "reservation_id", b"reservation_id", "subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendRequest: _TypeAlias = ExtendRequest  # noqa: Y015
+
+@_typing.final
+class ExtendResponse(_message.Message):
+    """Says whether the hold has grown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    decision: _quota_pb2.Decision.ValueType
+    """ALLOW, ALLOW_PARTIAL or DENY. On DENY the hold is as before."""
+    @_builtins.property
+    def granted(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
+        """What is held in addition; nothing on DENY."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the hold ends by itself."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
+        """Every limit that applied, ordered by id, as it stands after the decision."""
+
+    def __init__(
+        self,
+        *,
+        decision: _quota_pb2.Decision.ValueType = ...,
+        granted: _abc.Iterable[_quota_pb2.Amount] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "expire_time", b"expire_time", "granted", b"granted", "limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendResponse: _TypeAlias = ExtendResponse  # noqa: Y015
+
+@_typing.final
+class MarkDispatchedRequest(_message.Message):
+    """Says that a call has left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer for at least 10 minutes. 1 to 128 characters; required.
+    """
+    reservation_id: _builtins.str
+    """The hold. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        reservation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkDispatchedRequest: _TypeAlias = MarkDispatchedRequest  # noqa: Y015
+
+@_typing.final
+class MarkDispatchedResponse(_message.Message):
+    """The hold is known to be of a running call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_OPEN_FIELD_NUMBER: _builtins.int
+    hold_open: _builtins.bool
+    """Whether the hold is still open; false when it had expired and was given
+    back.
+    """
+    def __init__(
+        self,
+        *,
+        hold_open: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_open", b"hold_open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkDispatchedResponse: _TypeAlias = MarkDispatchedResponse  # noqa: Y015
+
+@_typing.final
+class RecordRequest(_message.Message):
+    """Books usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer for at least 10 minutes. 1 to 128 characters; required.
+    """
+    @_builtins.property
+    def subject(self) -> _subject_pb2.Subject:
+        """Whose usage it is. The customer is required."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What was called."""
+
+    @_builtins.property
+    def amounts(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
+        """What was used; each unit once, at most 16. Required."""
+
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was used: usage of a window that is over counts in none that follow,
+        and of what a rolling rate has drained since, nothing is left. Absent or in
+        the future means now.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subject: _subject_pb2.Subject | None = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "event_time", b"event_time", "request_id", b"request_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordRequest: _TypeAlias = RecordRequest  # noqa: Y015
+
+@_typing.final
+class RecordResponse(_message.Message):
+    """Where the usage was booked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
+        """Every limit that applied, ordered by id, as it stands after the booking."""
+
+    def __init__(
+        self,
+        *,
+        limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordResponse: _TypeAlias = RecordResponse  # noqa: Y015
 
 @_typing.final
 class CommitRequest(_message.Message):
@@ -412,6 +736,9 @@ class SessionCall(_message.Message):
     RESERVE_FIELD_NUMBER: _builtins.int
     COMMIT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    EXTEND_FIELD_NUMBER: _builtins.int
+    MARK_DISPATCHED_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Chosen by the caller, and repeated in the answer. Unique among the calls
     of this session that wait for their answer.
@@ -432,6 +759,18 @@ class SessionCall(_message.Message):
     def release(self) -> Global___ReleaseRequest:
         """As in `Release`."""
 
+    @_builtins.property
+    def extend(self) -> Global___ExtendRequest:
+        """As in `Extend`."""
+
+    @_builtins.property
+    def mark_dispatched(self) -> Global___MarkDispatchedRequest:
+        """As in `MarkDispatched`."""
+
+    @_builtins.property
+    def record(self) -> Global___RecordRequest:
+        """As in `Record`."""
+
     def __init__(
         self,
         *,
@@ -440,12 +779,15 @@ class SessionCall(_message.Message):
         reserve: Global___ReserveRequest | None = ...,
         commit: Global___CommitRequest | None = ...,
         release: Global___ReleaseRequest | None = ...,
+        extend: Global___ExtendRequest | None = ...,
+        mark_dispatched: Global___MarkDispatchedRequest | None = ...,
+        record: Global___RecordRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "check", b"check", "commit", b"commit", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "check", b"check", "commit", b"commit", "extend", b"extend", "mark_dispatched", b"mark_dispatched", "record", b"record", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_id", b"call_id", "check", b"check", "commit", b"commit", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "call_id", b"call_id", "check", b"check", "commit", b"commit", "extend", b"extend", "mark_dispatched", b"mark_dispatched", "record", b"record", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["check", "reserve", "commit", "release"]  # noqa: Y015
+    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["check", "reserve", "commit", "release", "extend", "mark_dispatched", "record"]  # noqa: Y015
     _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
 
@@ -486,6 +828,9 @@ class SessionAnswer(_message.Message):
     RESERVE_FIELD_NUMBER: _builtins.int
     COMMIT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    EXTEND_FIELD_NUMBER: _builtins.int
+    MARK_DISPATCHED_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """The id of the call that is answered."""
@@ -506,6 +851,18 @@ class SessionAnswer(_message.Message):
         """The answer of a `release`."""
 
     @_builtins.property
+    def extend(self) -> Global___ExtendResponse:
+        """The answer of an `extend`."""
+
+    @_builtins.property
+    def mark_dispatched(self) -> Global___MarkDispatchedResponse:
+        """The answer of a `mark_dispatched`."""
+
+    @_builtins.property
+    def record(self) -> Global___RecordResponse:
+        """The answer of a `record`."""
+
+    @_builtins.property
     def error(self) -> _status_pb2.Status:
         """The call failed, as the unary method would have, with the same details."""
 
@@ -517,13 +874,16 @@ class SessionAnswer(_message.Message):
         reserve: Global___ReserveResponse | None = ...,
         commit: Global___CommitResponse | None = ...,
         release: Global___ReleaseResponse | None = ...,
+        extend: Global___ExtendResponse | None = ...,
+        mark_dispatched: Global___MarkDispatchedResponse | None = ...,
+        record: Global___RecordResponse | None = ...,
         error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "check", b"check", "commit", b"commit", "error", b"error", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "check", b"check", "commit", b"commit", "error", b"error", "extend", b"extend", "mark_dispatched", b"mark_dispatched", "record", b"record", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "check", b"check", "commit", b"commit", "error", b"error", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "check", b"check", "commit", b"commit", "error", b"error", "extend", b"extend", "mark_dispatched", b"mark_dispatched", "record", b"record", "release", b"release", "reserve", b"reserve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["check", "reserve", "commit", "release", "error"]  # noqa: Y015
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["check", "reserve", "commit", "release", "extend", "mark_dispatched", "record", "error"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
 

@@ -48,6 +48,16 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReserveRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReserveResponse.FromString,
                 _registered_method=True)
+        self.Extend = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/Extend',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExtendRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExtendResponse.FromString,
+                _registered_method=True)
+        self.MarkDispatched = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/MarkDispatched',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.MarkDispatchedRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.MarkDispatchedResponse.FromString,
+                _registered_method=True)
         self.Commit = channel.unary_unary(
                 '/tollkeeper.api.quota.v1.QuotaService/Commit',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.CommitRequest.SerializeToString,
@@ -57,6 +67,11 @@ class QuotaServiceStub:
                 '/tollkeeper.api.quota.v1.QuotaService/Release',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
+        self.Record = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/Record',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RecordRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RecordResponse.FromString,
                 _registered_method=True)
         self.Session = channel.stream_stream(
                 '/tollkeeper.api.quota.v1.QuotaService/Session',
@@ -111,6 +126,21 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Extend(self, request, context):
+        """Adds to a hold, in amount, in time, or both; or leaves it as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkDispatched(self, request, context):
+        """Says that a call has left for its provider: should its hold expire, it is
+        booked at what it held, until the late commit says what was used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Commit(self, request, context):
         """Books what a call really used, in full, and frees what its hold still had.
         Works without a hold, after its expiry, and beyond its amount.
@@ -121,6 +151,13 @@ class QuotaServiceServicer:
 
     def Release(self, request, context):
         """Gives the whole hold back: the call never ran.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Record(self, request, context):
+        """Books usage without a hold, at the time when it happened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +221,16 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReserveRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReserveResponse.SerializeToString,
             ),
+            'Extend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Extend,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExtendRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExtendResponse.SerializeToString,
+            ),
+            'MarkDispatched': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkDispatched,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.MarkDispatchedRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.MarkDispatchedResponse.SerializeToString,
+            ),
             'Commit': grpc.unary_unary_rpc_method_handler(
                     servicer.Commit,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.CommitRequest.FromString,
@@ -193,6 +240,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReleaseRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Record': grpc.unary_unary_rpc_method_handler(
+                    servicer.Record,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RecordRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RecordResponse.SerializeToString,
             ),
             'Session': grpc.stream_stream_rpc_method_handler(
                     servicer.Session,
@@ -294,6 +346,60 @@ class QuotaService:
             _registered_method=True)
 
     @staticmethod
+    def Extend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/Extend',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExtendRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExtendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkDispatched(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/MarkDispatched',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.MarkDispatchedRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.MarkDispatchedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Commit(request,
             target,
             options=(),
@@ -337,6 +443,33 @@ class QuotaService:
             '/tollkeeper.api.quota.v1.QuotaService/Release',
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReleaseRequest.SerializeToString,
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Record(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/Record',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RecordRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RecordResponse.FromString,
             options,
             channel_credentials,
             insecure,

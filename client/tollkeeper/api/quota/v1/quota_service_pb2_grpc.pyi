@@ -41,12 +41,20 @@ class QuotaServiceStub:
     """Says whether a call would pass at this moment. Never counts, never holds."""
     Reserve: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveRequest, _quota_service_pb2.ReserveResponse]
     """Holds the amounts of a call on every limit that applies, or on none."""
+    Extend: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ExtendRequest, _quota_service_pb2.ExtendResponse]
+    """Adds to a hold, in amount, in time, or both; or leaves it as it is."""
+    MarkDispatched: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.MarkDispatchedRequest, _quota_service_pb2.MarkDispatchedResponse]
+    """Says that a call has left for its provider: should its hold expire, it is
+    booked at what it held, until the late commit says what was used.
+    """
     Commit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.CommitRequest, _quota_service_pb2.CommitResponse]
     """Books what a call really used, in full, and frees what its hold still had.
     Works without a hold, after its expiry, and beyond its amount.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReleaseRequest, _quota_service_pb2.ReleaseResponse]
     """Gives the whole hold back: the call never ran."""
+    Record: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.RecordRequest, _quota_service_pb2.RecordResponse]
+    """Books usage without a hold, at the time when it happened."""
     Session: _grpc.StreamStreamMultiCallable[_quota_service_pb2.SessionRequest, _quota_service_pb2.SessionResponse]
     """Carries any number of the calls above over one stream. Calls of one
     customer are decided in the order in which they were sent; answers carry
@@ -78,12 +86,20 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Says whether a call would pass at this moment. Never counts, never holds."""
     Reserve: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveRequest, _quota_service_pb2.ReserveResponse]  # type: ignore[assignment]
     """Holds the amounts of a call on every limit that applies, or on none."""
+    Extend: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ExtendRequest, _quota_service_pb2.ExtendResponse]  # type: ignore[assignment]
+    """Adds to a hold, in amount, in time, or both; or leaves it as it is."""
+    MarkDispatched: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.MarkDispatchedRequest, _quota_service_pb2.MarkDispatchedResponse]  # type: ignore[assignment]
+    """Says that a call has left for its provider: should its hold expire, it is
+    booked at what it held, until the late commit says what was used.
+    """
     Commit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.CommitRequest, _quota_service_pb2.CommitResponse]  # type: ignore[assignment]
     """Books what a call really used, in full, and frees what its hold still had.
     Works without a hold, after its expiry, and beyond its amount.
     """
     Release: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReleaseRequest, _quota_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Gives the whole hold back: the call never ran."""
+    Record: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.RecordRequest, _quota_service_pb2.RecordResponse]  # type: ignore[assignment]
+    """Books usage without a hold, at the time when it happened."""
     Session: _aio.StreamStreamMultiCallable[_quota_service_pb2.SessionRequest, _quota_service_pb2.SessionResponse]  # type: ignore[assignment]
     """Carries any number of the calls above over one stream. Calls of one
     customer are decided in the order in which they were sent; answers carry
@@ -126,6 +142,24 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds the amounts of a call on every limit that applies, or on none."""
 
     @_abc_1.abstractmethod
+    def Extend(
+        self,
+        request: _quota_service_pb2.ExtendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.ExtendResponse, _abc.Awaitable[_quota_service_pb2.ExtendResponse]]:
+        """Adds to a hold, in amount, in time, or both; or leaves it as it is."""
+
+    @_abc_1.abstractmethod
+    def MarkDispatched(
+        self,
+        request: _quota_service_pb2.MarkDispatchedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.MarkDispatchedResponse, _abc.Awaitable[_quota_service_pb2.MarkDispatchedResponse]]:
+        """Says that a call has left for its provider: should its hold expire, it is
+        booked at what it held, until the late commit says what was used.
+        """
+
+    @_abc_1.abstractmethod
     def Commit(
         self,
         request: _quota_service_pb2.CommitRequest,
@@ -142,6 +176,14 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.ReleaseResponse, _abc.Awaitable[_quota_service_pb2.ReleaseResponse]]:
         """Gives the whole hold back: the call never ran."""
+
+    @_abc_1.abstractmethod
+    def Record(
+        self,
+        request: _quota_service_pb2.RecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.RecordResponse, _abc.Awaitable[_quota_service_pb2.RecordResponse]]:
+        """Books usage without a hold, at the time when it happened."""
 
     @_abc_1.abstractmethod
     def Session(
