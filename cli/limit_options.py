@@ -43,6 +43,9 @@ OnlyIf = Annotated[
 Overrides = Annotated[
     str, typer.Option(help="The limit in whose stead this one applies to what it covers.")
 ]
+Plan = Annotated[
+    str, typer.Option(help="Count other units as money, by the rate card of this plan.")
+]
 Until = Annotated[
     str,
     typer.Option(help="When it ends, as 2026-12-31 or 2026-12-31T12:00Z; by default never."),

@@ -108,6 +108,10 @@ class ServiceSettings(BaseSettings):
         0.02, gt=0, validation_alias="TOLLKEEPER_QUOTA_DECISION_TIMEOUT_S"
     )
     """How long a decision of the quota service may wait for Redis while no answer comes at all."""
+    quota_rate_card_refresh_s: float = Field(
+        60.0, gt=0, validation_alias="TOLLKEEPER_QUOTA_RATE_CARD_REFRESH_S"
+    )
+    """After how long the quota service asks for the rate card of a plan again."""
 
     keys_file: Path = Field(validation_alias="TOLLKEEPER_KEYS_FILE")
     """A JWKS of the public keys whose tokens are accepted."""

@@ -29,7 +29,10 @@ from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
 from tollkeeper.api.rating.v1.rating_service_pb2_grpc import RatingServiceStub
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ALL_SCOPES = ("rating.read", "rating.write", "meter.read", "meter.write", "meter.ingest")
+ALL_SCOPES = (
+    *("rating.read", "rating.write", "meter.read", "meter.write", "meter.ingest"),
+    *("quota.decide", "quota.read", "quota.write"),
+)
 NOBODY = "127.0.0.1:1"
 """An address at which nothing listens."""
 JANUARY = "start_time { seconds: 1767225600 } end_time { seconds: 1769904000 }"
@@ -97,6 +100,7 @@ class World:
     stubs: Mapping[str, Any]
     issuer: TokenIssuer
     tenant: str
+    addresses: Mapping[str, str]
 
     def token(self, *scopes: str, tenant: str = "") -> tuple[tuple[str, str], ...]:
         """Make the metadata of a caller, by default of this test's tenant with every scope."""
@@ -162,7 +166,7 @@ async def rating_world(
                 "rating": RatingServiceStub(channel),
                 "meter": MeterServiceStub(meter_channel),
             }
-            yield World(stubs, issuer, tenant)
+            yield World(stubs, issuer, tenant, {"rating": address, "meter": meter_address})
 
 
 @asynccontextmanager

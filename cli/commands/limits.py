@@ -53,6 +53,7 @@ def put(
     dimension: options.Dimension = None,
     only_if: options.OnlyIf = "",
     overrides: options.Overrides = "",
+    plan: options.Plan = "",
     until: options.Until = "",
     name: options.Name = "",
     data_dir: DataDir = DEFAULT,
@@ -77,6 +78,7 @@ def put(
             capacity=_parse_amount("--capacity", capacity, units[0]),
             filter=only_if,
             overrides=overrides,
+            plan_id=plan,
         )
         if until:
             limit.expire_time.FromDatetime(parse_time_option("--until", until))
@@ -215,6 +217,7 @@ def _coverage(limit: Limit) -> str:
         *sorted(limit.dimensions.items()),
         ("where", limit.filter),
         ("in the stead of", limit.overrides),
+        ("priced by", limit.plan_id),
         ("until", limit.expire_time.ToJsonString() if limit.HasField("expire_time") else ""),
     )
     return ", ".join(f"{name} {value}" for name, value in ids if value) or "every call"

@@ -6,15 +6,18 @@ from kit.clock import Clock
 from kit.entrypoint import run
 from kit.hosting import Foundation
 from kit.redis_pool import is_cluster
+from kit.rpc.channel import open_channel
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
+from services.quota.clients import CardClient
 from services.quota.cluster_link import ClusterLink
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
 from services.quota.expiry_index import ExpiryIndex
+from services.quota.rate_cards import RateCards
 from services.quota.redis_link import Link, RedisLink
 from services.quota.service import QuotaService
 from services.quota.sweeper import Sweeper
@@ -25,19 +28,22 @@ from tollkeeper.api.quota.v1 import quota_service_pb2
 async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     """Put the service together."""
     foundation = Foundation(settings, clock)
-    catalogue = LimitCatalogue(foundation.database, foundation.redis)
+    rating, meter = open_channel(settings.rating_address), open_channel(settings.meter_address)
+    client = CardClient(rating, meter, foundation.identity())
+    cards = RateCards(client, refresh_s=settings.quota_rate_card_refresh_s)
+    catalogue = LimitCatalogue(foundation.database, foundation.redis, cards)
     link = _link(settings)
     index = ExpiryIndex(link)
     counters = Counters(link, index)
     batcher = Batcher(counters, catalogue.cover)
-    limits = LimitUseCases(foundation.database, catalogue, clock)
+    limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     service = QuotaService(Gate(catalogue, batcher), limits, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     foundation.server.add(service, descriptor)
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings())
     sweeper = Sweeper(link, index, counters)
-    return foundation.host(catalogue, counters, batcher, sweeper, *envoy)
+    return foundation.host(catalogue, counters, batcher, sweeper, *envoy, channels=(rating, meter))
 
 
 def _link(settings: ServiceSettings) -> Link:

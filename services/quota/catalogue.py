@@ -26,6 +26,7 @@ from services.quota import store
 from services.quota.counters import unavailable
 from services.quota.coverage import Coverage, LimitIndex, in_force
 from services.quota.model import Dimensions, Limit, Subject
+from services.quota.rate_cards import RETRY_S, RateCards
 
 REFRESH_S = 0.25
 
@@ -56,27 +57,36 @@ class LimitCatalogue:
     """All limits, by tenant; a tenant's are loaded when it is first asked for."""
 
     def __init__(
-        self, database: Database, redis: RedisPool, *, refresh_s: float = REFRESH_S
+        self,
+        database: Database,
+        redis: RedisPool,
+        cards: RateCards,
+        *,
+        refresh_s: float = REFRESH_S,
     ) -> None:
         self._database = database
+        self._cards = cards
         self._redis = redis
         self._refresh_s = refresh_s
         self._loaded: dict[str, _Loaded] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._numbers = count(1)
         self._redis_ahead_s = 0.0
-        self._refreshing: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def connect(self) -> None:
-        """Begin to compare versions."""
-        self._refreshing = asyncio.create_task(self._refresh_forever())
+        """Begin to compare versions, and to look at rate cards."""
+        self._tasks = (
+            asyncio.create_task(self._refresh_forever()),
+            asyncio.create_task(self._refresh_cards_forever()),
+        )
 
     async def close(self) -> None:
         """Stop comparing versions."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._refreshing
+                await task
 
     def is_loaded(self, tenant: str) -> bool:
         """Tell whether the limits of a tenant are in memory."""
@@ -87,6 +97,7 @@ class LimitCatalogue:
 
         Raises:
             Precondition: TOO_MANY_LIMITS.
+            Unavailable: RATE_CARD_UNAVAILABLE.
         """
         return self._loaded[tenant].index.coverage(subject, dimensions)
 
@@ -138,6 +149,8 @@ class LimitCatalogue:
         version = await self._version(tenant)
         async with self._database.transaction(tenant) as transaction:
             stored = await store.load_limits(transaction, tenant)
+        plans = {one.limit.plan_id for one in stored} - {""}
+        await self._cards.want(tenant, plans)
         known = self._loaded.get(tenant)
         if known is None or known.number < number:
             limits = [one.limit for one in stored]
@@ -149,8 +162,12 @@ class LimitCatalogue:
         now = self._now()
         for tenant, loaded in self._loaded.items():
             if loaded.changes_at is not None and loaded.changes_at <= now:
-                index, changes_at = self._indexed(tenant, loaded.limits)
-                self._loaded[tenant] = replace(loaded, index=index, changes_at=changes_at)
+                self._index_anew(tenant)
+
+    def _index_anew(self, tenant: str) -> None:
+        loaded = self._loaded[tenant]
+        index, changes_at = self._indexed(tenant, loaded.limits)
+        self._loaded[tenant] = replace(loaded, index=index, changes_at=changes_at)
 
     def _indexed(self, tenant: str, limits: Sequence[Limit]) -> tuple[LimitIndex, datetime | None]:
         told = set[str]()
@@ -162,7 +179,8 @@ class LimitCatalogue:
                 get_logger().warning("limit.filter_failed", tenant=tenant, limit_id=limit_id)
 
         applying, changes_at = in_force(limits, self._now())
-        return LimitIndex(applying, filter_failed), changes_at
+        index = LimitIndex(applying, filter_failed, cards=self._cards.of(tenant))
+        return index, changes_at
 
     def _now(self) -> datetime:
         """Tell the time of Redis, also while it is away."""
@@ -188,6 +206,13 @@ class LimitCatalogue:
                 if not is_failing:
                     get_logger().warning("limits.stale", cause=type(error).__name__)
                 is_failing = True
+
+    async def _refresh_cards_forever(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            for tenant in await self._cards.refresh():
+                if tenant in self._loaded:
+                    self._index_anew(tenant)
 
     def _pause_s(self) -> float:
         """Wait until the next look, or until the next limit ends."""

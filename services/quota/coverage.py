@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from kit.errors import Precondition
+from kit.errors import Precondition, Unavailable
 from services.quota.counting import GAUGE
 from services.quota.filters import BadFilter, compiled
 from services.quota.model import (
@@ -34,6 +35,7 @@ from services.quota.model import (
     RollingRate,
     Subject,
 )
+from services.quota.weights import RateCard, Tariff, read_tariff, tariff_of
 from services.quota.windows import Rate, drain_rate, window_at
 
 _ID_BYTES = 8
@@ -41,8 +43,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _COVERAGES_MAX = 50_000
 _HOLDS_ALONE = (HOLDS,)
+_CARD_RETRY_AFTER = timedelta(seconds=1)
 _LEVEL_NAMES = {level: level.name.lower() for level in Level}
 _ANYTHING = "*"
+_NO_CARDS: Mapping[str, RateCard] = MappingProxyType({})
+
+Slot = tuple[str, ...] | Tariff
+"""What counts together: the amounts of some units, or what all amounts cost."""
 
 FilterFailed = Callable[[str], None]
 """Is told the id of a limit whose filter could not be applied to a call."""
@@ -123,7 +130,7 @@ class Coverage:
     """The limits that apply to calls of one subject with some dimensions, ordered by id.
 
     Args:
-        slots: The distinct sets of units that count somewhere; a limit counts the sum of one.
+        slots: What counts somewhere, each once; a limit counts the sum of one.
 
     `id` tells descriptions and exhibits apart. `prepared` is for whoever renders answers: what need
     not be rendered anew each time.
@@ -138,7 +145,7 @@ class Coverage:
         subject: Subject,
         dimensions: Dimensions,
         limits: Sequence[CoveringLimit],
-        slots: Sequence[tuple[str, ...]],
+        slots: Sequence[Slot],
     ) -> None:
         self.subject = subject
         self.dimensions = dimensions
@@ -150,9 +157,9 @@ class Coverage:
         self.id = hashlib.blake2b(content, digest_size=_ID_BYTES).digest()
         self.prepared: object = None
 
-    def sums(self, amounts: Amounts, *, holds: int = 0) -> list[int]:
+    def sums(self, amounts: Amounts, *, holds: int = 0, is_more: bool = False) -> list[int]:
         """Add up the amounts that count in each slot; so many holds count where holds do."""
-        return sums_of(self.slots, amounts, holds)
+        return sums_of(self.slots, amounts, holds, is_more=is_more)
 
 
 class DescribedHold(NamedTuple):
@@ -160,35 +167,56 @@ class DescribedHold(NamedTuple):
 
     subject: Subject
     dimensions: Dimensions
-    slots: Sequence[tuple[str, ...]]
+    slots: Sequence[Slot]
 
 
-def sums_of(slots: Sequence[tuple[str, ...]], amounts: Amounts, holds: int) -> list[int]:
-    """Add up the amounts that count in each of some slots."""
+def sums_of(
+    slots: Sequence[Slot], amounts: Amounts, holds: int, *, is_more: bool = False
+) -> list[int]:
+    """Add up the amounts that count in each of some slots; they may be more of a call that runs."""
     sums = []
-    for units in slots:
+    for slot in slots:
+        if isinstance(slot, Tariff):
+            sums.append(slot.amount_of(amounts, is_more=is_more))
+            continue
         total = 0
-        for unit in units:
+        for unit in slot:
             total += amounts.get(unit, 0)
-        sums.append(holds if units == _HOLDS_ALONE else total)
+        sums.append(holds if slot == _HOLDS_ALONE else total)
     return sums
 
 
-def weights_of(slots: Sequence[tuple[str, ...]], unit: str) -> list[tuple[int, int, int]]:
-    """Answer which slots grow with a unit, from 1, each by which fraction of two integers."""
-    return [(place, 1, 1) for place, units in enumerate(slots, 1) if unit in units]
+def weights_of(
+    slots: Sequence[Slot], unit: str, amounts: Amounts, *, is_more: bool = False
+) -> list[tuple[int, int, int]]:
+    """Answer which slots grow with a unit of a call, from 1, each by which fraction of integers."""
+    weights = []
+    for place, slot in enumerate(slots, 1):
+        if isinstance(slot, Tariff):
+            weight = slot.weight_of(unit, amounts, is_more=is_more)
+        else:
+            weight = (1, 1) if unit in slot else None
+        if weight is not None:
+            weights.append((place, *weight))
+    return weights
 
 
 class LimitIndex:
     """All limits of a tenant, found by the most specific id that each of them names.
 
-    A filter that cannot be applied to a call does not cover it; `filter_failed` is told.
+    A filter that cannot be applied to a call does not cover it; `filter_failed` is told. `cards`
+    are those of the plans that limits name; without its card a limit cannot be decided by.
     """
 
     def __init__(
-        self, limits: Iterable[Limit], filter_failed: FilterFailed = lambda _: None
+        self,
+        limits: Iterable[Limit],
+        filter_failed: FilterFailed = lambda _: None,
+        *,
+        cards: Mapping[str, RateCard] = _NO_CARDS,
     ) -> None:
         self._filter_failed = filter_failed
+        self._cards = cards
         self._clocks: dict[tuple[int, str], list[LimitClock]] = defaultdict(list)
         for limit in limits:
             self._clocks[_most_specific(limit.subject)].append(LimitClock(limit))
@@ -199,10 +227,12 @@ class LimitIndex:
 
         Raises:
             Precondition: TOO_MANY_LIMITS.
+            Unavailable: RATE_CARD_UNAVAILABLE.
         """
         found = self._found.get((subject, dimensions))
         if found is None:
-            found = cover(subject, dimensions, self._covering(subject, dimensions))
+            covering = self._covering(subject, dimensions)
+            found = cover(subject, dimensions, covering, self._cards)
             if len(self._found) >= _COVERAGES_MAX:
                 self._found.clear()
             self._found[subject, dimensions] = found
@@ -250,11 +280,17 @@ def in_force(limits: Iterable[Limit], now: datetime) -> tuple[Sequence[Limit], d
     return applying, min(ends, default=None)
 
 
-def cover(subject: Subject, dimensions: Dimensions, clocks: Iterable[LimitClock]) -> Coverage:
+def cover(
+    subject: Subject,
+    dimensions: Dimensions,
+    clocks: Iterable[LimitClock],
+    cards: Mapping[str, RateCard] = _NO_CARDS,
+) -> Coverage:
     """Bind limits to the counters of a subject.
 
     Raises:
         Precondition: TOO_MANY_LIMITS.
+        Unavailable: RATE_CARD_UNAVAILABLE.
     """
     ordered = sorted(clocks, key=lambda clock: clock.limit.limit_id)
     if len(ordered) > LIMITS_PER_CALL_MAX:
@@ -263,11 +299,23 @@ def cover(subject: Subject, dimensions: Dimensions, clocks: Iterable[LimitClock]
             f"{len(ordered)} limits apply to one call; at most {LIMITS_PER_CALL_MAX} may",
             metadata={"maximum": str(LIMITS_PER_CALL_MAX)},
         )
-    slots = list(dict.fromkeys(clock.limit.units for clock in ordered))
+    counted = [_slot(clock.limit, dimensions, cards) for clock in ordered]
+    slots = list(dict.fromkeys(counted))
     limits = [
-        _covering_limit(clock, subject, slots.index(clock.limit.units) + 1) for clock in ordered
+        _covering_limit(clock, subject, slots.index(slot) + 1)
+        for clock, slot in zip(ordered, counted, strict=True)
     ]
     return Coverage(subject, dimensions, limits, slots)
+
+
+def card_unavailable(plan_id: str) -> Unavailable:
+    """Make the error of a rate card that cannot be had."""
+    return Unavailable(
+        "RATE_CARD_UNAVAILABLE",
+        f"the rate card of the plan {plan_id} cannot be had",
+        metadata={"plan_id": plan_id},
+        retry_after=_CARD_RETRY_AFTER,
+    )
 
 
 def remembered(exhibit: bytes) -> Coverage:
@@ -288,7 +336,7 @@ def described_hold(description: bytes) -> DescribedHold:
     unpacker.feed(description)
     _, (subject, dimensions, slots) = unpacker
     return DescribedHold(
-        Subject(*subject), tuple(map(tuple, dimensions)), [tuple(units) for units in slots]
+        Subject(*subject), tuple(map(tuple, dimensions)), [_read_slot(slot) for slot in slots]
     )
 
 
@@ -313,6 +361,20 @@ def _agrees(wanted: str, given: str | None) -> bool:
     return given == wanted
 
 
+def _read_slot(packed: Sequence[Any]) -> Slot:
+    is_tariff = isinstance(packed[-1], list)
+    return read_tariff(packed) if is_tariff else tuple(packed)
+
+
+def _slot(limit: Limit, dimensions: Dimensions, cards: Mapping[str, RateCard]) -> Slot:
+    if not limit.plan_id:
+        return limit.units
+    card = cards.get(limit.plan_id)
+    if card is None or card.currency not in limit.units:
+        raise card_unavailable(limit.plan_id)
+    return tariff_of(card, dimensions)
+
+
 def _covering_limit(clock: LimitClock, subject: Subject, slot: int) -> CoveringLimit:
     limit = clock.limit
     name = subject.at(limit.level)
@@ -335,7 +397,7 @@ def _describe(
     subject: Subject,
     dimensions: Dimensions,
     limits: Sequence[CoveringLimit],
-    slots: Sequence[tuple[str, ...]],
+    slots: Sequence[Slot],
 ) -> bytes:
     """Pack what the script reads of a hold, and behind it whose call it was and what counted."""
     flat = [part for limit in limits for part in (limit.field, limit.slot)]

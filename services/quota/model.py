@@ -120,6 +120,7 @@ class Limit:
         filter: What must be true of a call, in CEL; empty is true of every call.
         overrides: The limit in whose stead this one applies to what it covers; empty for none.
         expire_time: Until when it applies; nothing for ever.
+        plan_id: By whose rate card it counts other units as money; empty for none.
     """
 
     limit_id: str
@@ -135,6 +136,7 @@ class Limit:
     filter: str = ""
     overrides: str = ""
     expire_time: datetime | None = None
+    plan_id: str = ""
 
     @property
     def admits_at_once(self) -> int:

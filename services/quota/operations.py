@@ -9,6 +9,7 @@ from typing import NamedTuple
 from services.quota.coverage import (
     NOTHING,
     Coverage,
+    Slot,
     described_hold,
     sums_of,
     weights_of,
@@ -33,7 +34,7 @@ _SHADOW = (1, False, False)
 Extra = int | Sequence[object]
 """What an operation says besides its sums, as `decide.lua` reads it."""
 
-Slots = Sequence[tuple[str, ...]]
+Slots = Sequence[Slot]
 
 
 class Operation(NamedTuple):
@@ -86,7 +87,7 @@ def extend_operation(call: ExtendCall, coverage: Coverage) -> Operation:
     extra: Extra = 0
     if call.least or call.is_shadow:
         extra = _extra(slots, amounts, call.least, is_shadow=call.is_shadow, holds=0)
-    sums = coverage.sums(amounts)
+    sums = coverage.sums(amounts, is_more=True)
     operation = Operation(
         _EXTEND,
         coverage,
@@ -101,7 +102,8 @@ def extend_operation(call: ExtendCall, coverage: Coverage) -> Operation:
     def rebased(description: bytes) -> Operation:
         own = described_hold(description).slots
         asked = _extra(own, amounts, call.least, is_shadow=call.is_shadow, holds=0)
-        return operation._replace(extra=(*asked, description, sums_of(own, amounts, 0)))
+        more = sums_of(own, amounts, 0, is_more=True)
+        return operation._replace(extra=(*asked, description, more))
 
     return operation._replace(rebased=rebased)
 
@@ -142,15 +144,19 @@ def _extra(
 ) -> tuple[object, ...]:
     if not least:
         return int(is_shadow), False, False
-    smallest = {**amounts, **least}
+    smallest, is_more = {**amounts, **least}, not holds
     flexible = [
         [
             amounts[unit] - least[unit],
-            *(part for weight in weights_of(slots, unit) for part in weight),
+            *(
+                part
+                for weight in weights_of(slots, unit, amounts, is_more=is_more)
+                for part in weight
+            ),
         ]
         for unit in _flexible_units(amounts, least)
     ]
-    return int(is_shadow), sums_of(slots, smallest, holds), flexible
+    return int(is_shadow), sums_of(slots, smallest, holds, is_more=is_more), flexible
 
 
 def _flexible_units(amounts: Amounts, least: Amounts) -> list[str]:

@@ -113,6 +113,7 @@ def _values(stored: StoredLimit) -> Mapping[str, object]:
         "filter": limit.filter,
         "overrides": limit.overrides,
         "expire_time": limit.expire_time,
+        "plan_id": limit.plan_id,
         "update_time": stored.update_time,
     }
 
@@ -132,6 +133,7 @@ def _stored_limit(row: Row[Any]) -> StoredLimit:
         filter=row.filter,
         overrides=row.overrides,
         expire_time=row.expire_time,
+        plan_id=row.plan_id,
     )
     return StoredLimit(limit, row.create_time, row.update_time)
 

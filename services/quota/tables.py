@@ -44,6 +44,7 @@ limits = Table(
     Column("filter", Text, nullable=False),
     Column("overrides", Text, nullable=False),
     Column("expire_time", DateTime(timezone=True)),
+    Column("plan_id", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("update_time", DateTime(timezone=True), nullable=False),
 )

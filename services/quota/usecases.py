@@ -41,6 +41,7 @@ from services.quota.operations import (
     release_operation,
     reserve_operation,
 )
+from services.quota.rate_cards import RateCards
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 Deliver = Callable[[Answer | Exception], None]
@@ -123,9 +124,12 @@ class Gate:
 class LimitUseCases:
     """Puts, shows and deletes limits."""
 
-    def __init__(self, database: Database, catalogue: LimitCatalogue, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, catalogue: LimitCatalogue, cards: RateCards, clock: Clock
+    ) -> None:
         self._database = database
         self._catalogue = catalogue
+        self._cards = cards
         self._clock = clock
 
     @traced("quota.put_limit")
@@ -135,11 +139,14 @@ class LimitUseCases:
         """Create a limit, or replace the one of the same id.
 
         Raises:
-            InvalidInput: it overrides a limit that is not there, or in turn itself.
+            InvalidInput: it overrides a limit that is not there, or in turn itself; or its plan is
+                not there, or in another currency.
             Conflict: REQUEST_ID_REUSED.
             Unavailable: COUNTERS_UNAVAILABLE, the limit is stored but not every replica knows;
-                to be repeated with the same request id.
+                to be repeated with the same request id. RATE_CARD_UNAVAILABLE, nothing is stored.
         """
+        if limit.plan_id:
+            await self._check_plan(tenant, limit)
         now = self._clock.now()
         stored = StoredLimit(limit, now, now)
 
@@ -152,6 +159,15 @@ class LimitUseCases:
             answer = await once.run(transaction, tenant, save)
         await self._catalogue.announce(tenant)
         return answer
+
+    async def _check_plan(self, tenant: str, limit: Limit) -> None:
+        field = "limit.plan_id"
+        try:
+            card = await self._cards.get(tenant, limit.plan_id)
+        except NotFound as error:
+            raise InvalidInput.of(field, error.message) from error
+        if card.currency not in limit.units:
+            raise InvalidInput.of(field, f"is a plan in {card.currency}, not {limit.units[0]}")
 
     @traced("quota.get_limit")
     async def get_limit(self, tenant: str, limit_id: str) -> StoredLimit:

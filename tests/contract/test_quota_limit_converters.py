@@ -203,6 +203,11 @@ BAD_LIMITS = [
     ),
     Bad("bad id of another", 'overrides: "A B"', (f"overrides: {LIMIT_ID_RULE}",)),
     Bad(
+        "a plan for tokens",
+        'plan_id: "pro"',
+        ("plan_id: may only be there where the one unit is a currency",),
+    ),
+    Bad(
         "no end",
         "expire_time {}",
         ("expire_time: is required",),
@@ -230,6 +235,17 @@ BAD_LIMITS = [
 def test_a_bad_limit_is_refused_with_every_bad_field(bad: Bad) -> None:
     """Merged over a good one; the fields are named in the order of the contract."""
     assert refusal_of(parse_limit, message(quota_pb2.Limit, LIMIT, bad.written)) == list(bad.named)
+
+
+def test_a_budget_comes_back_with_its_plan() -> None:
+    """Only where the unit is a currency; its id is like any other."""
+    budget = message(quota_pb2.Limit, ROLLING, 'plan_id: "pro"')
+    budget.units[:] = ["USD"]
+    stored = StoredLimit(parse_limit(budget), NOW.ToDatetime(UTC), NOW.ToDatetime(UTC))
+
+    assert render_limit(stored).plan_id == "pro"
+    budget.plan_id = "A B"
+    assert refusal_of(parse_limit, budget) == [f"plan_id: {LIMIT_ID_RULE}"]
 
 
 def test_a_bad_limit_is_named_inside_its_request() -> None:

@@ -57,6 +57,7 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
     violations.take("filter", lambda: _check_filter(message.filter))
     overrides = violations.take("overrides", lambda: _overrides(message.overrides))
     expire_time = violations.take("expire_time", lambda: _expire_time(message))
+    plan_id = violations.take("plan_id", lambda: _plan_id(message))
     for name in ("create_time", "update_time"):
         if message.HasField(name):
             violations.add(name, "must be absent: the service sets it")
@@ -75,6 +76,7 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
         filter=message.filter,
         overrides=overrides,
         expire_time=expire_time,
+        plan_id=plan_id,
     )
     check_rate(limit)
     return limit
@@ -94,6 +96,7 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         enforcement=quota_pb2.Enforcement.ValueType(limit.enforcement),
         filter=limit.filter,
         overrides=limit.overrides,
+        plan_id=limit.plan_id,
         create_time=render_time(stored.create_time),
         update_time=render_time(stored.update_time),
     )
@@ -210,3 +213,11 @@ def _expire_time(message: quota_pb2.Limit) -> datetime | None:
     if not message.HasField("expire_time"):
         return None
     return parse_time(message.expire_time, "expire_time")
+
+
+def _plan_id(message: quota_pb2.Limit) -> str:
+    if not message.plan_id:
+        return ""
+    if len(message.units) != 1 or not is_currency(message.units[0]):
+        raise InvalidInput.of("plan_id", "may only be there where the one unit is a currency")
+    return parse_id(message.plan_id, "plan_id")

@@ -59,6 +59,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """More limits apply to one call than the engine decides at once.
     Metadata: `{"maximum": "64"}`.
     """
+    ERROR_REASON_RATE_CARD_UNAVAILABLE: _ErrorReason.ValueType  # 14
+    """The rate card of a plan that a limit names cannot be had.
+    Metadata: `{"plan_id": "…"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -112,6 +116,10 @@ the call with the same `request_id`.
 ERROR_REASON_TOO_MANY_LIMITS: ErrorReason.ValueType  # 11
 """More limits apply to one call than the engine decides at once.
 Metadata: `{"maximum": "64"}`.
+"""
+ERROR_REASON_RATE_CARD_UNAVAILABLE: ErrorReason.ValueType  # 14
+"""The rate card of a plan that a limit names cannot be had.
+Metadata: `{"plan_id": "…"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

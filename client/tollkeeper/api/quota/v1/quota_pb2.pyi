@@ -379,6 +379,7 @@ class Limit(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
     limit_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
     lower-case letters, digits and `_ . -`. Required.
@@ -412,6 +413,12 @@ class Limit(_message.Message):
     overrides: _builtins.str
     """The id of a limit that this one stands in for: that one does not apply to
     calls that this one covers. Gives one key another rate than all keys have.
+    """
+    plan_id: _builtins.str
+    """For a limit whose unit is a currency: the plan by whose rate card amounts of
+    other units are turned into money, each rounded up to a millionth of the
+    currency. A unit that the plan does not price costs nothing. Amounts in the
+    currency itself count beside them. Empty counts those only.
     """
     @_builtins.property
     def subject(self) -> _subject_pb2.Subject:
@@ -490,10 +497,11 @@ class Limit(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        plan_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "concurrency", b"concurrency", "create_time", b"create_time", "expire_time", b"expire_time", "lifetime", b"lifetime", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "overrides", b"overrides", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "overrides", b"overrides", "plan_id", b"plan_id", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar", "rolling", "billing_period", "lifetime", "concurrency"]  # noqa: Y015
     _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
