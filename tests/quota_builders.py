@@ -35,6 +35,7 @@ def a_limit(
     only_if: str = "",
     overrides: str = "",
     expire_time: datetime | None = None,
+    plan_id: str = "",
 ) -> Limit:
     """Make a limit of 100 tokens a day for each customer."""
     return Limit(
@@ -51,6 +52,7 @@ def a_limit(
         filter=only_if,
         overrides=overrides,
         expire_time=expire_time,
+        plan_id=plan_id,
     )
 
 

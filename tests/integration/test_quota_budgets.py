@@ -22,6 +22,7 @@ from tests.hosting import hosted
 from tests.quota_world import (
     ALLOW,
     DENY,
+    PARTIAL,
     Standing,
     a_limit,
     amounts,
@@ -170,6 +171,33 @@ async def test_a_budget_refuses_what_it_cannot_pay(
 
     assert [each.decision for each in (held, refused, passed)] == [ALLOW, DENY, ALLOW]
     assert standings(booked.limits) == [Standing("budget", "acme", 999_980, 0, 20)]
+
+
+async def test_a_part_is_granted_for_what_is_left(
+    world: World, settings_for: Callable[..., ServiceSettings]
+) -> None:
+    """A thousand millionths pay fifty tokens; a stream that goes on pays by the dearest tier."""
+    async with gate(settings_for, world) as asked:
+        await put(asked, capacity="1000")
+        call = a_call("large", tokens=80, requests=0)
+        call.min_amounts.extend(amounts(tokens=1))
+        part = await asked.ask("quota.Reserve", call)
+        release = messages.ReleaseRequest(
+            request_id=request_id(), reservation_id=part.reservation_id
+        )
+        await asked.ask("quota.Release", release)
+        held = await asked.ask("quota.Reserve", a_call("large", tokens=10))
+        extend = messages.ExtendRequest(
+            request_id=request_id(),
+            reservation_id=held.reservation_id,
+            amounts=amounts(output_tokens=90),
+            min_amounts=amounts(output_tokens=1),
+        )
+        more = await asked.ask("quota.Extend", extend)
+
+    assert (part.decision, part.granted) == (PARTIAL, amounts(tokens=50, requests=0))
+    assert (more.decision, more.granted) == (PARTIAL, amounts(output_tokens=40))
+    assert standings(more.limits) == [Standing("budget", "acme", 0, 1000, 0)]
 
 
 async def test_the_gate_counts_what_rating_bills(

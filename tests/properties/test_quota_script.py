@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass, replace
 from datetime import date
+from decimal import Decimal
 from typing import Any, cast
 
 import redis
@@ -77,6 +78,7 @@ from services.quota.operations import (
     release_operation,
     reserve_operation,
 )
+from services.quota.weights import CardEntry, RateCard
 from tests.quota_builders import a_limit, a_rate, unix_ms
 
 SWEEP_MAX = 2
@@ -95,6 +97,21 @@ WINDOWS: list[Window] = [
     LifetimeWindow(),
     ConcurrencyWindow(),
 ]
+CARD = RateCard(
+    "pro",
+    1,
+    "USD",
+    tuple(
+        CardEntry(
+            unit, unit, unit, (), (), Decimal(amount), Decimal(event), context, Decimal(above)
+        )
+        for unit, amount, event, context, above in (
+            ("tokens", "0.0000015", "0.000005", "requests", "0"),
+            ("tokens", "0.0000007", "0", "requests", "9"),
+            ("requests", "0.000003", "0", "", "0"),
+        )
+    ),
+)
 ELAPSES_MS = st.one_of(
     st.integers(0, 5),
     st.integers(0, 2_000),
@@ -144,14 +161,19 @@ class Asked:
         )
 
     def _demand(self, slots: Any) -> Demand:  # noqa: ANN401 - of a coverage or a description.
-        amounts = tuple(sums_of(slots, self.amounts, self.holds))
+        is_more = self.operation.kind == Kind.EXTEND
+        amounts = tuple(sums_of(slots, self.amounts, self.holds, is_more=is_more))
         if not self.least:
             return Demand(amounts)
-        least = tuple(sums_of(slots, {**self.amounts, **self.least}, self.holds))
+        smallest = {**self.amounts, **self.least}
+        least = tuple(sums_of(slots, smallest, self.holds, is_more=is_more))
         flexible = tuple(
             Flexible(
                 self.amounts[unit] - self.least[unit],
-                tuple((slot - 1, num, den) for slot, num, den in weights_of(slots, unit)),
+                tuple(
+                    (slot - 1, num, den)
+                    for slot, num, den in weights_of(slots, unit, self.amounts, is_more=is_more)
+                ),
             )
             for unit in self.least
             if self.least[unit] < self.amounts[unit]
@@ -236,10 +258,11 @@ class ScriptAndCore(RuleBasedStateMachine):
                 a_rate("tokens", level=Level.KEY, capacity=7, period_ms=3_000, burst=capacity),
                 a_rate("requests", level=Level.KEY, capacity=60, units=("requests",)),
                 a_limit("prepaid", capacity=300, window=LifetimeWindow(), overdraft=20),
+                a_limit("money", capacity=200, units=("USD",), plan_id="pro"),
                 a_limit("flying", capacity=4, units=(HOLDS,), window=ConcurrencyWindow()),
             )
         }
-        self.index = LimitIndex(self.limits.values())
+        self.index = LimitIndex(self.limits.values(), cards={"pro": CARD})
 
     @rule(elapsed_ms=ELAPSES_MS)
     def wait(self, elapsed_ms: int) -> None:
@@ -275,13 +298,13 @@ class ScriptAndCore(RuleBasedStateMachine):
         if isinstance(window, ConcurrencyWindow):
             limit = replace(limit, units=(HOLDS,))
         self.limits[limit_id] = replace(limit, enforcement=enforcement)
-        self.index = LimitIndex(self.limits.values())
+        self.index = LimitIndex(self.limits.values(), cards={"pro": CARD})
 
     @rule(limit_id=st.sampled_from(["month", "day", "tokens", "requests", "extra"]))
     def delete_limit(self, limit_id: str) -> None:
         """Delete a limit while holds of it are open."""
         self.limits.pop(limit_id, None)
-        self.index = LimitIndex(self.limits.values())
+        self.index = LimitIndex(self.limits.values(), cards={"pro": CARD})
 
     @rule(data=st.data(), count=st.integers(1, 6))
     def ask(self, data: st.DataObject, count: int) -> None:
