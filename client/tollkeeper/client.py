@@ -38,13 +38,13 @@ from tollkeeper.errors import (
     parse_limit,
     parse_rpc_error,
 )
-from tollkeeper.events import EventReporter, UsageReport
+from tollkeeper.events import EventReporter, UsageReport, WhenFull
 from tollkeeper.hold import Hold, leased_hold, render_time
 from tollkeeper.lease import Lease, LeasedCalls
 from tollkeeper.leases import Leases
 from tollkeeper.session import Session
 from tollkeeper.settlements import Settlements
-from tollkeeper.spool import Spool
+from tollkeeper.spool import SPOOL_BYTES_MAX, Spool
 
 if TYPE_CHECKING:
     # The generated stubs name these for type checkers only.
@@ -75,7 +75,7 @@ class Reservation:
             self._hold = leased_hold(self._request, self._lease)
             if self._hold is not None:
                 return self._hold
-        answer = (await self._client.ask(SessionCall(reserve=self._request))).reserve
+        answer = (await self._client.ask_for_hold(SessionCall(reserve=self._request))).reserve
         limits = tuple(map(parse_limit, answer.limits))
         if answer.decision != DECISION_ALLOW:
             raise QuotaDenied(limits)
@@ -113,7 +113,11 @@ class Tollkeeper:
         source: who reports the usage events; with the event id it is an event's identity.
         timeout_s: how long a decision may take before `QuotaUnavailable` is raised.
         spool: folder in which usage events wait for the meter, so that they survive this process;
-            by default they wait in memory.
+            by default they wait in memory, at most 20,000.
+        spool_bytes_max: the bound on what the spool keeps on disk.
+        when_full: what becomes of a usage event for which there is no room, since the meter has
+            been gone for long: `wait` lets its call wait at its end, so that no usage is lost;
+            `drop` lets it go, counts it in `usage.dropped`, and `flush` complains.
         close_timeout_s: how long leaving the block waits for the meter to take the last events.
         credentials: TLS credentials of the channels; without them they are not encrypted.
     """
@@ -127,6 +131,8 @@ class Tollkeeper:
         source: str = "gateway",
         timeout_s: float = 1.0,
         spool: Path | None = None,
+        spool_bytes_max: int = SPOOL_BYTES_MAX,
+        when_full: WhenFull = "wait",
         close_timeout_s: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
@@ -135,6 +141,8 @@ class Tollkeeper:
         self._source = source
         self._timeout_s = timeout_s
         self._spool = spool
+        self._spool_bytes_max = spool_bytes_max
+        self._when_full = when_full
         self._close_timeout_s = close_timeout_s
         self._credentials = credentials
         self._request_prefix = secrets.token_hex(8)
@@ -172,7 +180,8 @@ class Tollkeeper:
             lambda request: self._meter.IngestEvents(
                 request, metadata=self._metadata, timeout=INGEST_TIMEOUT_S
             ),
-            None if self._spool is None else Spool(self._spool),
+            None if self._spool is None else Spool(self._spool, bytes_max=self._spool_bytes_max),
+            when_full=self._when_full,
         )
         self._reporter.start()
         return self
@@ -383,14 +392,35 @@ class Tollkeeper:
         """Send one call of the session and return its answer, as messages."""
         return self._session.ask(call)
 
+    async def ask_for_hold(self, call: SessionCall) -> SessionAnswer:
+        """Ask as `ask` does; a caller that is cancelled meanwhile leaves no hold behind."""
+        asking = asyncio.ensure_future(self._session.ask(call))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            asking.add_done_callback(self._give_back_unwanted)
+            raise
+
+    def _give_back_unwanted(self, asking: asyncio.Future[SessionAnswer]) -> None:
+        """Release a hold that came when its caller had gone."""
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        reservation_id = asking.result().reserve.reservation_id
+        if reservation_id:
+            release = ReleaseRequest(
+                request_id=f"{reservation_id}:unwanted", reservation_id=reservation_id
+            )
+            self._settlements.submit(SessionCall(release=release))
+
     async def settle(self, request: ReserveRequest, hold: Hold) -> None:
         """End a hold: book and report what was committed, or give it back.
 
-        The meter is the truth and hears of the usage first. When the gate cannot be reached, it is
-        told later, for some minutes.
+        The meter is the truth and hears of the usage first, unless its events have no room; those
+        wait after the gate has been told. When the gate cannot be reached, it is told later, for
+        some minutes.
         """
-        if hold.used is not None:
-            await self._report_usage(request, hold)
+        event = None if hold.used is None else self._usage_event(request, hold)
+        is_taken = event is None or self._reporter.offer(event)
         if hold.lease is not None:
             hold.lease.settle_units(hold.granted, hold.used)
         elif hold.used is None:
@@ -400,9 +430,11 @@ class Tollkeeper:
             await self._settlements.send(SessionCall(release=release))
         else:
             await self._settlements.send(SessionCall(commit=_commit(request, hold)))
+        if event is not None and not is_taken:
+            await self._reporter.submit(event)
 
-    async def _report_usage(self, request: ReserveRequest, hold: Hold) -> None:
-        event = UsageEvent(
+    def _usage_event(self, request: ReserveRequest, hold: Hold) -> UsageEvent:
+        return UsageEvent(
             event_id=hold.event_id,
             source=self._source,
             subject=request.subject,
@@ -411,13 +443,17 @@ class Tollkeeper:
             dimensions={**request.dimensions, **hold.dimensions},
             quantities=_quantities(hold.used or {}),
         )
-        await self._reporter.submit(event)
 
     def _open_channel(self, address: str) -> grpc.aio.Channel:
         options = (
             # A name may stand for several replicas.
             ("grpc.lb_policy_name", "round_robin"),
             ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # A service that was killed is back within seconds, and decisions wait for it.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         )

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import grpc
 
@@ -30,6 +31,9 @@ BACKOFF_MAX_S = 2.0
 
 logger = logging.getLogger("tollkeeper")
 
+WhenFull = Literal["wait", "drop"]
+"""What becomes of an event for which there is no room."""
+
 Ingest = Callable[[IngestEventsRequest], Awaitable[IngestEventsResponse]]
 
 _PASSING = {
@@ -45,11 +49,15 @@ _PASSING = {
 
 @dataclass(slots=True)
 class UsageReport:
-    """What became of the usage events so far; `refused` counts conflicts and rejected ones."""
+    """What became of the usage events so far.
+
+    `refused` counts conflicts and rejected ones, `dropped` those for which there was no room.
+    """
 
     created: int = 0
     duplicate: int = 0
     refused: int = 0
+    dropped: int = 0
 
 
 class MemoryQueue:
@@ -86,53 +94,71 @@ class MemoryQueue:
 class EventReporter:
     """Takes usage events without waiting for the meter, and delivers them in order.
 
-    What waits is bounded: `submit` waits while the queue has no room. Without a spool the queue is
-    in memory and holds 20,000 events; with one it survives the process, and what an earlier process
-    left is delivered first.
+    What waits is bounded. Without a spool the queue is in memory and holds 20,000 events; with one
+    it survives the process, and what an earlier process left is delivered first.
 
     Args:
         ingest: calls `IngestEvents`.
         spool: where events wait; None means in memory.
+        when_full: whether `submit` waits for room, or drops the event and says so in `flush`.
     """
 
-    def __init__(self, ingest: Ingest, spool: Spool | None = None) -> None:
+    def __init__(
+        self, ingest: Ingest, spool: Spool | None = None, *, when_full: WhenFull = "wait"
+    ) -> None:
         self.report = UsageReport()
         self.problems: list[str] = []
         self._ingest = ingest
         self._pending: Spool | MemoryQueue = MemoryQueue() if spool is None else spool
         self._change = asyncio.Condition()
+        self._arrival = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._drops = when_full == "drop"
         self._full = asyncio.Event()
         self._blocked = ""
+        self._dropped_told = 0
 
     def start(self) -> None:
         """Begin to deliver."""
         self._task = asyncio.create_task(self._run())
 
-    async def submit(self, event: UsageEvent) -> None:
-        """Take an event; waits only while there is no room."""
+    def offer(self, event: UsageEvent) -> bool:
+        """Take an event if there is room."""
         if not self._pending.has_room():
+            return False
+        self._pending.append(event.SerializeToString())
+        self._arrival.set()
+        if len(self._pending) >= EVENTS_PER_BATCH_MAX:
+            self._full.set()
+        return True
+
+    async def submit(self, event: UsageEvent) -> None:
+        """Take an event; while there is no room, wait or drop it."""
+        while not self.offer(event):
+            if self._drops:
+                self.report.dropped += 1
+                if self.report.dropped == 1:
+                    logger.error("usage events are dropped, since the meter takes none")
+                return
             async with self._change:
                 await self._change.wait_for(self._pending.has_room)
-        self._pending.append(event.SerializeToString())
-        if len(self._pending) == 1:
-            async with self._change:
-                self._change.notify_all()
-        elif len(self._pending) >= EVENTS_PER_BATCH_MAX:
-            self._full.set()
 
     async def flush(self) -> None:
         """Wait until the meter has answered for every event taken so far.
 
         Raises:
-            UsageNotReported: the meter refused events, or refuses to talk to this client; the
-                message says which and why.
+            UsageNotReported: the meter refused events, or refuses to talk to this client, or
+                events were dropped; the message says which and why.
         """
         self._full.set()
         async with self._change:
             await self._change.wait_for(lambda: len(self._pending) == 0 or self._blocked)
         if self._blocked:
             raise UsageNotReported(f"{len(self._pending)} usage events wait: {self._blocked}")
+        dropped = self.report.dropped - self._dropped_told
+        if dropped:
+            self._dropped_told = self.report.dropped
+            self.problems.append(f"{dropped} usage events were dropped: there was no room")
         if self.problems:
             problems, self.problems = self.problems, []
             raise UsageNotReported("; ".join(problems))
@@ -159,8 +185,9 @@ class EventReporter:
 
     async def _run(self) -> None:
         while True:
-            async with self._change:
-                await self._change.wait_for(lambda: len(self._pending) > 0)
+            if len(self._pending) == 0:
+                self._arrival.clear()
+                await self._arrival.wait()
             await self._linger()
             batch = self._pending.peek(EVENTS_PER_BATCH_MAX)
             await self._deliver([UsageEvent.FromString(event) for event in batch])

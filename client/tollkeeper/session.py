@@ -3,6 +3,9 @@
 Calls that are made in the same turn of the event loop, or while a message is being written, travel
 in one message; a single call is sent at once. When the stream breaks it is opened anew and every
 call that has no answer yet is sent again, which is safe because calls are idempotent.
+
+What waits is bounded by the callers that wait: a call that nobody waits for is not sent again, and
+beyond 65,536 that wait further ones are refused at once.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from tollkeeper.api.quota.v1.quota_service_pb2 import (
 from tollkeeper.errors import CallFailed, QuotaUnavailable, parse_rpc_error, parse_status
 
 CALLS_PER_MESSAGE_MAX = 1000
+CALLS_WAITING_MAX = 65_536
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 1.0
 TIMEOUT_CHECKS_PER_TIMEOUT = 8
@@ -111,6 +115,8 @@ class Session:
     ) -> asyncio.Future[SessionAnswer]:
         if self._closed:
             raise QuotaUnavailable("the client is closed")
+        if len(self._waiting) >= CALLS_WAITING_MAX:
+            raise QuotaUnavailable(f"{CALLS_WAITING_MAX} calls wait for the quota service")
         call.call_id = call_id = next(self._ids)
         answer: asyncio.Future[SessionAnswer] = loop.create_future()
         self._waiting[call_id] = _Waiting(call, answer, deadline)
@@ -185,6 +191,9 @@ class Session:
                 if entry.deadline <= now:
                     text = f"no answer from the quota service within {self._timeout_s} s"
                     entry.answer.set_exception(QuotaUnavailable(text))
+            # Nothing is written while the service cannot be reached.
+            if len(self._outbox) > 2 * len(self._waiting) + CALLS_PER_MESSAGE_MAX:
+                self._outbox = [each for each in self._outbox if each.call_id in self._waiting]
 
     def _fail_all(self, error: CallFailed | QuotaUnavailable) -> None:
         for entry in self._still_waiting():

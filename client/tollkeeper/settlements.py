@@ -52,17 +52,12 @@ class Settlements:
         Raises:
             CallFailed: the gate refused the settlement.
         """
-        loop = asyncio.get_running_loop()
-        hopeless_at = loop.time() + PATIENCE_S
+        hopeless_at = asyncio.get_running_loop().time() + PATIENCE_S
         try:
             await self._ask(call)
         except QuotaUnavailable as error:
             logger.warning("a settlement is sent again later: %s", error)
-            if len(self._pending) >= PENDING_MAX:
-                self._give_up(self._pending.popleft(), "too many wait")
-            self._pending.append(_Pending(call, hopeless_at))
-            if self._task is None:
-                self._task = loop.create_task(self._send_pending())
+            self._wait_for_the_gate(_Pending(call, hopeless_at))
 
     async def send_or_log(self, call: SessionCall) -> None:
         """Settle as `send` does; a refusal is for the log."""
@@ -70,6 +65,11 @@ class Settlements:
             await self.send(call)
         except CallFailed as error:
             logger.warning("%s is not booked: %s", _name(call), error)
+
+    def submit(self, call: SessionCall) -> None:
+        """Settle in the background."""
+        hopeless_at = asyncio.get_running_loop().time() + PATIENCE_S
+        self._wait_for_the_gate(_Pending(call, hopeless_at))
 
     async def close(self, timeout_s: float) -> None:
         """Wait for what is pending, and give up what is left then."""
@@ -84,10 +84,16 @@ class Settlements:
         while self._pending:
             self._give_up(self._pending.popleft(), "the client was closed")
 
+    def _wait_for_the_gate(self, pending: _Pending) -> None:
+        if len(self._pending) >= PENDING_MAX:
+            self._give_up(self._pending.popleft(), "too many wait")
+        self._pending.append(pending)
+        if self._task is None:
+            self._task = asyncio.create_task(self._send_pending())
+
     async def _send_pending(self) -> None:
         loop = asyncio.get_running_loop()
         while self._pending:
-            await asyncio.sleep(BACKOFF_S)
             while self._pending and self._pending[0].hopeless_at < loop.time():
                 self._give_up(self._pending.popleft(), "the gate was gone for too long")
             count = min(len(self._pending), TOGETHER_MAX)
@@ -95,6 +101,8 @@ class Settlements:
             gone = await asyncio.gather(*map(self._try, together))
             unsent = (each for each, is_gone in zip(together, gone, strict=True) if is_gone)
             self._pending.extendleft(reversed(list(unsent)))
+            if any(gone):
+                await asyncio.sleep(BACKOFF_S)
         self._task = None
 
     async def _try(self, pending: _Pending) -> bool:
