@@ -14,14 +14,15 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.quota.admission import Demand
+from services.quota.admission import Demand, Flexible
 from services.quota.counting import Counter, Rule
 from services.quota.decisions import Answer, Failure, Hold, Operation, SubjectState, decide
-from services.quota.model import Kind, Outcome
+from services.quota.model import HoldPhase, Kind, Outcome
 
 SWEEP_MAX = 1_000
 CAPACITY = 50
 NEVER_MS = 10**12
+WITHOUT_AMOUNT = (Kind.RELEASE, Kind.MARK_DISPATCHED)
 CALENDAR = Rule(room=CAPACITY, window_end_ms=NEVER_MS)
 RATES = st.builds(
     lambda drain, scale: Rule(room=CAPACITY * scale, drain=drain, scale=scale),
@@ -80,6 +81,7 @@ class Taken:
     amount: int
     expire_ms: int
     used: int | None = None
+    is_dispatched: bool = False
 
 
 class History:
@@ -107,8 +109,8 @@ class History:
         hold = self._hold(step, number)
         operation = Operation(
             kind=step.kind,
-            parts=() if step.kind is Kind.RELEASE else (("tokens", 0),),
-            rules=() if step.kind is Kind.RELEASE else (self.rule,),
+            parts=() if step.kind in WITHOUT_AMOUNT else (("tokens", 0),),
+            rules=() if step.kind in WITHOUT_AMOUNT else (self.rule,),
             demand=Demand((self._amount(step, hold),)),
             request=f"request-{number}",
             hold=hold,
@@ -131,9 +133,19 @@ class History:
             if taken.used is None and taken.expire_ms > self.now_ms
         ]
 
+    def booked_late(self) -> int:
+        """Answer what is booked of calls that had left when their holds expired."""
+        return sum(
+            taken.amount
+            for taken in self.taken.values()
+            if taken.is_dispatched and taken.used is None and taken.expire_ms <= self.now_ms
+        )
+
     def _hold(self, step: Step, number: int) -> str:
         if step.kind is Kind.RESERVE:
             return f"hold-{number}"
+        if step.kind in (Kind.CHECK, Kind.RECORD):
+            return ""
         known = list(self.taken)
         return known[-1 - step.hold] if step.hold < len(known) else ""
 
@@ -152,6 +164,11 @@ class History:
             self.taken[operation.hold] = Taken(
                 self.now_ms, operation.demand.amounts[0], answer.detail
             )
+        if answer.outcome is Outcome.ALLOWED and operation.kind is Kind.EXTEND:
+            self.taken[operation.hold].amount += operation.demand.amounts[0]
+            self.taken[operation.hold].expire_ms = answer.detail
+        if operation.kind is Kind.MARK_DISPATCHED and answer.detail:
+            self.taken[operation.hold].is_dispatched = True
         if answer.outcome is Outcome.COMMITTED:
             self.booked += operation.demand.amounts[0]
         if operation.kind in (Kind.COMMIT, Kind.RELEASE) and operation.hold:
@@ -208,17 +225,22 @@ def standing(history: History) -> tuple[dict[str, Hold], tuple[int, ...]]:
 
 @given(steps=ANY)
 def test_usage_that_happened_is_booked_in_full(steps: list[Step]) -> None:
-    """Whatever was held, late or lost: what is used is the sum of all commits."""
-    history = History(CALENDAR).play(steps)
+    """Whatever was held, late or lost: what is used is the sum of all commits and records.
 
-    assert figures(history)[0] == history.booked
+    Calls that had left when their holds expired count at what they held until they commit.
+    """
+    history = History(CALENDAR).play(steps)
+    history.step(Step(0, Kind.CHECK, 0, 0, 60_000))
+
+    assert figures(history)[0] == history.booked + history.booked_late()
 
 
 @given(rule=RULES, steps=ANY)
 def test_what_is_held_can_be_derived_from_the_open_holds(rule: Rule, steps: list[Step]) -> None:
     """No hold leaks and none is given back twice."""
     history = History(rule).play(steps)
-    held = [hold.amounts[0] for hold in history.state.holds.values()]
+    unsettled = [hold for hold in history.state.holds.values() if hold.phase is not HoldPhase.LATE]
+    held = [hold.amounts[0] for hold in unsettled]
     noted = [taken.amount for taken in history.open_holds()]
     counter = history.state.counters.get("tokens")
 
@@ -320,3 +342,53 @@ def remembered_requests(history: History, steps: list[Step]) -> list[int]:
         for number, (step, answer) in enumerate(zip(steps, history.answers, strict=True))
         if step.kind is not Kind.CHECK and isinstance(answer, Answer)
     ]
+
+
+@settings(max_examples=300)
+@given(
+    rule=RULES,
+    steps=ANY,
+    asked=st.integers(0, 80),
+    least=st.integers(0, 80),
+)
+def test_a_part_is_the_largest_that_fits(
+    rule: Rule, steps: list[Step], asked: int, least: int
+) -> None:
+    """What is granted fits, one more would not, and less than the least is never granted."""
+    history = History(rule).play(steps)
+    history.step(Step(0, Kind.CHECK, 0, 0, 60_000))
+    least = min(least, asked)
+    counter = history.state.counters["tokens"].under(rule, history.now_ms)
+    room = max(counter.room_left(rule), 0)
+    demand = Demand((asked,), (least,), (Flexible(asked - least, ((0, 1, 1),)),))
+    answer = history.ask(
+        Operation(Kind.RESERVE, (("tokens", 0),), (rule,), demand, request="part", hold="part")
+    )
+
+    assert isinstance(answer, Answer)
+    held = history.state.holds.get("part")
+    fitting = min(asked, room)
+    granted = fitting if fitting >= least or not asked else None
+    assert (held.amounts[0] if held else None) == granted
+
+
+@given(rule=RULES, steps=ANY)
+def test_in_shadow_nothing_is_refused(rule: Rule, steps: list[Step]) -> None:
+    """The call passes and is held, and the answer says whether it fitted."""
+    history = History(rule).play(steps)
+    demand = Demand((CAPACITY + 1,))
+    answer = history.ask(
+        Operation(
+            Kind.RESERVE,
+            (("tokens", 0),),
+            (rule,),
+            demand,
+            request="shadow",
+            hold="shadow",
+            is_shadow=True,
+        )
+    )
+
+    assert isinstance(answer, Answer)
+    assert answer.outcome is Outcome.EXCEEDING
+    assert history.state.holds["shadow"].amounts == (CAPACITY + 1,)
