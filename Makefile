@@ -92,6 +92,10 @@ test-e2e: $(READY) ## five real servers and a steerable clock
 test-unit test-properties test-contract test-integration test-e2e:
 	@$(BIN)/pytest tests/$(@:test-%=%)
 
+.PHONY: test-meter-laws
+test-meter-laws: $(READY) ## usage against its model, in many more examples than CI draws
+	@METER_LAWS_EXAMPLES=300 $(BIN)/pytest tests/properties/test_meter_usage_laws.py
+
 .PHONY: golden
 golden: $(READY) ## rewrite the golden cases; review the diff
 	@REWRITE_GOLDEN=1 $(BIN)/pytest tests/golden

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from services.meter.convert.events import parse_event
-from services.meter.model import Aggregation, IncomingEvent, Meter
+from services.meter.model import (
+    Aggregation,
+    Amount,
+    Definition,
+    IncomingEvent,
+    Meter,
+    Rollup,
+    Series,
+    Span,
+    Tally,
+)
 from tests import meter_world
 
 LONG_AFTER_US = 32_503_680_000_000_000
@@ -40,21 +52,35 @@ def a_stored_meter(
     meter_id: str = "tokens",
     *,
     quantity: str = "tokens",
-    event_type: str = "llm.call",
-    filters: Mapping[str, Sequence[str]] | None = None,
-    group_by: Sequence[str] = (),
+    aggregation: Aggregation | None = None,
     display_name: str = "Tokens",
     unit: str = "token",
+    filters: Mapping[str, Sequence[str]] | None = None,
+    **definition: Any,  # noqa: ANN401 - of any definition.
 ) -> Meter:
     """Make a meter that adds up tokens; without a quantity, one that counts events."""
     return Meter(
         meter_id=meter_id,
         display_name=display_name,
-        event_type=event_type,
-        aggregation=Aggregation.SUM if quantity else Aggregation.COUNT,
-        quantity=quantity,
-        filters=tuple((key, tuple(values)) for key, values in (filters or {}).items()),
-        group_by=tuple(group_by),
         unit=unit,
+        definition=Definition(
+            event_type=definition.pop("event_type", "llm.call"),
+            aggregation=aggregation or (Aggregation.SUM if quantity else Aggregation.COUNT),
+            quantity=quantity,
+            filters=tuple((key, tuple(values)) for key, values in (filters or {}).items()),
+            **definition,
+        ),
         create_time=LONG_BEFORE,
     )
+
+
+def redefined(meter: Meter, **changes: Any) -> Meter:  # noqa: ANN401 - of any definition.
+    """Change what a meter counts."""
+    return replace(meter, definition=replace(meter.definition, **changes))
+
+
+def a_rollup(
+    series: Series, start: datetime, quantity: Amount, event_count: int, span: Span = Span.QUARTER
+) -> Rollup:
+    """Make a rollup of what is added up."""
+    return Rollup(series, span, start, Tally(quantity, event_count))

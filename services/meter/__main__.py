@@ -11,6 +11,7 @@ from services.meter.service import MeterService
 from services.meter.sources.listeners import add_sources
 from services.meter.sources.settings import load_source_settings
 from services.meter.store.rollups import Rollups
+from services.meter.usecases.backfill import Backfill
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
 from services.meter.usecases.usage import Usage
@@ -23,12 +24,18 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     database = foundation.database
     rollups = Rollups()
     ingestion = Ingestion(database, clock, rollups)
-    servicer = MeterService(ingestion, Meters(database, rollups), Usage(database), clock)
+    backfill = Backfill(database, rollups)
+    servicer = MeterService(
+        ingestion,
+        Meters(database, backfill, clock),
+        Usage(database, backfill, clock),
+        clock,
+    )
     descriptor = meter_service_pb2.DESCRIPTOR.services_by_name["MeterService"]
     foundation.server.add(servicer, descriptor)
     foundation.server.before_stop(servicer.drain)
     sources = add_sources(foundation, settings, load_source_settings(), ingestion, clock)
-    return foundation.host(ingestion, *sources)
+    return foundation.host(ingestion, backfill, *sources)
 
 
 def main() -> int:

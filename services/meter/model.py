@@ -107,25 +107,91 @@ class Aggregation(Enum):
 
     SUM = "SUM"
     COUNT = "COUNT"
+    MIN = "MIN"
+    MAX = "MAX"
+    AVERAGE = "AVERAGE"
+    UNIQUE_COUNT = "UNIQUE_COUNT"
+    LATEST = "LATEST"
+    WEIGHTED_SUM = "WEIGHTED_SUM"
+    PERCENTILE = "PERCENTILE"
+
+
+WITHOUT_QUANTITY = frozenset({Aggregation.COUNT, Aggregation.UNIQUE_COUNT})
+"""Aggregations that read no quantity."""
+
+KEEPING_VALUES = frozenset({Aggregation.UNIQUE_COUNT, Aggregation.PERCENTILE})
+"""Aggregations that need every different value, and how often it occurred."""
+
+
+class RoundingMode(Enum):
+    """How a figure is brought to fewer digits; ROUND takes halves away from zero."""
+
+    ROUND = "ROUND"
+    CEIL = "CEIL"
+    FLOOR = "FLOOR"
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How figures are rounded, to `precision` digits after the point."""
+
+    mode: RoundingMode
+    precision: int
+
+
+class TimeUnit(Enum):
+    """The time by which a level is multiplied, in seconds."""
+
+    SECOND = 1
+    MINUTE = 60
+    HOUR = 3_600
+    DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a meter counts and how: what makes a new version when it changes.
+
+    `quantity` or the CEL `expression` is what is aggregated; both are empty where there is none.
+    `filters` gives, sorted by dimension, the sorted values that count. `group_by` is sorted.
+    """
+
+    event_type: str
+    aggregation: Aggregation
+    quantity: str = ""
+    expression: str = ""
+    unique_by: str = ""
+    percentile: Decimal | None = None
+    rounding: Rounding | None = None
+    time_unit: TimeUnit = TimeUnit.SECOND
+    filters: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    group_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Which events count, how they add up, and by which dimensions they can be told apart.
+    """One version of a meter: what it counts, of which time, and how far it has counted.
 
-    `quantity` is what SUM adds, and empty for COUNT. `filters` gives, sorted by dimension, the
-    sorted values that count. `group_by` is sorted.
+    It counts events from `effective_time` to before `end_time`, where these are given. Of those
+    stored before it, it has counted the ones from `counted_from` on; all where that is absent.
     """
 
     meter_id: str
     display_name: str
-    event_type: str
-    aggregation: Aggregation
-    quantity: str
-    filters: tuple[tuple[str, tuple[str, ...]], ...]
-    group_by: tuple[str, ...]
     unit: str
+    definition: Definition
     create_time: datetime
+    version: int = 1
+    effective_time: datetime | None = None
+    end_time: datetime | None = None
+    counted_from: datetime | None = None
+
+
+class MeterState(NamedTuple):
+    """A meter, and how many percent of the stored time it has counted."""
+
+    meter: Meter
+    percent: int
 
 
 class Series(NamedTuple):
@@ -134,48 +200,94 @@ class Series(NamedTuple):
     meter_id: str
     customer_id: str
     group: tuple[str, ...]
+    version: int = 1
+
+
+class Moment(NamedTuple):
+    """When an event happened, and what tells it from others of that microsecond."""
+
+    time_us: int
+    source: str
+    event_id: str
+
+
+class Tally(NamedTuple):
+    """What events add up to, for any aggregation; what an aggregation does not need is absent.
+
+    `quantity` is the sum, the extreme, or the value at `last`. For a weighted sum `first` and
+    `last` are the moments of the first and the last event, and `area` is level times microseconds
+    between them. `values` says how often each value occurred.
+    """
+
+    quantity: Amount
+    event_count: int
+    last: Moment | None = None
+    first: Moment | None = None
+    area: Amount | None = None
+    values: Mapping[str, int] | None = None
+
+
+class Span(Enum):
+    """The lengths of time for which tallies are kept, in minutes; both begin at midnight of UTC."""
+
+    QUARTER = 15
+    DAY = 1_440
 
 
 class Rollup(NamedTuple):
-    """The usage of one series in the hour that starts at `hour`."""
+    """What the events of one series add up to, in the span of time that begins at `start`."""
 
     series: Series
-    hour: datetime
-    quantity: Amount
-    event_count: int
+    span: Span
+    start: datetime
+    tally: Tally
 
 
 class Window(Enum):
     """The windows into which usage can be cut; WHOLE leaves the interval as it is."""
 
     WHOLE = "WHOLE"
+    MINUTE = "MINUTE"
     HOUR = "HOUR"
     DAY = "DAY"
+    WEEK = "WEEK"
     MONTH = "MONTH"
 
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """Asks for the usage of one meter. An empty customer stands for all of them."""
+    """Asks for the usage of one meter, of these customers; without any, of all of them.
+
+    With `compares`, each row also says what its window's predecessor held. With `top`, each window
+    keeps only so many rows, the largest first.
+    """
 
     meter_id: str
-    customer_id: str
+    customer_ids: tuple[str, ...]
     interval: Interval
     filters: tuple[tuple[str, str], ...]
     group_by: tuple[str, ...]
     window: Window
     time_zone: ZoneInfo
+    anchor: datetime | None = None
+    compares: bool = False
+    top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Usage of one customer in one interval; `group` has the values of the query's `group_by`."""
+    """Usage of one customer in one interval; `group` has the values of the query's `group_by`.
+
+    The previous figures are those of the window before, where the query compares.
+    """
 
     customer_id: str
     interval: Interval
     group: tuple[str, ...]
     quantity: Decimal
     event_count: int
+    previous_quantity: Decimal | None = None
+    previous_event_count: int = 0
 
 
 class UsageSummary(NamedTuple):

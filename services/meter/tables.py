@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    Integer,
     LargeBinary,
     MetaData,
     Numeric,
@@ -48,14 +49,24 @@ meters = Table(
     metadata,
     Column("tenant_id", Text, primary_key=True),
     Column("meter_id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
     Column("display_name", Text, nullable=False),
     Column("event_type", Text, nullable=False),
     Column("aggregation", Text, nullable=False),
     Column("quantity", Text, nullable=False),
+    Column("expression", Text, nullable=False),
+    Column("unique_by", Text, nullable=False),
+    Column("percentile", Numeric),
+    Column("rounding_mode", Text),
+    Column("rounding_precision", Integer),
+    Column("time_unit", Text, nullable=False),
     Column("filters", JSON, nullable=False),
     Column("group_by", ARRAY(Text), nullable=False),
     Column("unit", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("effective_time", DateTime(timezone=True)),
+    Column("end_time", DateTime(timezone=True)),
+    Column("counted_from", DateTime(timezone=True)),
 )
 
 meter_revisions = Table(
@@ -63,25 +74,4 @@ meter_revisions = Table(
     metadata,
     Column("tenant_id", Text, primary_key=True),
     Column("revision", BigInteger, nullable=False),
-)
-
-series = Table(
-    "series",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("series_id", BigInteger, primary_key=True),
-    Column("meter_id", Text, nullable=False),
-    Column("customer_id", Text, nullable=False),
-    Column("group_digest", LargeBinary, nullable=False),
-    Column("group_values", ARRAY(Text), nullable=False),
-)
-
-rollups = Table(
-    "rollups",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("series_id", BigInteger, primary_key=True),
-    Column("hour", DateTime(timezone=True), primary_key=True),
-    Column("quantity", Numeric, nullable=False),
-    Column("event_count", BigInteger, nullable=False),
 )

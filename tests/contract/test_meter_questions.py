@@ -9,6 +9,7 @@ from google.protobuf.text_format import Merge
 
 from services.meter.convert.meters import parse_put_meter, render_meter
 from services.meter.convert.reading import parse_event_query, parse_usage_query
+from services.meter.model import MeterState
 from tests.meter_world import NOON, a_meter, an_interval
 from tests.refusals import Bad, refusal_of
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
@@ -16,6 +17,11 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 KEY = "must have a name of 1 to 63 characters, no control ones"
 VALUE = "must have at most 128 characters, no control ones"
 SUBJECT = "must have at most 64 letters, digits and _ . : @ -"
+AGGREGATION = (
+    "meter.aggregation: must be one of SUM, COUNT, MIN, MAX, AVERAGE, UNIQUE_COUNT, LATEST,"
+    " WEIGHTED_SUM, PERCENTILE"
+)
+PERCENTILE = "must be over 0 and at most 100, with at most 6 digits after the point"
 TYPE = "must have 1 to 63 lower-case letters, digits and _ . -"
 ID = "must be 1 to 63 characters of a-z, 0-9, '_', '.' and '-', starting with a letter or digit"
 
@@ -33,21 +39,95 @@ BAD_METERS = [
     Bad(
         "no aggregation",
         "aggregation: AGGREGATION_UNSPECIFIED",
-        (
-            "meter.aggregation: must be SUM or COUNT",
-            "meter.quantity: must be empty unless quantities are added",
-        ),
+        (AGGREGATION,),
     ),
     Bad(
         "an aggregation of the future",
         'aggregation: 99 quantity: ""',
-        ("meter.aggregation: must be SUM or COUNT",),
+        (AGGREGATION,),
     ),
     Bad("a sum of nothing", 'quantity: ""', (f"meter.quantity: {KEY}",)),
     Bad(
         "a count of a quantity",
         "aggregation: AGGREGATION_COUNT",
-        ("meter.quantity: must be empty unless quantities are added",),
+        ("meter.quantity: must be empty for COUNT",),
+    ),
+    Bad(
+        "a count of an expression",
+        'aggregation: AGGREGATION_COUNT quantity: "" expression: "1"',
+        ("meter.expression: must be empty for COUNT",),
+    ),
+    Bad(
+        "two sources",
+        'expression: "quantities.tokens"',
+        ("meter.quantity: must be empty beside an expression",),
+    ),
+    Bad(
+        "no expression of CEL",
+        'quantity: "" expression: "1 +"',
+        ("meter.expression: is not an expression of CEL",),
+    ),
+    Bad(
+        "a fraction in an expression",
+        'quantity: "" expression: "mul(quantities.tokens, 1.5)"',
+        ("meter.expression: must write fractions as texts, such as decimal('1.5')",),
+    ),
+    Bad(
+        "an expression that loops",
+        'quantity: "" expression: "[1, 2].map(x, x)"',
+        ("meter.expression: may not use _+_, x",),
+    ),
+    Bad(
+        "nothing to tell apart",
+        'aggregation: AGGREGATION_UNIQUE_COUNT quantity: ""',
+        (f"meter.unique_by: {KEY}",),
+    ),
+    Bad(
+        "a sum of what is told apart",
+        'unique_by: "model"',
+        ("meter.unique_by: must be empty for SUM",),
+    ),
+    Bad(
+        "no percentile",
+        "aggregation: AGGREGATION_PERCENTILE",
+        ("meter.percentile: a decimal number is required",),
+    ),
+    Bad(
+        "a percentile over all",
+        'aggregation: AGGREGATION_PERCENTILE percentile { value: "100.1" }',
+        (f"meter.percentile: {PERCENTILE}",),
+    ),
+    Bad(
+        "a percentile of a sum",
+        'percentile { value: "50" }',
+        ("meter.percentile: must be absent unless for PERCENTILE",),
+    ),
+    Bad(
+        "bad rounding",
+        "rounding { mode: 9 precision: 19 }",
+        (
+            "meter.rounding.mode: must be ROUND, CEIL or FLOOR",
+            "meter.rounding.precision: must be between -12 and 18",
+        ),
+    ),
+    Bad(
+        "a unit of time of a sum",
+        "time_unit: TIME_UNIT_HOUR",
+        ("meter.time_unit: must be absent unless for WEIGHTED_SUM",),
+    ),
+    Bad(
+        "a unit of time of the future",
+        "aggregation: AGGREGATION_WEIGHTED_SUM time_unit: 99",
+        ("meter.time_unit: must be SECOND, MINUTE, HOUR or DAY",),
+    ),
+    Bad(
+        "what the service sets",
+        "effective_time { seconds: 1 } backfill { complete: true } version: 2",
+        (
+            "meter.effective_time: must be absent",
+            "meter.backfill: must be absent",
+            "meter.version: must be absent",
+        ),
     ),
     Bad("a time", "create_time { seconds: 1 }", ("meter.create_time: must be absent",)),
     Bad(
@@ -111,9 +191,8 @@ def test_a_meter_comes_back_in_order() -> None:
     meter.display_name = "Tokens"
     meter.unit = "token"
 
-    rendered = render_meter(
-        parse_put_meter(messages.PutMeterRequest(request_id="r", meter=meter), NOON)
-    )
+    parsed = parse_put_meter(messages.PutMeterRequest(request_id="r", meter=meter), NOON)
+    rendered = render_meter(MeterState(parsed, 100))
 
     expected = a_meter(
         group_by=("model", "region"), filters={"model": ("large", "small"), "a": ("",)}
@@ -121,6 +200,8 @@ def test_a_meter_comes_back_in_order() -> None:
     expected.display_name = "Tokens"
     expected.unit = "token"
     expected.create_time.FromDatetime(NOON)
+    expected.version = 1
+    expected.backfill.complete = True
     assert rendered == expected
 
 
@@ -146,7 +227,11 @@ BAD_QUERIES = [
         "interval { end_time { seconds: 1930219201 } }",
         ("interval: must be at most 5 years",),
     ),
-    Bad("a window of the future", "window: 99", ("window: must be HOUR, DAY, MONTH or left out",)),
+    Bad(
+        "a window of the future",
+        "window: 99",
+        ("window: must be MINUTE, HOUR, DAY, WEEK, MONTH or left out",),
+    ),
     Bad(
         "no zone of this world",
         'time_zone: "Mars/Olympus"',

@@ -31,6 +31,8 @@ def stored(meter: meter_pb2.Meter, display_name: str, unit: str) -> meter_pb2.Me
     answer.display_name = display_name
     answer.unit = unit
     answer.create_time.FromDatetime(NOON)
+    answer.version = 1
+    answer.backfill.complete = True
     return answer
 
 
@@ -97,17 +99,17 @@ async def test_a_meter_can_be_renamed_and_keeps_its_usage(world: World) -> None:
     assert await world.usage() == [("acme", "20", 2)]
 
 
-async def test_a_meter_cannot_change_what_it_counts(world: World) -> None:
+async def test_a_meter_cannot_aggregate_otherwise(world: World) -> None:
     """History would change with it; the refusal names the field, and nothing changes."""
     before = await world.put_meter()
-    request = messages.PutMeterRequest(request_id="change", meter=a_meter(group_by=()))
+    request = messages.PutMeterRequest(request_id="change", meter=a_meter(quantity=""))
 
     refusal = await world.refusal("PutMeter", request)
 
     assert (type(refusal), refusal.reason, refusal.metadata) == (
         Precondition,
         "METER_IMMUTABLE",
-        {"meter_id": "tokens", "field": "group_by"},
+        {"meter_id": "tokens", "field": "aggregation"},
     )
     got = await world.ask("GetMeter", messages.GetMeterRequest(meter_id="tokens"))
     assert got.meter == before

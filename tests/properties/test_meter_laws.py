@@ -1,13 +1,11 @@
 """Laws of metering: the same events give the same usage, however they arrive.
 
-The model adds up events in plain Python with fractions and knows neither hours, rollups, batches
-nor SQL.
+`test_meter_usage_laws` holds every aggregation to a model; here are the laws of the pieces.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -23,30 +21,14 @@ from kit.interval import Interval
 from kit.settings import ServiceSettings
 from services.meter.aggregation import MeterSet, roll_up
 from services.meter.convert.events import parse_event
-from services.meter.model import IncomingEvent, Series, Window
-from services.meter.windows import HOUR, cut
+from services.meter.model import EPOCH, IncomingEvent, Series, Window
+from services.meter.windows import DAY, HOUR, QUARTER, Calendar, Plan, cut, plan
 from tests.meter_builders import LONG_AFTER_US, a_stored_meter
-from tests.meter_world import NOON, REJECTED, World, a_meter, an_event, meter_world
+from tests.meter_strategies import START, amounts, distinct_events, events
+from tests.meter_world import NOON, REJECTED, World, meter_world
 from tollkeeper.api.meter.v1 import meter_pb2
-from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
-ROWS_MAX = 1_000
 LATEST_US = int((NOON + timedelta(hours=1)).timestamp()) * 10**6
-START = datetime(2026, 2, 26, 21, tzinfo=UTC)
-WINDOWS = {
-    messages.USAGE_WINDOW_UNSPECIFIED: Window.WHOLE,
-    messages.USAGE_WINDOW_HOUR: Window.HOUR,
-    messages.USAGE_WINDOW_DAY: Window.DAY,
-    messages.USAGE_WINDOW_MONTH: Window.MONTH,
-}
-ZONES = ("UTC", "Asia/Kolkata", "Asia/Kathmandu", "America/New_York", "Australia/Lord_Howe")
-
-# Instants around the bounds of hours, where mistakes would be.
-times = st.builds(
-    lambda hour, microseconds: START + hour * HOUR + timedelta(microseconds=microseconds),
-    st.sampled_from([0, 1, 2, 3, 27, 51]),
-    st.sampled_from([0, 1, 900_000_000, 1_800_000_000, 2_700_000_001, 3_599_999_999]),
-)
 
 
 def arbitrary_event(  # noqa: PLR0917 - drawn one by one.
@@ -77,124 +59,9 @@ def parses(event: meter_pb2.UsageEvent) -> bool:
     return isinstance(parse_event(event, LATEST_US), IncomingEvent)
 
 
-amounts = st.one_of(
-    st.integers(0, 9_000).map(str),
-    st.sampled_from(["0", "0.000000000000000001", "9" * 20 + "." + "9" * 18, "1e3", "2.50"]),
-)
-events = st.builds(
-    an_event,
-    st.integers(0, 99).map(str),
-    customer_id=st.sampled_from(["acme", "Zeta"]),
-    type=st.sampled_from(["llm.call", "llm.call", "other"]),
-    time=times,
-    dimensions=st.fixed_dictionaries(
-        {}, optional={"model": st.sampled_from(["", "large", "small"]), "region": st.just("eu")}
-    ),
-    quantities=st.fixed_dictionaries({}, optional={"tokens": amounts, "seconds": amounts}),
-)
-distinct_events = st.lists(events, min_size=5, max_size=60, unique_by=lambda event: event.event_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Events, and the calls in which they are sent: shuffled, cut anywhere, in part repeated."""
-
-    events: Sequence[meter_pb2.UsageEvent]
-    calls: Sequence[Sequence[meter_pb2.UsageEvent]]
-    meter_before_call: int
-    at_once: bool
-
-
-@st.composite
-def traffic(draw: st.DrawFn) -> Traffic:
-    """Draw events, and an order, repetitions and cuts of them."""
-    drawn = draw(distinct_events)
-    repeated = draw(st.lists(st.sampled_from(drawn), max_size=15))
-    sent = draw(st.permutations([*drawn, *repeated]))
-    cuts = sorted(draw(st.sets(st.integers(1, len(sent)), max_size=4)) | {0, len(sent)})
-    calls = [sent[first:last] for first, last in pairwise(cuts)]
-    return Traffic(drawn, calls, draw(st.integers(0, len(calls))), draw(st.booleans()))
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked about usage."""
-
-    interval: Interval
-    window: messages.UsageWindow.ValueType
-    zone: str
-    group_by: tuple[str, ...]
-    filters: tuple[tuple[str, str], ...]
-
-
-@st.composite
-def questions(draw: st.DrawFn) -> Question:
-    """Draw a question whose interval begins and ends at interesting instants."""
-    start, end = sorted(draw(st.lists(times, min_size=2, max_size=2, unique=True)))
-    return Question(
-        Interval(start, end),
-        draw(st.sampled_from(sorted(WINDOWS))),
-        draw(st.sampled_from(ZONES)),
-        draw(st.sampled_from([(), ("model",), ("region", "model")])),
-        draw(st.sampled_from([(), (("model", "small"),), (("region", ""),)])),
-    )
-
-
-UsageByKey = dict[tuple[str, datetime, tuple[str, ...]], tuple[Fraction, int]]
-
-
-def modelled(
-    sent: Iterable[meter_pb2.UsageEvent], quantity: str, windows: Iterable[Interval], ask: Question
-) -> UsageByKey:
-    """Add up, one event after the other."""
-    usage: UsageByKey = {}
-    for window in windows:
-        for event in sent:
-            counted = event.type == "llm.call" and (not quantity or quantity in event.quantities)
-            matching = all(event.dimensions.get(key, "") == value for key, value in ask.filters)
-            if counted and matching and window.contains(event.time.ToDatetime(UTC)):
-                group = tuple(event.dimensions.get(key, "") for key in ask.group_by)
-                key = (event.subject.customer_id, window.start, group)
-                total, count = usage.get(key, (Fraction(0), 0))
-                amount = Fraction(event.quantities[quantity]) if quantity else Fraction(1)
-                usage[key] = (total + amount, count + 1)
-    return usage
-
-
-async def answered(world: World, tenant: str, meter_id: str, ask: Question) -> UsageByKey:
-    """Ask the service, page by page."""
-    rows: list[meter_pb2.UsageRow] = []
-    token = None
-    while token != "":
-        assert len(rows) <= ROWS_MAX, "pages go round in a circle"
-        answer = await world.query(
-            meter_id,
-            ask.interval,
-            tenant,
-            window=ask.window,
-            time_zone=ask.zone,
-            group_by=ask.group_by,
-            filters=dict(ask.filters),
-            page_size=3,
-            page_token=token or "",
-        )
-        rows += answer.rows
-        token = answer.next_page_token
-    usage = {
-        (
-            row.customer_id,
-            row.interval.start_time.ToDatetime(UTC),
-            tuple(row.group[key] for key in ask.group_by),
-        ): (Fraction(row.quantity.value), row.event_count)
-        for row in rows
-    }
-    assert len(usage) == len(rows), "a row came twice"
-    return usage
-
-
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What rollups of one series and hour add up to."""
+    """What rollups of one series and span add up to."""
 
     quantity: Fraction
     event_count: int
@@ -205,10 +72,11 @@ def totals(pieces: Iterable[Sequence[IncomingEvent]]) -> dict[tuple[Series, date
     meters = MeterSet([a_stored_meter(group_by=("model",)), a_stored_meter("calls", quantity="")])
     added: dict[tuple[Series, datetime], Total] = {}
     for rollup in (rollup for piece in pieces for rollup in roll_up(piece, meters)):
-        key = rollup.series, rollup.hour
+        key = rollup.series, rollup.start
         before = added.get(key, Total(Fraction(0), 0))
         added[key] = Total(
-            before.quantity + Fraction(rollup.quantity), before.event_count + rollup.event_count
+            before.quantity + Fraction(rollup.tally.quantity),
+            before.event_count + rollup.tally.event_count,
         )
     return added
 
@@ -255,20 +123,47 @@ def test_windows_tile_the_interval_and_respect_the_calendar(
     """Windows follow each other without gaps, and none spans two hours, days or months."""
     zone = ZoneInfo(zone_name)
 
-    pieces = cut(interval, window, zone)
+    windows = cut(interval, Calendar(window, zone))
 
-    bounds = [interval.start, *(piece.end for piece in pieces.windows)]
-    assert [piece.start for piece in pieces.windows] == bounds[:-1]
+    bounds = [interval.start, *(piece.end for piece in windows)]
+    assert [piece.start for piece in windows] == bounds[:-1]
     assert bounds[-1] == interval.end
-    last_instants = [piece.end - timedelta(microseconds=1) for piece in pieces.windows]
-    assert [named(piece.start, zone, window) for piece in pieces.windows] == [
+    last_instants = [piece.end - timedelta(microseconds=1) for piece in windows]
+    assert [named(piece.start, zone, window) for piece in windows] == [
         named(last, zone, window) for last in last_instants
     ]
-    assert set(pieces.split_hours) == {
-        bound.replace(minute=0, second=0, microsecond=0)
-        for bound in bounds
-        if (bound.minute, bound.second, bound.microsecond) != (0, 0, 0)
-    }
+
+
+@given(
+    intervals,
+    st.sampled_from(list(Window)),
+    st.sampled_from(sorted(available_timezones())),
+    st.one_of(st.none(), intervals.map(lambda interval: interval.start)),
+)
+def test_what_windows_are_read_from_tiles_them(
+    interval: Interval, window: Window, zone_name: str, anchor: datetime | None
+) -> None:
+    """Days, quarters of an hour and edges leave nothing out, and none spans two windows."""
+    short = Interval(interval.start, min(interval.end, interval.start + timedelta(days=3)))
+    windows = cut(short, Calendar(window, ZoneInfo(zone_name), anchor))
+
+    planned = plan(windows)
+
+    pieces = sorted(
+        (*planned.days, *planned.quarters, *planned.edges), key=lambda piece: piece.start
+    )
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert (pieces[0].start, pieces[-1].end) == (short.start, short.end)
+    assert all(not (piece.start - EPOCH) % DAY for piece in planned.days)
+    quarters = [piece for piece in planned.quarters if (piece.end - EPOCH) % QUARTER]
+    assert quarters == []
+    inside = {window.start for window in windows[1:]}
+    assert all(not (start - EPOCH) % QUARTER for start in inside if lies_in(start, planned))
+
+
+def lies_in(instant: datetime, planned: Plan) -> bool:
+    """Tell whether an instant lies inside what is read from rollups."""
+    return any(piece.contains(instant) for piece in (*planned.days, *planned.quarters))
 
 
 def named(instant: datetime, zone: ZoneInfo, window: Window) -> str:
@@ -291,40 +186,6 @@ REAL_SERVICE = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-async def put_meters(world: World, tenant: str) -> None:
-    """Put a meter that adds tokens and one that counts calls, by model and region."""
-    for meter_id, quantity in (("tokens", "tokens"), ("calls", "")):
-        meter = a_meter(meter_id, quantity=quantity, group_by=("model", "region"))
-        await world.put_meter(meter, tenant=tenant)
-
-
-async def in_turn(calls: Iterable[Awaitable[object]]) -> None:
-    """Await one after the other."""
-    for call in calls:
-        await call
-
-
-@REAL_SERVICE
-@given(sent=traffic(), asks=st.lists(questions(), min_size=1, max_size=3))
-async def test_usage_is_what_the_events_say_however_they_arrive(
-    world: World, sent: Traffic, asks: Sequence[Question]
-) -> None:
-    """Any order, repetition and splitting, meters before, between or after: the model's usage."""
-    tenant = f"example-{next(_tenants)}"
-    before, after = sent.calls[: sent.meter_before_call], sent.calls[sent.meter_before_call :]
-
-    for calls in (before, after):
-        ingesting = [world.ingest(*call, tenant=tenant) for call in calls]
-        await (asyncio.gather(*ingesting) if sent.at_once else in_turn(ingesting))
-        await put_meters(world, tenant)
-
-    for ask in asks:
-        windows = cut(ask.interval, WINDOWS[ask.window], ZoneInfo(ask.zone)).windows
-        for meter_id, quantity in (("tokens", "tokens"), ("calls", "")):
-            expected = modelled(sent.events, quantity, windows, ask)
-            assert await answered(world, tenant, meter_id, ask) == expected
 
 
 anything = st.text(max_size=140)
@@ -355,7 +216,7 @@ async def test_whatever_is_sent_each_event_has_its_own_outcome(
 ) -> None:
     """No event fails the call; a rejected one names its fields, all others are stored."""
     tenant = f"example-{next(_tenants)}"
-    await put_meters(world, tenant)
+    await world.put_meter(tenant=tenant)
 
     answer = await world.ingest(*sent, tenant=tenant)
 

@@ -10,7 +10,7 @@ from kit.decimals import plain
 from kit.errors import InvalidInput, Violations
 from kit.ids import parse_id
 from kit.interval import Interval
-from kit.rpc.wire import parse_interval, render_decimal, render_interval
+from kit.rpc.wire import parse_interval, parse_time, render_decimal, render_interval
 from services.meter.convert.fields import (
     check_customer_id,
     check_key,
@@ -37,10 +37,15 @@ _FIVE_YEARS = timedelta(days=5 * 365 + 2)
 _LATEST_TIME = datetime(3000, 1, 1, tzinfo=UTC)
 _WINDOWS = {
     meter_service_pb2.USAGE_WINDOW_UNSPECIFIED: Window.WHOLE,
+    meter_service_pb2.USAGE_WINDOW_MINUTE: Window.MINUTE,
     meter_service_pb2.USAGE_WINDOW_HOUR: Window.HOUR,
     meter_service_pb2.USAGE_WINDOW_DAY: Window.DAY,
+    meter_service_pb2.USAGE_WINDOW_WEEK: Window.WEEK,
     meter_service_pb2.USAGE_WINDOW_MONTH: Window.MONTH,
 }
+_SHORTEST = {Window.MINUTE: timedelta(minutes=1), Window.HOUR: timedelta(hours=1)}
+_WINDOWS_MAX = 50_000
+_TOP_MAX = 1_000
 
 
 def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuery:
@@ -57,21 +62,45 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
     group_by = parse_group_by(violations, "group_by", request.group_by)
     window = _WINDOWS.get(request.window)
     if window is None:
-        violations.add("window", "must be HOUR, DAY, MONTH or left out")
+        violations.add("window", "must be MINUTE, HOUR, DAY, WEEK, MONTH or left out")
     time_zone = violations.take(
         "time_zone", lambda: parse_time_zone(request.time_zone, "time_zone")
     )
+    anchor = violations.take("anchor_time", lambda: _parse_anchor(request))
+    if not 0 <= request.top <= _TOP_MAX:
+        violations.add("top", f"must be between 0 and {_TOP_MAX:,}")
     violations.raise_if_any()
     assert window is not None, "noted above"
+    _check_windows(interval, window)
     return UsageQuery(
         meter_id=meter_id,
-        customer_id=customer_id,
+        customer_ids=(customer_id,) if customer_id else (),
         interval=interval,
         filters=filters,
         group_by=group_by,
         window=window,
         time_zone=time_zone,
+        anchor=anchor,
+        compares=request.compare_previous,
+        top=request.top,
     )
+
+
+def _parse_anchor(request: meter_service_pb2.QueryUsageRequest) -> datetime | None:
+    if not request.HasField("anchor_time"):
+        return None
+    if not request.window:
+        raise InvalidInput.of("anchor_time", "must be absent where there are no windows")
+    anchor = parse_time(request.anchor_time, "anchor_time")
+    if not EARLIEST_TIME <= anchor <= _LATEST_TIME:
+        raise InvalidInput.of("anchor_time", "must be between the years 2000 and 3000")
+    return anchor
+
+
+def _check_windows(interval: Interval, window: Window) -> None:
+    shortest = _SHORTEST.get(window)
+    if shortest and interval.duration > _WINDOWS_MAX * shortest:
+        raise InvalidInput.of("interval", f"must hold at most {_WINDOWS_MAX:,} windows")
 
 
 def parse_summarize_usage(
@@ -122,6 +151,10 @@ def render_usage_row(row: UsageRow, query: UsageQuery) -> meter_pb2.UsageRow:
         group=dict(zip(query.group_by, row.group, strict=True)),
         quantity=render_decimal(row.quantity),
         event_count=row.event_count,
+        previous_quantity=(
+            None if row.previous_quantity is None else render_decimal(row.previous_quantity)
+        ),
+        previous_event_count=row.previous_event_count,
     )
 
 

@@ -6,14 +6,12 @@ Taking events in speaks to asyncpg directly, inside the transaction of SQLAlchem
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import asyncpg
 from sqlalchemy import (
     JSON,
     ColumnElement,
-    Numeric,
     Text,
     cast,
     func,
@@ -249,20 +247,15 @@ def _within_minutes(interval: Interval | None, after: EventKey | None) -> list[C
 
 
 def counted_by(meter: Meter) -> list[ColumnElement[bool]]:
-    """Say in SQL which events a meter counts: as `aggregation.roll_up` does."""
-    conditions = [_event.type == meter.event_type]
-    conditions.extend(dimension(key).in_(values) for key, values in meter.filters)
-    if meter.quantity:
-        conditions.append(_event.quantities.op("->>")(meter.quantity).is_not(None))
+    """Say in SQL which events a meter counts, save where an expression decides."""
+    definition = meter.definition
+    conditions = [_event.type == definition.event_type]
+    conditions.extend(dimension(key).in_(values) for key, values in definition.filters)
+    if definition.quantity:
+        conditions.append(_event.quantities.op("->>")(definition.quantity).is_not(None))
     return conditions
 
 
 def dimension(key: str) -> ColumnElement[str]:
     """Say in SQL the value of an event's dimension; an absent one is empty."""
     return func.coalesce(_event.dimensions.op("->>")(key), "").collate("C")
-
-
-def amount(meter: Meter) -> ColumnElement[Decimal]:
-    """Say in SQL what one event adds to a meter that counts it."""
-    written = _event.quantities.op("->>")(meter.quantity) if meter.quantity else literal(1)
-    return cast(written, Numeric)

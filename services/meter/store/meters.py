@@ -12,7 +12,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.postgres import raw_connection
-from services.meter.model import Aggregation, Meter
+from services.meter.model import (
+    Aggregation,
+    Definition,
+    Meter,
+    Rounding,
+    RoundingMode,
+    TimeUnit,
+)
 from services.meter.tables import meter_revisions, meters
 
 _LOCK_KEY = "hashtextextended('meter.meters ' || current_setting('tollkeeper.tenant'), 0)"
@@ -37,42 +44,76 @@ async def lock_for_meters(transaction: AsyncConnection) -> None:
 async def load_meters(
     transaction: AsyncConnection, tenant: str, *, after: str = "", limit: int | None = None
 ) -> tuple[Meter, ...]:
-    """Load meters, ordered by id."""
+    """Load meters as they are now, ordered by id."""
     found = await transaction.execute(
         select(meters)
-        .where(meters.c.tenant_id == tenant, meters.c.meter_id > after)
+        .where(
+            meters.c.tenant_id == tenant,
+            meters.c.meter_id > after,
+            meters.c.end_time.is_(None),
+        )
         .order_by(meters.c.meter_id)
         .limit(limit)
     )
     return tuple(map(_meter, found))
 
 
+async def load_versions(
+    transaction: AsyncConnection, tenant: str, meter_id: str = ""
+) -> tuple[Meter, ...]:
+    """Load every version of one meter, or of all, ordered by id and version."""
+    statement = select(meters).where(meters.c.tenant_id == tenant)
+    if meter_id:
+        statement = statement.where(meters.c.meter_id == meter_id)
+    found = await transaction.execute(statement.order_by(meters.c.meter_id, meters.c.version))
+    return tuple(map(_meter, found))
+
+
 async def load_meter(transaction: AsyncConnection, tenant: str, meter_id: str) -> Meter | None:
-    """Load one meter, if there is one of that id."""
+    """Load one meter as it is now, if there is one of that id."""
     found = await transaction.execute(
-        select(meters).where(meters.c.tenant_id == tenant, meters.c.meter_id == meter_id)
+        select(meters).where(
+            meters.c.tenant_id == tenant,
+            meters.c.meter_id == meter_id,
+            meters.c.end_time.is_(None),
+        )
     )
     row = found.one_or_none()
     return _meter(row) if row else None
 
 
 async def save_meter(transaction: AsyncConnection, tenant: str, meter: Meter) -> None:
-    """Store a meter in place of the one with the same id, and say that meters have changed."""
+    """Store a version in place of the one with the same number, and say that meters changed."""
+    definition = meter.definition
+    rounding = definition.rounding
     values = {
         "display_name": meter.display_name,
-        "event_type": meter.event_type,
-        "aggregation": meter.aggregation.value,
-        "quantity": meter.quantity,
-        "filters": dict(meter.filters),
-        "group_by": list(meter.group_by),
+        "event_type": definition.event_type,
+        "aggregation": definition.aggregation.value,
+        "quantity": definition.quantity,
+        "expression": definition.expression,
+        "unique_by": definition.unique_by,
+        "percentile": definition.percentile,
+        "rounding_mode": rounding.mode.value if rounding else None,
+        "rounding_precision": rounding.precision if rounding else None,
+        "time_unit": definition.time_unit.name,
+        "filters": dict(definition.filters),
+        "group_by": list(definition.group_by),
         "unit": meter.unit,
         "create_time": meter.create_time,
+        "effective_time": meter.effective_time,
+        "end_time": meter.end_time,
+        "counted_from": meter.counted_from,
     }
-    key = {"tenant_id": tenant, "meter_id": meter.meter_id}
+    key = {"tenant_id": tenant, "meter_id": meter.meter_id, "version": meter.version}
     statement = insert(meters).values(**key, **values)
     await transaction.execute(
         statement.on_conflict_do_update(index_elements=list(key), set_=values)
     )
+    await _raise_revision(transaction, tenant)
+
+
+async def _raise_revision(transaction: AsyncConnection, tenant: str) -> None:
     first = insert(meter_revisions).values(tenant_id=tenant, revision=1)
     await transaction.execute(
         first.on_conflict_do_update(
@@ -85,11 +126,26 @@ def _meter(row: Row[Any]) -> Meter:
     return Meter(
         meter_id=row.meter_id,
         display_name=row.display_name,
-        event_type=row.event_type,
-        aggregation=Aggregation(row.aggregation),
-        quantity=row.quantity,
-        filters=tuple((key, tuple(values)) for key, values in row.filters.items()),
-        group_by=tuple(row.group_by),
         unit=row.unit,
+        definition=Definition(
+            event_type=row.event_type,
+            aggregation=Aggregation(row.aggregation),
+            quantity=row.quantity,
+            expression=row.expression,
+            unique_by=row.unique_by,
+            percentile=row.percentile,
+            rounding=(
+                Rounding(RoundingMode(row.rounding_mode), row.rounding_precision)
+                if row.rounding_mode
+                else None
+            ),
+            time_unit=TimeUnit[row.time_unit],
+            filters=tuple((key, tuple(values)) for key, values in row.filters.items()),
+            group_by=tuple(row.group_by),
+        ),
         create_time=row.create_time,
+        version=row.version,
+        effective_time=row.effective_time,
+        end_time=row.end_time,
+        counted_from=row.counted_from,
     )

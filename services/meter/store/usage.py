@@ -1,142 +1,321 @@
-"""Answers how much was used: whole hours from the rollups, split hours from the events."""
+"""Answers how much was used: from days and quarters of an hour, and at the edges from events.
 
-from typing import Any, Final
+Everything but weighted sums is joined and paged in SQL. What events at the edges add is counted by
+the core, as when they came in, and handed to the statement as rows beside the rollups.
+"""
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Select,
-    TableValuedAlias,
-    and_,
-    column,
-    func,
-    literal,
-    select,
-    tuple_,
-    union_all,
-)
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Final
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.meter.model import Meter, UsageQuery, UsageRow
-from services.meter.store.events import amount, counted_by, dimension, minute
-from services.meter.tables import events, rollups, series
-from services.meter.windows import HOUR, Cut
+from kit.interval import Interval
+from kit.postgres import raw_connection
+from services.meter.aggregation import MeterSet
+from services.meter.model import (
+    KEEPING_VALUES,
+    Aggregation,
+    Definition,
+    Meter,
+    Moment,
+    Span,
+    Tally,
+    UsageQuery,
+)
+from services.meter.store.edges import EdgeTally, tally_edges
+from services.meter.store.parameters import Parameters
+from services.meter.windows import Plan
 
-UsageKey = tuple[str, int, tuple[str, ...]]
-"""The order of usage: customer, number of the window from 1, group."""
+UsageKey = tuple[int, str, int, tuple[str, ...]]
+"""The order of usage: rank (0 without top), customer, number of the window from 1, group."""
 
-_TIME: Final = DateTime(timezone=True)
-_TIMES: Final = ARRAY(_TIME)
+_QUANTITIES: Final = {
+    Aggregation.MIN: "min(quantity)",
+    Aggregation.MAX: "max(quantity)",
+    Aggregation.LATEST: "(array_agg(quantity ORDER BY last_us DESC, last_source DESC,"
+    " last_event_id DESC))[1]",
+    Aggregation.UNIQUE_COUNT: "count(DISTINCT value)::numeric",
+}
+_SUM: Final = "sum(quantity)"
+_COLUMNS: Final = ("quantity", "event_count", "last_us", "last_source", "last_event_id")
+_VALUE_COLUMNS: Final = ("value", "event_count")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query with everything that it was found to need.
+
+    `windows` begins with the one that is only compared with, where the query compares. `meters` are
+    the versions that count within.
+    """
+
+    query: UsageQuery
+    meters: tuple[Meter, ...]
+    windows: tuple[Interval, ...]
+    plan: Plan
+
+    @property
+    def definition(self) -> Definition:
+        """Say how the newest version aggregates and rounds."""
+        return self.meters[-1].definition
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row before it is rounded; `window` counts from 1 among the question's windows."""
+
+    rank: int
+    customer_id: str
+    window: int
+    group: tuple[str, ...]
+    quantity: Decimal
+    event_count: int
+    previous_quantity: Decimal | None
+    previous_event_count: int
+
+    @property
+    def key(self) -> UsageKey:
+        """Where the row stands in the order."""
+        return self.rank, self.customer_id, self.window, self.group
 
 
 async def add_up_usage(
     transaction: AsyncConnection,
     tenant: str,
-    query: UsageQuery,
-    meter: Meter,
-    cut: Cut,
+    question: Question,
     *,
     after: UsageKey | None,
     limit: int,
-) -> list[tuple[UsageKey, UsageRow]]:
+) -> list[Found]:
     """Add up usage by customer, window and group, in that order, beginning after a key."""
-    usage = _usage(tenant, query, meter, cut).c
-    keys = (
-        usage.customer_id,
-        usage.window,
-        *(usage[_label(at)] for at in range(len(query.group_by))),
+    edges = await tally_edges(
+        transaction,
+        tenant,
+        question.query,
+        meters=MeterSet(question.meters),
+        windows=question.windows,
+        edges=question.plan.edges,
     )
-    statement = select(func.sum(usage.quantity), func.sum(usage.event_count), *keys)
-    if after:
-        customer_id, window, group = after
-        values = (literal(value) for value in (customer_id, window, *group))
-        statement = statement.where(tuple_(*keys) > tuple_(*values))
-    page = statement.group_by(*keys).order_by(*keys).limit(limit)
+    parameters = Parameters()
+    statement = _Statement(tenant, question, edges, parameters).written(after, limit)
+    raw = await raw_connection(transaction)
+    width = len(question.query.group_by)
     return [
-        (
-            (customer_id, window, tuple(group)),
-            UsageRow(
-                customer_id, cut.windows[window - 1], tuple(group), quantity, int(event_count)
-            ),
-        )
-        for quantity, event_count, customer_id, window, *group in await transaction.execute(page)
+        Found(row[0], row[1], row[2], tuple(row[3 : 3 + width]), *row[3 + width :])
+        for row in await raw.fetch(statement, *parameters.values)
     ]
 
 
-def _usage(tenant: str, query: UsageQuery, meter: Meter, cut: Cut) -> FromClause:
-    # Numbers the window in which an instant lies, by binary search among their starts.
-    starts = literal([window.start for window in cut.windows], _TIMES)
-    whole = _in_whole_hours(tenant, query, meter, starts)
-    if not cut.split_hours:
-        return whole.subquery("usage")
-    hours = func.unnest(literal(cut.split_hours, _TIMES))
-    split = hours.table_valued(column("hour", _TIME), name="split").render_derived()
-    is_split = select(split).where(split.c.hour == rollups.c.hour).exists()
-    parts = _in_split_hours(tenant, query, meter, starts, split)
-    return union_all(whole.where(~is_split), parts).subquery("usage")
+class _Statement:
+    """Writes the statement of one question."""
 
+    def __init__(
+        self,
+        tenant: str,
+        question: Question,
+        edges: Sequence[EdgeTally],
+        parameters: Parameters,
+    ) -> None:
+        self._question = question
+        self._query = question.query
+        self._edges = edges
+        self._parameters = parameters
+        self._aggregation = question.definition.aggregation
+        # Added where they are used: PostgreSQL refuses arguments that a statement does not name.
+        self._tenant_id = tenant
+        self._columns = _VALUE_COLUMNS if self._aggregation in KEEPING_VALUES else _COLUMNS
+        self._groups = [f"group_{at}" for at in range(len(self._query.group_by))]
+        self._keys = ", ".join(['customer_id COLLATE "C"', "win", *self._groups_in_order()])
 
-def _in_whole_hours(
-    tenant: str, query: UsageQuery, meter: Meter, starts: ColumnElement[Any]
-) -> Select[Any]:
-    value = {key: series.c.group_values[at] for at, key in enumerate(meter.group_by, start=1)}
-    own = and_(rollups.c.tenant_id == series.c.tenant_id, rollups.c.series_id == series.c.series_id)
-    statement = (
-        select(
-            series.c.customer_id,
-            func.width_bucket(rollups.c.hour, starts).label("window"),
-            *(value[key].label(_label(at)) for at, key in enumerate(query.group_by)),
-            rollups.c.quantity,
-            rollups.c.event_count,
+    def written(self, after: UsageKey | None, limit: int) -> str:
+        """Answer the statement, for the rows after a key."""
+        figures = f"WITH parts AS ({' UNION ALL '.join(self._parts())}), figures AS ("
+        figures += f"{self._figures()})"
+        source, first = "figures", 1
+        if self._query.compares:
+            figures += f", compared AS ({self._compared()})"
+            source, first = "compared", 2
+        groups = "".join(f", {group}" for group in self._groups)
+        previous = (
+            "previous_quantity, previous_event_count"
+            if self._query.compares
+            else "NULL::numeric AS previous_quantity, 0::bigint AS previous_event_count"
         )
-        .join_from(series, rollups, own)
-        .where(
-            series.c.tenant_id == tenant,
-            series.c.meter_id == meter.meter_id,
-            rollups.c.hour >= query.interval.start,
-            rollups.c.hour < query.interval.end,
-            *(value[key] == wanted for key, wanted in query.filters),
+        figures += (
+            f", ranked AS (SELECT {self._rank()} AS place, customer_id, win{groups}, quantity,"
+            f" event_count, {previous} FROM {source} WHERE win >= {first})"
         )
-    )
-    if query.customer_id:
-        statement = statement.where(series.c.customer_id == query.customer_id)
-    return statement
-
-
-def _in_split_hours(
-    tenant: str,
-    query: UsageQuery,
-    meter: Meter,
-    starts: ColumnElement[Any],
-    split: TableValuedAlias,
-) -> Select[Any]:
-    # By the minute where the index has it so; hours begin and end with one.
-    time = minute if query.customer_id else events.c.time
-    inside = and_(time >= split.c.hour, time < split.c.hour + HOUR)
-    statement = (
-        select(
-            events.c.customer_id,
-            func.width_bucket(events.c.time, starts).label("window"),
-            *(dimension(key).label(_label(at)) for at, key in enumerate(query.group_by)),
-            amount(meter).label("quantity"),
-            literal(1).label("event_count"),
+        conditions = []
+        if self._query.top:
+            conditions.append(f"place <= {self._parameters.add(self._query.top, 'bigint')}")
+        order = f"win, place, {self._keys}" if self._query.top else f"place, {self._keys}"
+        if after:
+            conditions.append(self._after(after))
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        return (
+            f"{figures} SELECT place, customer_id, win{groups}, quantity, event_count,"
+            f" previous_quantity, previous_event_count FROM ranked {where}"
+            f" ORDER BY {order} LIMIT {self._parameters.add(limit, 'bigint')}"
         )
-        .join_from(events, split, inside)
-        .where(
-            events.c.tenant_id == tenant,
-            events.c.time >= query.interval.start,
-            events.c.time < query.interval.end,
-            *counted_by(meter),
-            *(dimension(key) == wanted for key, wanted in query.filters),
+
+    def _after(self, after: UsageKey) -> str:
+        rank, customer_id, window, group = after
+        add = self._parameters.add
+        if self._query.top:
+            return f"(win, place) > ({add(window, 'int')}, {add(rank, 'bigint')})"
+        texts = [add(value, "text") for value in group]
+        values = [add(customer_id, "text"), add(window, "int"), *texts]
+        return f"({self._keys}) > ({', '.join(values)})"
+
+    def _groups_in_order(self) -> list[str]:
+        return [f'{group} COLLATE "C"' for group in self._groups]
+
+    def _rank(self) -> str:
+        if not self._query.top:
+            return "0::bigint"
+        size = "quantity"
+        if self._aggregation is Aggregation.AVERAGE:
+            size = "quantity / nullif(event_count, 0)"
+        return f"row_number() OVER (PARTITION BY win ORDER BY {size} DESC NULLS LAST, {self._keys})"
+
+    def _figures(self) -> str:
+        groups = "".join(f", {group}" for group in self._groups)
+        keys = f"customer_id, win{groups}"
+        if self._aggregation is Aggregation.PERCENTILE:
+            return self._percentiles(keys)
+        quantity = _QUANTITIES.get(self._aggregation, _SUM)
+        return (
+            f"SELECT {keys}, {quantity} AS quantity, sum(event_count)::bigint AS event_count"
+            f" FROM parts GROUP BY {keys}"
         )
-    )
-    if query.customer_id:
-        statement = statement.where(events.c.customer_id == query.customer_id)
-    return statement
+
+    def _percentiles(self, keys: str) -> str:
+        """Take the smallest value that as many percent of the events do not exceed."""
+        percentile = self._parameters.add(self._question.definition.percentile, "numeric")
+        return (
+            f"SELECT {keys}, min(number) FILTER (WHERE reached * 100 >= {percentile} * total)"
+            " AS quantity, min(total)::bigint AS event_count FROM ("
+            f"SELECT {keys}, value::numeric AS number,"
+            f" sum(event_count) OVER (PARTITION BY {keys} ORDER BY value::numeric) AS reached,"
+            f" sum(event_count) OVER (PARTITION BY {keys}) AS total FROM parts"
+            f") AS ordered GROUP BY {keys}"
+        )
+
+    def _compared(self) -> str:
+        """Put the figure of the window before beside each; also where nothing follows."""
+        same = "".join(f" AND this.{group} = earlier.{group}" for group in self._groups)
+        groups = "".join(f", coalesce(this.{g}, earlier.{g}) AS {g}" for g in self._groups)
+        return (
+            "SELECT coalesce(this.customer_id, earlier.customer_id) AS customer_id,"
+            f" coalesce(this.win, earlier.win + 1) AS win{groups},"
+            " coalesce(this.quantity, 0) AS quantity,"
+            " coalesce(this.event_count, 0) AS event_count,"
+            " coalesce(earlier.quantity, 0) AS previous_quantity,"
+            " coalesce(earlier.event_count, 0) AS previous_event_count"
+            " FROM (SELECT * FROM figures WHERE win > 1) AS this"
+            " FULL JOIN (SELECT * FROM figures WHERE win < "
+            f"{len(self._question.windows)}) AS earlier"
+            f" ON this.win = earlier.win + 1 AND this.customer_id = earlier.customer_id{same}"
+        )
+
+    def _parts(self) -> Iterator[str]:
+        for meter in self._question.meters:
+            spans = (
+                (Span.DAY, self._question.plan.days),
+                (Span.QUARTER, self._question.plan.quarters),
+            )
+            for span, intervals in spans:
+                if intervals:
+                    yield self._rollups(meter, span, intervals)
+        yield self._given()
+
+    @cached_property
+    def _tenant(self) -> str:
+        return self._parameters.add(self._tenant_id, "text")
+
+    @cached_property
+    def _starts(self) -> str:
+        starts = [window.start for window in self._question.windows]
+        return self._parameters.add(starts, "timestamptz[]")
+
+    def _rollups(self, meter: Meter, span: Span, intervals: Sequence[Interval]) -> str:
+        parameters = self._parameters
+        keys = meter.definition.group_by
+        place = {key: f"series.group_values[{at}]" for at, key in enumerate(keys, start=1)}
+        groups = "".join(
+            f", {place[key]} AS {group}"
+            for key, group in zip(self._query.group_by, self._groups, strict=True)
+        )
+        keeps_values = self._aggregation in KEEPING_VALUES
+        table = "rollup_values" if keeps_values else "rollups"
+        columns = ", ".join(f"kept.{column}" for column in self._columns)
+        conditions = [
+            f"series.tenant_id = {self._tenant}",
+            f"series.meter_id = {parameters.add(meter.meter_id, 'text')}",
+            f"series.version = {parameters.add(meter.version, 'int')}",
+            f"kept.span = {span.value}",
+            self._within(intervals),
+        ]
+        if self._query.customer_ids:
+            customers = parameters.texts(self._query.customer_ids)
+            conditions.append(f"series.customer_id = ANY({customers})")
+        conditions += [
+            f"{place[key]} = {parameters.add(value, 'text')}" for key, value in self._query.filters
+        ]
+        return (
+            f"SELECT series.customer_id, width_bucket(kept.start, {self._starts}) AS win{groups},"
+            f" {columns} FROM meter.series JOIN meter.{table} AS kept"
+            " ON kept.tenant_id = series.tenant_id AND kept.series_id = series.series_id"
+            f" WHERE {' AND '.join(conditions)}"
+        )
+
+    def _within(self, intervals: Sequence[Interval]) -> str:
+        """Say which starts lie within intervals that are in order and apart."""
+        first, last = intervals[0].start, intervals[-1].end
+        bounds = (
+            f"kept.start >= {self._parameters.add(first, 'timestamptz')}"
+            f" AND kept.start < {self._parameters.add(last, 'timestamptz')}"
+        )
+        if len(intervals) == 1:
+            return bounds
+        edges = [edge for interval in intervals for edge in (interval.start, interval.end)]
+        # Inside an interval an odd number of edges lies at or before the instant.
+        written = self._parameters.add(edges, "timestamptz[]")
+        return f"{bounds} AND width_bucket(kept.start, {written}) % 2 = 1"
+
+    def _given(self) -> str:
+        """Write what the events at the edges add as rows like those of the rollups."""
+        rows = [_as_row(edge) for edge in self._edges]
+        if self._aggregation in KEEPING_VALUES:
+            rows = [
+                {**row, "value": value, "event_count": count}
+                for row, edge in zip(rows, self._edges, strict=True)
+                for value, count in (edge.tally.values or {}).items()
+            ]
+        written = self._parameters.add(json.dumps(rows), "json")
+        groups = "".join(f", groups ->> {at} AS {group}" for at, group in enumerate(self._groups))
+        return (
+            f"SELECT customer_id, win{groups}, {', '.join(self._columns)}"
+            f" FROM json_to_recordset({written}) AS given ("
+            "customer_id text, win int, groups json, quantity numeric, event_count bigint,"
+            " last_us bigint, last_source text, last_event_id text, value text)"
+        )
 
 
-def _label(at: int) -> str:
-    # Not by its name, which may be longer than PostgreSQL's names, or that of a column.
-    return f"group_{at}"
+def _as_row(edge: EdgeTally) -> dict[str, object]:
+    tally: Tally = edge.tally
+    last = tally.last or Moment(0, "", "")
+    return {
+        "customer_id": edge.customer_id,
+        "win": edge.window,
+        "groups": edge.group,
+        "quantity": str(tally.quantity),
+        "event_count": tally.event_count,
+        "last_us": last.time_us,
+        "last_source": last.source,
+        "last_event_id": last.event_id,
+    }

@@ -17,7 +17,7 @@ from services.meter.store.events import (
     load_identities,
     save_events,
 )
-from services.meter.store.meters import load_meters, lock_for_events
+from services.meter.store.meters import load_versions, lock_for_events
 from services.meter.store.rollups import Rollups
 
 LIMITS: Final = GroupLimits(
@@ -78,7 +78,7 @@ class Ingestion:
             )
             new = [each for identity, each in distinct.items() if identity in created]
             rollups = roll_up(new, meters)
-            series = await self._rollups.add(transaction, tenant, rollups)
+            series = await self._rollups.add(transaction, tenant, rollups, meters)
             fates = await _fates(transaction, tenant, incoming, created)
         self._rollups.remember(tenant, series)
         return fates
@@ -89,7 +89,7 @@ class Ingestion:
         known = self._known_meters.get(tenant)
         if known and known[0] == revision:
             return known[1]
-        meters = MeterSet(await load_meters(transaction, tenant) if revision else ())
+        meters = MeterSet(await load_versions(transaction, tenant) if revision else ())
         if len(self._known_meters) >= _TENANTS_REMEMBERED_MAX:
             self._known_meters.clear()
         self._known_meters[tenant] = (revision, meters)

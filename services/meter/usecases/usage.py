@@ -1,26 +1,46 @@
 """Answers how much was used, and of which events it is made."""
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kit.clock import Clock
 from kit.interval import Interval
 from kit.paging import Page
 from kit.postgres import Database
 from kit.telemetry import traced
-from services.meter.aggregation import check_dimensions
-from services.meter.model import EventQuery, StoredEvent, UsageQuery, UsageRow, UsageSummary
+from services.meter.aggregation import check_counted, check_dimensions
+from services.meter.model import (
+    Aggregation,
+    EventQuery,
+    Meter,
+    StoredEvent,
+    UsageQuery,
+    UsageRow,
+    UsageSummary,
+)
 from services.meter.store.events import EventKey, list_events
 from services.meter.store.summaries import SummaryKey, summarize_usage
-from services.meter.store.usage import UsageKey, add_up_usage
-from services.meter.usecases.meters import existing_meter
+from services.meter.store.usage import Found, Question, UsageKey, add_up_usage
+from services.meter.store.weighted import add_up_weighted_usage
+from services.meter.tallies import figure
+from services.meter.usecases.backfill import Backfill
+from services.meter.usecases.meters import existing_versions
 from services.meter.usecases.pages import page_of, read_page_token
-from services.meter.windows import cut
+from services.meter.windows import Calendar, cut, plan, previous_of
+
+_INT_MAX: Final = 2**31 - 1
 
 
 class Usage:
     """The use cases of reading; each sees one state of the store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, backfill: Backfill, clock: Clock) -> None:
         self._database = database
+        self._backfill = backfill
+        self._clock = clock
 
     @traced("meter.query_usage")
     async def query_usage(
@@ -31,30 +51,60 @@ class Usage:
         Raises:
             InvalidInput: UNKNOWN_DIMENSION, INVALID_PAGE_TOKEN.
             NotFound: METER_NOT_FOUND.
+            Precondition: BACKFILL_RUNNING.
         """
         listing = f"usage {query}"
-        pieces = cut(query.interval, query.window, query.time_zone)
 
-        def key(customer_id: str, window: str, *group: str) -> UsageKey:
-            if not 1 <= int(window) <= len(pieces.windows) or len(group) != len(query.group_by):
+        def key(rank: str, customer_id: str, window: str, *group: str) -> UsageKey:
+            if len(group) != len(query.group_by):
                 raise ValueError("not a key of this query")
-            return customer_id, int(window), group
+            return bounded(rank), customer_id, bounded(window), group
 
         after = read_page_token(page_token, listing, key)
         async with self._database.transaction(tenant) as transaction:
-            meter = await existing_meter(transaction, tenant, query.meter_id)
+            question = await self._question(transaction, tenant, query)
+            found = await self._add_up(transaction, tenant, question, after, size + 1)
+        page = page_of(found, size, listing, lambda row: _texts(row.key))
+        return Page(tuple(_row(question, row) for row in page.items), page.next_page_token)
+
+    async def _question(
+        self, transaction: AsyncConnection, tenant: str, query: UsageQuery
+    ) -> Question:
+        """Find what it takes to answer a query.
+
+        Raises:
+            InvalidInput: UNKNOWN_DIMENSION.
+            NotFound: METER_NOT_FOUND.
+            Precondition: BACKFILL_RUNNING.
+        """
+        versions = await existing_versions(transaction, tenant, query.meter_id)
+        calendar = Calendar(query.window, query.time_zone, query.anchor)
+        windows = cut(query.interval, calendar)
+        if query.compares:
+            windows = (previous_of(windows[0], calendar), *windows)
+        whole = Interval(windows[0].start, windows[-1].end)
+        meters = tuple(meter for meter in versions if _counts_within(meter, whole))
+        for meter in meters or versions[-1:]:
             check_dimensions(query, meter)
-            found = await add_up_usage(
-                transaction,
-                tenant,
-                query,
-                meter,
-                pieces,
-                after=after,
-                limit=size + 1,
+            if meter.counted_from:
+                self._backfill.go_on(tenant)
+                check_counted(meter, whole)
+        return Question(query, meters or versions[-1:], windows, plan(_pieces(windows, meters)))
+
+    async def _add_up(
+        self,
+        transaction: AsyncConnection,
+        tenant: str,
+        question: Question,
+        after: UsageKey | None,
+        limit: int,
+    ) -> list[Found]:
+        if question.definition.aggregation is Aggregation.WEIGHTED_SUM:
+            now = self._clock.now()
+            return await add_up_weighted_usage(
+                transaction, tenant, question, now=now, after=after, limit=limit
             )
-        page = page_of(found, size, listing, lambda keyed: _texts(keyed[0]))
-        return Page(tuple(row for _, row in page.items), page.next_page_token)
+        return await add_up_usage(transaction, tenant, question, after=after, limit=limit)
 
     @traced("meter.summarize_usage")
     async def summarize_usage(
@@ -88,7 +138,7 @@ class Usage:
         after = read_page_token(page_token, listing, _event_key)
         async with self._database.transaction(tenant) as transaction:
             meter = (
-                await existing_meter(transaction, tenant, query.meter_id)
+                (await existing_versions(transaction, tenant, query.meter_id))[-1]
                 if query.meter_id
                 else None
             )
@@ -98,9 +148,43 @@ class Usage:
         return page_of(found, size, listing, _event_texts)
 
 
+def _counts_within(meter: Meter, interval: Interval) -> bool:
+    starts_before = meter.effective_time is None or meter.effective_time < interval.end
+    return starts_before and (meter.end_time is None or meter.end_time > interval.start)
+
+
+def _pieces(windows: Sequence[Interval], meters: Sequence[Meter]) -> Iterator[Interval]:
+    """Cut windows where a version of a meter follows another, lest a rollup reaches over that."""
+    changes = [meter.effective_time for meter in meters if meter.effective_time]
+    for window in windows:
+        yield from window.split_at(*changes)
+
+
+def _row(question: Question, found: Found) -> UsageRow:
+    definition = question.definition
+    previous = found.previous_quantity
+    return UsageRow(
+        found.customer_id,
+        question.windows[found.window - 1],
+        found.group,
+        figure(definition, found.quantity, found.event_count),
+        found.event_count,
+        None if previous is None else figure(definition, previous, found.previous_event_count),
+        found.previous_event_count,
+    )
+
+
+def bounded(number: str) -> int:
+    """Read a number of a page token: one that PostgreSQL's `int` can hold."""
+    value = int(number)
+    if not 0 <= value <= _INT_MAX:
+        raise ValueError("not a number of a key")
+    return value
+
+
 def _texts(key: UsageKey) -> tuple[str, ...]:
-    customer_id, window, group = key
-    return customer_id, str(window), *group
+    rank, customer_id, window, group = key
+    return str(rank), customer_id, str(window), *group
 
 
 def _summary_key(project: str, user: str, key: str, run: str, digest: str) -> SummaryKey:

@@ -12,36 +12,36 @@ from kit.errors import InvalidInput, Precondition, Violation
 from services.meter.aggregation import (
     REMEMBERED_MAX,
     MeterSet,
-    check_change,
+    changes_what_counts,
     check_dimensions,
     differences,
     roll_up,
     with_names,
 )
-from services.meter.model import Aggregation, Meter, Rollup, Series, UsageQuery, Window
+from services.meter.model import Aggregation, Meter, Series, TimeUnit, UsageQuery, Window
 from services.meter.windows import parse_time_zone
-from tests.meter_builders import a_stored_meter, an_incoming_event
+from tests.meter_builders import a_rollup, a_stored_meter, an_incoming_event, redefined
 from tests.meter_world import NOON, TODAY
 
 ACME = Series("tokens", "acme", ())
 
 
-def test_events_are_added_up_by_customer_and_hour() -> None:
-    """Each customer and each hour of UTC has its own figure, the hour's first instant included."""
-    last_instant = NOON + timedelta(minutes=59, seconds=59, microseconds=999_999)
+def test_events_are_added_up_by_customer_and_quarter_of_an_hour() -> None:
+    """Each customer and each quarter has its own figure, its first instant included."""
+    last_instant = NOON + timedelta(minutes=14, seconds=59, microseconds=999_999)
     events = [
         an_incoming_event("a", time=NOON),
         an_incoming_event("b", time=last_instant),
-        an_incoming_event("c", time=NOON + timedelta(hours=1)),
+        an_incoming_event("c", time=NOON + timedelta(minutes=15)),
         an_incoming_event("d", time=NOON, customer_id="zeta"),
     ]
 
     rollups = roll_up(events, MeterSet([a_stored_meter()]))
 
     assert rollups == [
-        Rollup(ACME, NOON, 20, 2),
-        Rollup(ACME, NOON + timedelta(hours=1), 10, 1),
-        Rollup(Series("tokens", "zeta", ()), NOON, 10, 1),
+        a_rollup(ACME, NOON, 20, 2),
+        a_rollup(ACME, NOON + timedelta(minutes=15), 10, 1),
+        a_rollup(Series("tokens", "zeta", ()), NOON, 10, 1),
     ]
 
 
@@ -54,7 +54,7 @@ def test_sums_are_exact_beyond_every_default() -> None:
 
     (rollup,) = roll_up(events, MeterSet([a_stored_meter()]))
 
-    assert str(rollup.quantity) == "9" * 38 + ".000000000000000001"
+    assert str(rollup.tally.quantity) == "9" * 38 + ".000000000000000001"
 
 
 def test_an_event_without_the_quantity_is_not_counted() -> None:
@@ -64,7 +64,7 @@ def test_an_event_without_the_quantity_is_not_counted() -> None:
         an_incoming_event("b", quantities={"tokens": "0"}),
     ]
 
-    assert roll_up(events, MeterSet([a_stored_meter()])) == [Rollup(ACME, NOON, 0, 1)]
+    assert roll_up(events, MeterSet([a_stored_meter()])) == [a_rollup(ACME, NOON, 0, 1)]
 
 
 def test_a_count_counts_every_event_of_its_type() -> None:
@@ -77,7 +77,7 @@ def test_a_count_counts_every_event_of_its_type() -> None:
 
     rollups = roll_up(events, MeterSet([a_stored_meter("calls", quantity="")]))
 
-    assert rollups == [Rollup(Series("calls", "acme", ()), NOON, 2, 2)]
+    assert rollups == [a_rollup(Series("calls", "acme", ()), NOON, 2, 2)]
 
 
 def test_every_meter_of_the_type_counts() -> None:
@@ -87,8 +87,8 @@ def test_every_meter_of_the_type_counts() -> None:
     rollups = roll_up([an_incoming_event()], meters)
 
     assert rollups == [
-        Rollup(ACME, NOON, 10, 1),
-        Rollup(Series("calls", "acme", ()), NOON, 1, 1),
+        a_rollup(ACME, NOON, 10, 1),
+        a_rollup(Series("calls", "acme", ()), NOON, 1, 1),
     ]
 
 
@@ -103,7 +103,7 @@ def test_filters_take_the_listed_values_only() -> None:
         an_incoming_event("e"),
     ]
 
-    assert roll_up(events, MeterSet([meter])) == [Rollup(ACME, NOON, 20, 2)]
+    assert roll_up(events, MeterSet([meter])) == [a_rollup(ACME, NOON, 20, 2)]
 
 
 def test_groups_are_kept_apart_and_absence_is_one_of_them() -> None:
@@ -116,8 +116,8 @@ def test_groups_are_kept_apart_and_absence_is_one_of_them() -> None:
     ]
 
     assert roll_up(events, MeterSet([meter])) == [
-        Rollup(Series("tokens", "acme", ("small", "")), NOON, 20, 2),
-        Rollup(Series("tokens", "acme", ("", "eu")), NOON, 10, 1),
+        a_rollup(Series("tokens", "acme", ("small", "")), NOON, 20, 2),
+        a_rollup(Series("tokens", "acme", ("", "eu")), NOON, 10, 1),
     ]
 
 
@@ -131,8 +131,8 @@ def test_what_is_remembered_of_dimensions_is_bounded_and_changes_nothing() -> No
     second = roll_up(events[:2], meters)
 
     small = Series("tokens", "acme", ("small",))
-    assert first == [Rollup(small, NOON, 10 * len(events), len(events))]
-    assert second == [Rollup(small, NOON, 20, 2)]
+    assert first == [a_rollup(small, NOON, 10 * len(events), len(events))]
+    assert second == [a_rollup(small, NOON, 20, 2)]
     assert len(meters._found) == 2
 
 
@@ -167,17 +167,15 @@ STORED = a_stored_meter()
 @pytest.mark.parametrize(
     ("field", "changed"),
     [
-        ("event_type", replace(STORED, event_type="image.call")),
-        ("aggregation", replace(STORED, aggregation=Aggregation.COUNT, quantity="")),
-        ("quantity", replace(STORED, quantity="seconds")),
-        ("filters", replace(STORED, filters=(("model", ("small",)),))),
-        ("group_by", replace(STORED, group_by=("model",))),
+        ("aggregation", redefined(STORED, aggregation=Aggregation.COUNT, quantity="")),
+        ("percentile", redefined(STORED, percentile=Decimal(99))),
+        ("time_unit", redefined(STORED, time_unit=TimeUnit.HOUR)),
     ],
 )
-def test_a_meter_cannot_change_what_it_counts(field: str, changed: Meter) -> None:
-    """Every field but the names is fixed, and the refusal says which one."""
+def test_a_meter_cannot_aggregate_otherwise(field: str, changed: Meter) -> None:
+    """Its history and what follows could not be one figure; the refusal says which field."""
     with pytest.raises(Precondition) as refused:
-        check_change(STORED, changed)
+        changes_what_counts(STORED, changed)
 
     assert (refused.value.reason, refused.value.metadata) == (
         "METER_IMMUTABLE",
@@ -185,9 +183,13 @@ def test_a_meter_cannot_change_what_it_counts(field: str, changed: Meter) -> Non
     )
 
 
-def test_a_meter_can_change_its_names() -> None:
-    """The display name and the unit are for people."""
-    check_change(STORED, replace(STORED, display_name="All tokens", unit="tokens"))
+def test_what_counts_otherwise_is_a_new_version_and_names_are_not() -> None:
+    """The display name and the unit are for people; everything else is counted by."""
+    assert not changes_what_counts(STORED, replace(STORED, display_name="All tokens", unit="t"))
+    assert changes_what_counts(STORED, redefined(STORED, event_type="image.call"))
+    assert changes_what_counts(STORED, redefined(STORED, quantity="seconds"))
+    assert changes_what_counts(STORED, redefined(STORED, filters=(("model", ("small",)),)))
+    assert changes_what_counts(STORED, redefined(STORED, group_by=("model",)))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_a_query_knows_only_what_the_meter_keeps_apart(
     """A dimension that the meter does not keep is refused by name."""
     query = UsageQuery(
         meter_id="tokens",
-        customer_id="",
+        customer_ids=(),
         interval=TODAY,
         filters=filters,
         group_by=group_by,

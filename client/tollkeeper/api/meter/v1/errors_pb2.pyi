@@ -43,7 +43,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_METER_NOT_FOUND: _ErrorReason.ValueType  # 7
     """No meter has this id. Metadata: `{"meter_id": "…"}`."""
     ERROR_REASON_METER_IMMUTABLE: _ErrorReason.ValueType  # 8
-    """A stored meter cannot change what it counts; put one under another id.
+    """A stored meter cannot change how it aggregates, since its history could not
+    be told together with what follows; put one under another id.
     Metadata: `{"meter_id": "…", "field": "aggregation"}`.
     """
     ERROR_REASON_UNKNOWN_DIMENSION: _ErrorReason.ValueType  # 9
@@ -53,6 +54,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """Too many events wait to be stored; nothing of the call was. `RetryInfo`
     says when to try again.
+    """
+    ERROR_REASON_BACKFILL_RUNNING: _ErrorReason.ValueType  # 11
+    """The meter still counts what was stored before it, and the question reaches
+    into that; `RetryInfo` says when to try again.
+    Metadata: `{"meter_id": "…", "counted_from": "2026-01-01T00:00:00+00:00"}`.
     """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
@@ -92,7 +98,8 @@ Metadata: `{"maximum": "10000"}`.
 ERROR_REASON_METER_NOT_FOUND: ErrorReason.ValueType  # 7
 """No meter has this id. Metadata: `{"meter_id": "…"}`."""
 ERROR_REASON_METER_IMMUTABLE: ErrorReason.ValueType  # 8
-"""A stored meter cannot change what it counts; put one under another id.
+"""A stored meter cannot change how it aggregates, since its history could not
+be told together with what follows; put one under another id.
 Metadata: `{"meter_id": "…", "field": "aggregation"}`.
 """
 ERROR_REASON_UNKNOWN_DIMENSION: ErrorReason.ValueType  # 9
@@ -102,6 +109,11 @@ Metadata: `{"meter_id": "…", "dimension": "…"}`.
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """Too many events wait to be stored; nothing of the call was. `RetryInfo`
 says when to try again.
+"""
+ERROR_REASON_BACKFILL_RUNNING: ErrorReason.ValueType  # 11
+"""The meter still counts what was stored before it, and the question reaches
+into that; `RetryInfo` says when to try again.
+Metadata: `{"meter_id": "…", "counted_from": "2026-01-01T00:00:00+00:00"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

@@ -35,6 +35,27 @@ class _AggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregati
     """Adds one quantity of the events; an event without it adds nothing."""
     AGGREGATION_COUNT: _Aggregation.ValueType  # 2
     """Counts the events."""
+    AGGREGATION_MIN: _Aggregation.ValueType  # 3
+    """The smallest value of one quantity."""
+    AGGREGATION_MAX: _Aggregation.ValueType  # 4
+    """The largest value of one quantity."""
+    AGGREGATION_AVERAGE: _Aggregation.ValueType  # 5
+    """The mean of one quantity over the events that have it, rounded half to even
+    at 18 digits after the point where the meter does not round.
+    """
+    AGGREGATION_UNIQUE_COUNT: _Aggregation.ValueType  # 6
+    """How many different values one property has, exactly; see `unique_by`."""
+    AGGREGATION_LATEST: _Aggregation.ValueType  # 7
+    """The value of one quantity in the latest event: by time, source and id."""
+    AGGREGATION_WEIGHTED_SUM: _Aggregation.ValueType  # 8
+    """A level held over time, such as GPUs or gigabytes: each event states the
+    level of its customer and group from its time until the next event, also
+    over the ends of periods. The figure is level times time; see `time_unit`.
+    """
+    AGGREGATION_PERCENTILE: _Aggregation.ValueType  # 9
+    """The smallest value that so many percent of the events do not exceed,
+    exactly: one that occurred; see `percentile`.
+    """
 
 class Aggregation(_Aggregation, metaclass=_AggregationEnumTypeWrapper):
     """How a meter adds up its events."""
@@ -45,7 +66,88 @@ AGGREGATION_SUM: Aggregation.ValueType  # 1
 """Adds one quantity of the events; an event without it adds nothing."""
 AGGREGATION_COUNT: Aggregation.ValueType  # 2
 """Counts the events."""
+AGGREGATION_MIN: Aggregation.ValueType  # 3
+"""The smallest value of one quantity."""
+AGGREGATION_MAX: Aggregation.ValueType  # 4
+"""The largest value of one quantity."""
+AGGREGATION_AVERAGE: Aggregation.ValueType  # 5
+"""The mean of one quantity over the events that have it, rounded half to even
+at 18 digits after the point where the meter does not round.
+"""
+AGGREGATION_UNIQUE_COUNT: Aggregation.ValueType  # 6
+"""How many different values one property has, exactly; see `unique_by`."""
+AGGREGATION_LATEST: Aggregation.ValueType  # 7
+"""The value of one quantity in the latest event: by time, source and id."""
+AGGREGATION_WEIGHTED_SUM: Aggregation.ValueType  # 8
+"""A level held over time, such as GPUs or gigabytes: each event states the
+level of its customer and group from its time until the next event, also
+over the ends of periods. The figure is level times time; see `time_unit`.
+"""
+AGGREGATION_PERCENTILE: Aggregation.ValueType  # 9
+"""The smallest value that so many percent of the events do not exceed,
+exactly: one that occurred; see `percentile`.
+"""
 Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
+
+class _RoundingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoundingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROUNDING_MODE_UNSPECIFIED: _RoundingMode.ValueType  # 0
+    """Figures are left as they are."""
+    ROUNDING_MODE_ROUND: _RoundingMode.ValueType  # 1
+    """To the nearest; halves go away from zero."""
+    ROUNDING_MODE_CEIL: _RoundingMode.ValueType  # 2
+    """Up."""
+    ROUNDING_MODE_FLOOR: _RoundingMode.ValueType  # 3
+    """Down."""
+
+class RoundingMode(_RoundingMode, metaclass=_RoundingModeEnumTypeWrapper):
+    """How a figure is brought to fewer digits."""
+
+ROUNDING_MODE_UNSPECIFIED: RoundingMode.ValueType  # 0
+"""Figures are left as they are."""
+ROUNDING_MODE_ROUND: RoundingMode.ValueType  # 1
+"""To the nearest; halves go away from zero."""
+ROUNDING_MODE_CEIL: RoundingMode.ValueType  # 2
+"""Up."""
+ROUNDING_MODE_FLOOR: RoundingMode.ValueType  # 3
+"""Down."""
+Global___RoundingMode: _TypeAlias = RoundingMode  # noqa: Y015
+
+class _TimeUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TimeUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIME_UNIT_UNSPECIFIED: _TimeUnit.ValueType  # 0
+    """A second."""
+    TIME_UNIT_SECOND: _TimeUnit.ValueType  # 1
+    """A second."""
+    TIME_UNIT_MINUTE: _TimeUnit.ValueType  # 2
+    """60 seconds."""
+    TIME_UNIT_HOUR: _TimeUnit.ValueType  # 3
+    """3,600 seconds."""
+    TIME_UNIT_DAY: _TimeUnit.ValueType  # 4
+    """86,400 seconds, whatever the calendar."""
+
+class TimeUnit(_TimeUnit, metaclass=_TimeUnitEnumTypeWrapper):
+    """The time by which a level is multiplied."""
+
+TIME_UNIT_UNSPECIFIED: TimeUnit.ValueType  # 0
+"""A second."""
+TIME_UNIT_SECOND: TimeUnit.ValueType  # 1
+"""A second."""
+TIME_UNIT_MINUTE: TimeUnit.ValueType  # 2
+"""60 seconds."""
+TIME_UNIT_HOUR: TimeUnit.ValueType  # 3
+"""3,600 seconds."""
+TIME_UNIT_DAY: TimeUnit.ValueType  # 4
+"""86,400 seconds, whatever the calendar."""
+Global___TimeUnit: _TypeAlias = TimeUnit  # noqa: Y015
 
 @_typing.final
 class UsageEvent(_message.Message):
@@ -187,6 +289,32 @@ class StoredEvent(_message.Message):
 Global___StoredEvent: _TypeAlias = StoredEvent  # noqa: Y015
 
 @_typing.final
+class Rounding(_message.Message):
+    """How the figures of a meter are rounded: once, after everything is added up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    mode: Global___RoundingMode.ValueType
+    """The direction. Required."""
+    precision: _builtins.int
+    """The digits after the point that stay: -12 to 18; -3 rounds to thousands."""
+    def __init__(
+        self,
+        *,
+        mode: Global___RoundingMode.ValueType = ...,
+        precision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "precision", b"precision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rounding: _TypeAlias = Rounding  # noqa: Y015
+
+@_typing.final
 class DimensionValues(_message.Message):
     """The values that a dimension may have to be counted."""
 
@@ -247,7 +375,15 @@ class Meter(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
+    UNIQUE_BY_FIELD_NUMBER: _builtins.int
+    PERCENTILE_FIELD_NUMBER: _builtins.int
+    ROUNDING_FIELD_NUMBER: _builtins.int
+    TIME_UNIT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
     lower-case letters, digits and `_ . -`. Required.
@@ -261,12 +397,30 @@ class Meter(_message.Message):
     aggregation: Global___Aggregation.ValueType
     """How the events add up. Required."""
     quantity: _builtins.str
-    """The quantity that is added for AGGREGATION_SUM; required there and empty
-    for AGGREGATION_COUNT.
+    """The quantity that is aggregated. Empty for AGGREGATION_COUNT and
+    AGGREGATION_UNIQUE_COUNT; otherwise either it or `expression` is required.
     """
     unit: _builtins.str
     """The unit that people read, for example `token` or `GPU hour`. Empty means
     the quantity, or `event` for a count.
+    """
+    expression: _builtins.str
+    """Derives the aggregated quantity in CEL, for example
+    `sub(quantities.input_tokens, quantities.cached_input_tokens)`: see the
+    meter's README for what it may use. An event for which it fails or is
+    negative is not counted. At most 1,000 characters.
+    """
+    unique_by: _builtins.str
+    """What AGGREGATION_UNIQUE_COUNT tells apart: a dimension, or
+    `subject.project_id`, `subject.user_id`, `subject.key_id` or
+    `subject.run_id`. Required there, empty otherwise. Events where it is
+    absent or empty are not counted.
+    """
+    time_unit: Global___TimeUnit.ValueType
+    """The unit of time of AGGREGATION_WEIGHTED_SUM; unspecified otherwise."""
+    version: _builtins.int
+    """The number of this definition, from 1. Set by the service: putting what
+    counts otherwise makes the next one.
     """
     @_builtins.property
     def filters(self) -> _containers.MessageMap[_builtins.str, Global___DimensionValues]:
@@ -279,10 +433,30 @@ class Meter(_message.Message):
         """
 
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the meter was put. Set by the service. Stored events that the meter
-        covers are counted too, however old they are.
+    def percentile(self) -> _decimal_pb2.Decimal:
+        """Which percentile AGGREGATION_PERCENTILE answers: over 0, at most 100, with
+        at most 6 digits after the point. Required there, absent otherwise.
         """
+
+    @_builtins.property
+    def rounding(self) -> Global___Rounding:
+        """How figures are rounded. Absent leaves them exact."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the meter was put first. Set by the service. Stored events that the
+        meter covers are counted too, however old they are.
+        """
+
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From which time of events this version counts; those before belong to the
+        version before. Set by the service; absent in the first version.
+        """
+
+    @_builtins.property
+    def backfill(self) -> Global___Backfill:
+        """How far the events stored before the meter are counted. Set by the service."""
 
     def __init__(
         self,
@@ -295,15 +469,57 @@ class Meter(_message.Message):
         filters: _abc.Mapping[_builtins.str, Global___DimensionValues] | None = ...,
         group_by: _abc.Iterable[_builtins.str] | None = ...,
         unit: _builtins.str = ...,
+        expression: _builtins.str = ...,
+        unique_by: _builtins.str = ...,
+        percentile: _decimal_pb2.Decimal | None = ...,
+        rounding: Global___Rounding | None = ...,
+        time_unit: Global___TimeUnit.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        backfill: Global___Backfill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "create_time", b"create_time", "effective_time", b"effective_time", "percentile", b"percentile", "rounding", b"rounding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display_name", b"display_name", "event_type", b"event_type", "filters", b"filters", "group_by", b"group_by", "meter_id", b"meter_id", "quantity", b"quantity", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "backfill", b"backfill", "create_time", b"create_time", "display_name", b"display_name", "effective_time", b"effective_time", "event_type", b"event_type", "expression", b"expression", "filters", b"filters", "group_by", b"group_by", "meter_id", b"meter_id", "percentile", b"percentile", "quantity", b"quantity", "rounding", b"rounding", "time_unit", b"time_unit", "unique_by", b"unique_by", "unit", b"unit", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Meter: _TypeAlias = Meter  # noqa: Y015
+
+@_typing.final
+class Backfill(_message.Message):
+    """How far a meter has counted the events that were stored before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    COUNTED_FROM_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """All are counted: every answer about the meter is exact."""
+    percent: _builtins.int
+    """Where not complete: how much of the stored time is counted, in percent."""
+    @_builtins.property
+    def counted_from(self) -> _timestamp_pb2.Timestamp:
+        """Where not complete: events of this time and later are counted already;
+        questions about earlier usage are refused with BACKFILL_RUNNING.
+        """
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        counted_from: _timestamp_pb2.Timestamp | None = ...,
+        percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_from", b"counted_from"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "counted_from", b"counted_from", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backfill: _TypeAlias = Backfill  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):
@@ -336,10 +552,14 @@ class UsageRow(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_QUANTITY_FIELD_NUMBER: _builtins.int
+    PREVIOUS_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer."""
     event_count: _builtins.int
     """How many events it is made of."""
+    previous_event_count: _builtins.int
+    """How many events that is made of."""
     @_builtins.property
     def interval(self) -> _interval_pb2.Interval:
         """The interval that the figure covers."""
@@ -352,7 +572,11 @@ class UsageRow(_message.Message):
 
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
-        """The usage, exact."""
+        """The usage, rounded as the meter says, and exact where it says nothing."""
+
+    @_builtins.property
+    def previous_quantity(self) -> _decimal_pb2.Decimal:
+        """The usage of the window before. Absent unless the query compares."""
 
     def __init__(
         self,
@@ -362,10 +586,12 @@ class UsageRow(_message.Message):
         group: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quantity: _decimal_pb2.Decimal | None = ...,
         event_count: _builtins.int = ...,
+        previous_quantity: _decimal_pb2.Decimal | None = ...,
+        previous_event_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "quantity", b"quantity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "previous_quantity", b"previous_quantity", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "event_count", b"event_count", "group", b"group", "interval", b"interval", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "event_count", b"event_count", "group", b"group", "interval", b"interval", "previous_event_count", b"previous_event_count", "previous_quantity", b"previous_quantity", "quantity", b"quantity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

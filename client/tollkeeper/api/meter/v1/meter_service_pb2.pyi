@@ -6,6 +6,7 @@ The truth about usage: every event counted once."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import error_details_pb2 as _error_details_pb2
@@ -73,6 +74,10 @@ class _UsageWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageWind
     """A figure for each day of the time zone."""
     USAGE_WINDOW_MONTH: _UsageWindow.ValueType  # 3
     """A figure for each calendar month of the time zone."""
+    USAGE_WINDOW_MINUTE: _UsageWindow.ValueType  # 4
+    """A figure for each minute."""
+    USAGE_WINDOW_WEEK: _UsageWindow.ValueType  # 5
+    """A figure for each week of the time zone, from Monday."""
 
 class UsageWindow(_UsageWindow, metaclass=_UsageWindowEnumTypeWrapper):
     """The windows into which usage can be cut."""
@@ -85,6 +90,10 @@ USAGE_WINDOW_DAY: UsageWindow.ValueType  # 2
 """A figure for each day of the time zone."""
 USAGE_WINDOW_MONTH: UsageWindow.ValueType  # 3
 """A figure for each calendar month of the time zone."""
+USAGE_WINDOW_MINUTE: UsageWindow.ValueType  # 4
+"""A figure for each minute."""
+USAGE_WINDOW_WEEK: UsageWindow.ValueType  # 5
+"""A figure for each week of the time zone, from Monday."""
 Global___UsageWindow: _TypeAlias = UsageWindow  # noqa: Y015
 
 @_typing.final
@@ -330,13 +339,16 @@ class QueryUsageRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ANCHOR_TIME_FIELD_NUMBER: _builtins.int
+    COMPARE_PREVIOUS_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter. Required."""
     customer_id: _builtins.str
     """Adds up this customer only. Empty gives a row for each customer."""
     window: Global___UsageWindow.ValueType
-    """Cuts the interval at the calendar; the first and the last window end at the
-    interval's bounds. Windows without usage have no row.
+    """Cuts the interval at the calendar into at most 50,000 windows; the first and
+    the last end at the interval's bounds. Windows without usage have no row.
     """
     time_zone: _builtins.str
     """The IANA time zone of the windows. Empty means UTC."""
@@ -344,6 +356,17 @@ class QueryUsageRequest(_message.Message):
     """At most this many rows, up to 10,000. Zero means 1,000."""
     page_token: _builtins.str
     """The token of the previous answer; empty for the first page."""
+    compare_previous: _builtins.bool
+    """Puts beside each figure that of the window before: for the first the one
+    that the calendar has before it, or, where the interval does not begin with
+    a window, one as long. A customer or group that had usage then and has
+    none now has a row too.
+    """
+    top: _builtins.int
+    """Keeps only so many rows of each window, those of the largest quantity;
+    1 to 1,000. The rows are then ordered by window, the largest first. Zero
+    keeps all.
+    """
     @_builtins.property
     def interval(self) -> _interval_pb2.Interval:
         """The half-open interval. Required, with both bounds, at most 5 years."""
@@ -358,6 +381,14 @@ class QueryUsageRequest(_message.Message):
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keeps usage apart by these dimensions, each one of the meter's `group_by`."""
 
+    @_builtins.property
+    def anchor_time(self) -> _timestamp_pb2.Timestamp:
+        """Where windows begin instead of at the calendar: at this instant's second
+        (MINUTE), minute (HOUR), time of the day (DAY), weekday and time (WEEK) or
+        day of the month and time (MONTH; in shorter months the last day), all on
+        the time zone's clock. Absent is the calendar.
+        """
+
     def __init__(
         self,
         *,
@@ -370,10 +401,13 @@ class QueryUsageRequest(_message.Message):
         time_zone: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        anchor_time: _timestamp_pb2.Timestamp | None = ...,
+        compare_previous: _builtins.bool = ...,
+        top: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "filters", b"filters", "group_by", b"group_by", "interval", b"interval", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "compare_previous", b"compare_previous", "customer_id", b"customer_id", "filters", b"filters", "group_by", b"group_by", "interval", b"interval", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "top", b"top", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,8 +425,8 @@ class QueryUsageResponse(_message.Message):
     """Asks for the next page; empty on the last."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_meter_pb2.UsageRow]:
-        """The rows, ordered by customer, interval and group. A customer or group
-        without usage has no row.
+        """The rows, ordered by customer, interval and group; with `top`, by interval
+        and size. A customer or group without usage has no row.
         """
 
     def __init__(

@@ -146,8 +146,10 @@ class MeterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutMeter(self, request, context):
-        """Creates a meter and counts the stored events that it covers. Putting the
-        same meter again may change its names only.
+        """Creates a meter, which also counts the stored events that it covers: a
+        short history before it answers, a long one in the background. Putting it
+        again with another definition makes a new version, which counts events
+        from then on; how it aggregates cannot change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,8 +67,10 @@ class MeterServiceStub:
     ListEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]
     """Lists stored events, ordered by time, then source, then id."""
     PutMeter: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]
-    """Creates a meter and counts the stored events that it covers. Putting the
-    same meter again may change its names only.
+    """Creates a meter, which also counts the stored events that it covers: a
+    short history before it answers, a long one in the background. Putting it
+    again with another definition makes a new version, which counts events
+    from then on; how it aggregates cannot change.
     """
     GetMeter: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.GetMeterRequest, _meter_service_pb2.GetMeterResponse]
     """Returns one meter."""
@@ -114,8 +116,10 @@ class MeterServiceAsyncStub(MeterServiceStub):
     ListEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists stored events, ordered by time, then source, then id."""
     PutMeter: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]  # type: ignore[assignment]
-    """Creates a meter and counts the stored events that it covers. Putting the
-    same meter again may change its names only.
+    """Creates a meter, which also counts the stored events that it covers: a
+    short history before it answers, a long one in the background. Putting it
+    again with another definition makes a new version, which counts events
+    from then on; how it aggregates cannot change.
     """
     GetMeter: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.GetMeterRequest, _meter_service_pb2.GetMeterResponse]  # type: ignore[assignment]
     """Returns one meter."""
@@ -200,8 +204,10 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meter_service_pb2.PutMeterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meter_service_pb2.PutMeterResponse, _abc.Awaitable[_meter_service_pb2.PutMeterResponse]]:
-        """Creates a meter and counts the stored events that it covers. Putting the
-        same meter again may change its names only.
+        """Creates a meter, which also counts the stored events that it covers: a
+        short history before it answers, a long one in the background. Putting it
+        again with another definition makes a new version, which counts events
+        from then on; how it aggregates cannot change.
         """
 
     @_abc_1.abstractmethod
