@@ -1,7 +1,7 @@
 """Client for Tollkeeper: ask the gate, report usage."""
 
 from tollkeeper.blocking import BlockingTollkeeper
-from tollkeeper.client import Reservation, Tollkeeper
+from tollkeeper.client import Tollkeeper
 from tollkeeper.errors import (
     CallFailed,
     FieldProblem,
@@ -15,6 +15,7 @@ from tollkeeper.events import UsageReport
 from tollkeeper.headers import denial_headers, rate_limit_headers
 from tollkeeper.hold import Hold
 from tollkeeper.lease import Lease
+from tollkeeper.reservation import Reservation
 from tollkeeper.spool import SpoolFull, SpoolUnusable
 
 __all__ = [

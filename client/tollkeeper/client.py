@@ -7,30 +7,29 @@ import itertools
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Coroutine, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
-from tollkeeper.amounts import Number, decimal_text, parse_amounts, render_amounts
+from tollkeeper.amounts import Number, render_amounts
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
-from tollkeeper.api.quota.v1.quota_pb2 import DECISION_ALLOW
+from tollkeeper.api.quota.v1.quota_pb2 import DECISION_DENY
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
     CheckRequest,
-    CommitRequest,
     GetBalancesRequest,
+    RecordRequest,
     ReleaseRequest,
     ReserveRequest,
     SessionAnswer,
     SessionCall,
 )
 from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceStub
-from tollkeeper.api.type.v1.subject_pb2 import Subject
+from tollkeeper.channel import open_channel
 from tollkeeper.errors import (
     LimitState,
     QuotaDenied,
@@ -39,9 +38,18 @@ from tollkeeper.errors import (
     parse_rpc_error,
 )
 from tollkeeper.events import EventReporter, UsageReport, WhenFull
-from tollkeeper.hold import Hold, leased_hold, render_time
+from tollkeeper.hold import Hold
 from tollkeeper.lease import Lease, LeasedCalls
 from tollkeeper.leases import Leases
+from tollkeeper.rendering import (
+    Mode,
+    render_duration,
+    render_mode,
+    render_quantities,
+    render_subject,
+    render_time,
+)
+from tollkeeper.reservation import Reservation
 from tollkeeper.session import Session
 from tollkeeper.settlements import Settlements
 from tollkeeper.spool import SPOOL_BYTES_MAX, Spool
@@ -54,48 +62,8 @@ if TYPE_CHECKING:
 QUOTA_ADDRESS_DEFAULT = "127.0.0.1:7301"
 METER_ADDRESS_DEFAULT = "127.0.0.1:7302"
 INGEST_TIMEOUT_S = 30.0
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 logger = logging.getLogger("tollkeeper")
-
-
-class Reservation:
-    """What `reserve` returns: the hold is taken on entering the block and settled on leaving it."""
-
-    def __init__(
-        self, client: Tollkeeper, request: ReserveRequest, lease: Lease | None = None
-    ) -> None:
-        self._client = client
-        self._request = request
-        self._lease = lease
-        self._hold: Hold | None = None
-
-    async def __aenter__(self) -> Hold:
-        if self._lease is not None:
-            self._hold = leased_hold(self._request, self._lease)
-            if self._hold is not None:
-                return self._hold
-        answer = (await self._client.ask_for_hold(SessionCall(reserve=self._request))).reserve
-        limits = tuple(map(parse_limit, answer.limits))
-        if answer.decision != DECISION_ALLOW:
-            raise QuotaDenied(limits)
-        self._hold = Hold(
-            answer.reservation_id,
-            parse_amounts(answer.granted),
-            answer.expire_time.ToDatetime(UTC),
-            limits,
-            self._request.request_id,
-        )
-        return self._hold
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._hold is not None:
-            await asyncio.shield(self._client.settle(self._request, self._hold))
 
 
 class Tollkeeper:
@@ -148,8 +116,9 @@ class Tollkeeper:
         self._request_prefix = secrets.token_hex(8)
         self._request_numbers = itertools.count(1)
         self._channels: list[grpc.aio.Channel] = []
+        self._background: set[asyncio.Future[None]] = set()
         self._settlements = Settlements(self.ask)
-        self._leases = Leases(self.ask, self._settlements.send_or_log, self._new_request_id)
+        self._leases = Leases(self.ask, self._settlements.send_or_log, self.new_request_id)
 
     @classmethod
     def from_environment(cls, *, source: str = "gateway") -> Self:
@@ -169,8 +138,9 @@ class Tollkeeper:
         )
 
     async def __aenter__(self) -> Self:
-        quota_channel, meter_channel = map(self._open_channel, self._addresses)
-        self._channels = [quota_channel, meter_channel]
+        quota_channel, meter_channel = self._channels = [
+            open_channel(address, self._credentials) for address in self._addresses
+        ]
         self._quota: QuotaServiceAsyncStub = QuotaServiceStub(quota_channel)
         self._meter: MeterServiceAsyncStub = MeterServiceStub(meter_channel)
         self._session = Session(
@@ -193,6 +163,7 @@ class Tollkeeper:
         trace: TracebackType | None,
     ) -> None:
         try:
+            await asyncio.gather(*self._background)
             await self._leases.close()
             await self._settlements.close(self._close_timeout_s)
             await self._reporter.close(self._close_timeout_s)
@@ -217,6 +188,9 @@ class Tollkeeper:
         run: str = "",
         dimensions: Mapping[str, str] | None = None,
         ttl: timedelta | None = None,
+        min_amounts: Mapping[str, Number] | None = None,
+        max_amounts: Mapping[str, Number] | None = None,
+        mode: Mode = "enforce",
         request_id: str = "",
         lease: bool = False,
         **quantities: Number,
@@ -234,6 +208,10 @@ class Tollkeeper:
             run: the agent run.
             dimensions: `model`, `provider` and the like.
             ttl: how long the hold lives if it is never settled; by default 60 seconds.
+            min_amounts: the least that is of use, by unit: where the amounts do not fit, as much of
+                these units as does is held, and `hold.is_partial` says so.
+            max_amounts: up to how much the hold may grow by `used_so_far`, by unit.
+            mode: in `shadow` no limit refuses the call; `hold.exceeded` says which would have.
             request_id: the idempotency key; by default a new one.
             lease: take the amounts out of a larger hold that this client shares among the calls of
                 the same subject, dimensions and units, so that most of them wait for nobody. Their
@@ -246,13 +224,16 @@ class Tollkeeper:
             CallFailed: on entering the block; the request is not valid.
         """
         request = ReserveRequest(
-            request_id=request_id or self._new_request_id(),
-            subject=_subject(customer, project, user, key, run),
+            request_id=request_id or self.new_request_id(),
+            subject=render_subject(customer, project, user, key, run),
             dimensions=dimensions,
             amounts=render_amounts({**(amounts or {}), **quantities}),
-            ttl=_duration(ttl),
+            ttl=render_duration(ttl),
+            min_amounts=render_amounts(min_amounts or {}),
+            mode=render_mode(mode),
         )
-        return Reservation(self, request, self._leases.of(request) if lease else None)
+        shared = self._leases.of(request) if lease else None
+        return Reservation(self, request, shared, dict(max_amounts or {}))
 
     def lease(
         self,
@@ -293,7 +274,7 @@ class Tollkeeper:
         if not amounts:
             raise ValueError("a lease needs at least one unit")
         calls = LeasedCalls(
-            _subject(customer, project, user, key, run),
+            render_subject(customer, project, user, key, run),
             dict(dimensions or {}),
             tuple(amount.unit for amount in amounts),
         )
@@ -310,6 +291,7 @@ class Tollkeeper:
         key: str = "",
         run: str = "",
         dimensions: Mapping[str, str] | None = None,
+        mode: Mode = "enforce",
         **quantities: Number,
     ) -> tuple[LimitState, ...]:
         """Return the limits of a call that would pass now, without counting anything.
@@ -318,13 +300,14 @@ class Tollkeeper:
             QuotaDenied: the call would be refused.
         """
         request = CheckRequest(
-            subject=_subject(customer, project, user, key, run),
+            subject=render_subject(customer, project, user, key, run),
             dimensions=dimensions,
             amounts=render_amounts({**(amounts or {}), **quantities}),
+            mode=render_mode(mode),
         )
         answer = (await self.ask(SessionCall(check=request))).check
         limits = tuple(map(parse_limit, answer.limits))
-        if answer.decision != DECISION_ALLOW:
+        if answer.decision == DECISION_DENY:
             raise QuotaDenied(limits)
         return limits
 
@@ -340,7 +323,7 @@ class Tollkeeper:
     ) -> tuple[LimitState, ...]:
         """Return how every limit of a subject stands."""
         request = GetBalancesRequest(
-            subject=_subject(customer, project, user, key, run),
+            subject=render_subject(customer, project, user, key, run),
             dimensions=dimensions,
         )
         try:
@@ -370,15 +353,73 @@ class Tollkeeper:
         """Report usage to the meter, in the background; a repeat of an event id counts nothing."""
         await self._reporter.submit(
             UsageEvent(
-                event_id=event_id or self._new_request_id(),
+                event_id=event_id or self.new_request_id(),
                 source=self._source,
-                subject=_subject(customer, project, user, key, run),
+                subject=render_subject(customer, project, user, key, run),
                 type=event_type,
                 time=render_time(time),
                 dimensions=dimensions,
-                quantities=_quantities({**(amounts or {}), **quantities}),
+                quantities=render_quantities({**(amounts or {}), **quantities}),
             )
         )
+
+    async def record(
+        self,
+        customer: str,
+        amounts: Mapping[str, Number] | None = None,
+        /,
+        *,
+        event_id: str = "",
+        event_type: str = "llm.call",
+        time: datetime | None = None,
+        project: str = "",
+        user: str = "",
+        key: str = "",
+        run: str = "",
+        dimensions: Mapping[str, str] | None = None,
+        **quantities: Number,
+    ) -> None:
+        """Book usage that nobody has held, at the gate and with the meter.
+
+        It counts in the windows in which it happened, and refuses nothing. A repeat of an event id
+        counts nothing. While the gate is gone, it is told later.
+
+        Args:
+            customer: who pays.
+            amounts: amounts by unit, joined with the keyword ones, which read better.
+            event_id: the identity of the usage event, and the idempotency key at the gate.
+            event_type: the type of the usage event.
+            time: when the usage happened; by default now.
+            project: the customer's project.
+            user: the end user.
+            key: the API key.
+            run: the agent run.
+            dimensions: `model`, `provider` and the like.
+            quantities: amounts by unit, as in `record("acme", output_tokens=312)`.
+
+        Raises:
+            CallFailed: the request is not valid.
+        """
+        used = {**(amounts or {}), **quantities}
+        subject = render_subject(customer, project, user, key, run)
+        event = UsageEvent(
+            event_id=event_id or self.new_request_id(),
+            source=self._source,
+            subject=subject,
+            type=event_type,
+            time=render_time(time),
+            dimensions=dimensions,
+            quantities=render_quantities(used),
+        )
+        request = RecordRequest(
+            request_id=event.event_id,
+            subject=subject,
+            dimensions=dimensions,
+            amounts=render_amounts(used),
+            event_time=event.time,
+        )
+        await self._settlements.send(SessionCall(record=request))
+        await self._reporter.submit(event)
 
     async def flush(self) -> None:
         """Wait until the meter has taken every usage event so far.
@@ -412,80 +453,34 @@ class Tollkeeper:
             )
             self._settlements.submit(SessionCall(release=release))
 
-    async def settle(self, request: ReserveRequest, hold: Hold) -> None:
+    def begin(self, work: Coroutine[object, object, None]) -> asyncio.Future[None]:
+        """Do something in the background, which the client waits for when it is closed."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def settle(self, hold: Hold) -> None:
         """End a hold: book and report what was committed, or give it back.
 
         The meter is the truth and hears of the usage first, unless its events have no room; those
         wait after the gate has been told. When the gate cannot be reached, it is told later, for
         some minutes.
         """
-        event = None if hold.used is None else self._usage_event(request, hold)
+        event = None if hold.used is None else hold.usage_event(self._source)
         is_taken = event is None or self._reporter.offer(event)
         if hold.lease is not None:
             hold.lease.settle_units(hold.granted, hold.used)
-        elif hold.used is None:
+        elif hold.used is not None:
+            await self._settlements.send(SessionCall(commit=hold.commit_request()))
+        elif hold.reservation_id:
             release = ReleaseRequest(
-                request_id=f"{request.request_id}:release", reservation_id=hold.reservation_id
+                request_id=f"{hold.request_id}:release", reservation_id=hold.reservation_id
             )
             await self._settlements.send(SessionCall(release=release))
-        else:
-            await self._settlements.send(SessionCall(commit=_commit(request, hold)))
         if event is not None and not is_taken:
             await self._reporter.submit(event)
 
-    def _usage_event(self, request: ReserveRequest, hold: Hold) -> UsageEvent:
-        return UsageEvent(
-            event_id=hold.event_id,
-            source=self._source,
-            subject=request.subject,
-            type=hold.event_type,
-            time=hold.time,
-            dimensions={**request.dimensions, **hold.dimensions},
-            quantities=_quantities(hold.used or {}),
-        )
-
-    def _open_channel(self, address: str) -> grpc.aio.Channel:
-        options = (
-            # A name may stand for several replicas.
-            ("grpc.lb_policy_name", "round_robin"),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            # A service that was killed is back within seconds, and decisions wait for it.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        )
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(address, options)
-        return grpc.aio.secure_channel(address, self._credentials, options)
-
-    def _new_request_id(self) -> str:
+    def new_request_id(self) -> str:
+        """Make an idempotency key."""
         return f"{self._request_prefix}-{next(self._request_numbers)}"
-
-
-def _commit(request: ReserveRequest, hold: Hold) -> CommitRequest:
-    return CommitRequest(
-        request_id=f"{request.request_id}:commit",
-        reservation_id=hold.reservation_id,
-        amounts=hold.booked,
-        subject=request.subject,
-        dimensions=request.dimensions,
-    )
-
-
-def _subject(customer: str, project: str, user: str, key: str, run: str) -> Subject:
-    return Subject(customer_id=customer, project_id=project, user_id=user, key_id=key, run_id=run)
-
-
-def _duration(ttl: timedelta | None) -> Duration | None:
-    if ttl is None:
-        return None
-    message = Duration()
-    message.FromTimedelta(ttl)
-    return message
-
-
-def _quantities(amounts: Mapping[str, Number]) -> dict[str, str]:
-    return {unit: decimal_text(unit, value) for unit, value in amounts.items()}

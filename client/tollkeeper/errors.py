@@ -10,7 +10,13 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from tollkeeper.amounts import Number, from_quanta
-from tollkeeper.api.quota.v1.quota_pb2 import LimitStatus
+from tollkeeper.api.quota.v1.quota_pb2 import (
+    ENFORCEMENT_SHADOW,
+    ENFORCEMENT_SOFT,
+    LimitStatus,
+)
+
+_ENFORCEMENTS = {ENFORCEMENT_SOFT: "soft", ENFORCEMENT_SHADOW: "shadow"}
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
@@ -21,7 +27,11 @@ class TollkeeperError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
-    """A limit that applied to a call, as it stood after the decision; amounts in its unit."""
+    """A limit that applied to a call, as it stood after the decision; amounts in its unit.
+
+    `decided` says that it refused the call, `exceeded` that the call was too much for it, refused
+    or not; `enforcement` is `hard`, `soft` or `shadow`.
+    """
 
     limit_id: str
     scope: str
@@ -33,6 +43,8 @@ class LimitState:
     reset_time: datetime | None
     retry_after: timedelta | None
     decided: bool
+    exceeded: bool = False
+    enforcement: str = "hard"
 
     def __str__(self) -> str:
         """Say how much is left, of what, for whom, and until when."""
@@ -57,6 +69,8 @@ def parse_limit(status: LimitStatus) -> LimitState:
         reset_time=status.reset_time.ToDatetime(UTC) if status.HasField("reset_time") else None,
         retry_after=status.retry_after.ToTimedelta() if status.HasField("retry_after") else None,
         decided=status.decided,
+        exceeded=status.exceeded,
+        enforcement=_ENFORCEMENTS.get(status.enforcement, "hard"),
     )
 
 
@@ -64,15 +78,21 @@ class QuotaDenied(TollkeeperError):
     """The gate refused the call, and nothing was charged.
 
     `limits` are those that refused it, `limit` the one to wait for longest, `retry_after` how long
-    to wait (None when the amount never fits), `remaining` what that limit has left.
+    to wait (None when the amount never fits), `remaining` what that limit has left. `is_degraded`
+    says that the counters could not be reached, and that outage policies refused the call.
     """
 
-    def __init__(self, limits: Sequence[LimitState]) -> None:
-        self.limits = tuple(limit for limit in limits if limit.decided)
+    def __init__(self, limits: Sequence[LimitState], *, is_degraded: bool = False) -> None:
+        self.is_degraded = is_degraded
+        self.limits = tuple(limit for limit in limits if limit.decided) or (_NAMELESS,)
         self.limit = max(self.limits, key=_patience)
         self.retry_after = self.limit.retry_after
         self.remaining = self.limit.remaining
         super().__init__("refused by " + "; ".join(map(str, self.limits)))
+
+
+_NAMELESS = LimitState("", "", (), 0, 0, 0, 0, None, timedelta(seconds=1), decided=True)
+"""Stands for what refused a call where no limit is named."""
 
 
 def _patience(limit: LimitState) -> timedelta:

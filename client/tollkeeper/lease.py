@@ -255,6 +255,11 @@ class Lease:
         return self.__aenter__().__await__()
 
     @property
+    def units(self) -> tuple[str, ...]:
+        """The units that each call takes, in this order."""
+        return self._calls.units
+
+    @property
     def left(self) -> dict[str, int]:
         """How many quanta of each unit are held at the gate and neither taken nor used."""
         return dict(zip(self._calls.units, self._left, strict=True))

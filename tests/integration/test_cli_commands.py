@@ -366,19 +366,3 @@ async def test_another_tenant_sees_nothing(shell: Shell) -> None:
 
     assert listed.output == "there are no plans; put one by `tollkeeper plans apply FILE`\n"
     assert (shown.status, shown.errors.count("\n")) == (1, 1)
-
-
-async def test_the_example_gateway_asks_the_gate_and_reports_usage(shell: Shell) -> None:
-    """Its call passes, is metered, and is refused once a limit has no room."""
-    gateway = (Path(sys.executable), EXAMPLES / "gateway.py")
-    shell.world.clock.set(datetime.now(UTC))
-
-    passed = await shell.execute(*gateway)
-    await shell.lines("limits", "put", "none", "--capacity", 0, "--per", "day")
-    await asyncio.sleep(LIMIT_REACHES_ALL_S)
-    refused = await shell.execute(*gateway)
-
-    assert passed == Outcome(0, "You said: How much is the toll?\n", "")
-    assert refused.output == (
-        "429, refused by limit none of acme: 0 of 0 requests left, and the amount never fits\n"
-    )

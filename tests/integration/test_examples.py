@@ -15,17 +15,20 @@ import pytest
 from cli.scopes import all_scopes
 from cli.signing_keys import SigningKeys
 from kit.rpc.auth import TokenIssuer
+from kit.rpc.channel import open_channel
 from kit.settings import ServiceSettings
 from tests.hosting import hosted
 from tests.quota_world import Standing, a_limit, quota_world
+from tollkeeper.api.meter.v1.meter_service_pb2 import ListEventsRequest
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 
 ROOT = Path(__file__).resolve().parents[2]
-GATEWAY = ROOT / "examples" / "gateway.py"
+GATEWAY = ROOT / "examples" / "gateway_demo.py"
 DEMO = [
-    "200: 40 tokens",
-    "200: 40 tokens",
-    "429: refused by limit answers of acme: 20 of 100 output_tokens left",
-    "2 usage events are with the meter",
+    "200: 40 tokens, then stop",
+    "200: 40 tokens, then stop",
+    "200: 20 tokens, then length",
+    "429: refused by limit answers of acme: 0 of 100 output_tokens left",
 ]
 
 
@@ -45,7 +48,6 @@ async def run_demo(variables: Mapping[str, str]) -> list[str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         GATEWAY,
-        "--demo",
         env={**inherited, **variables},
         stdout=asyncio.subprocess.PIPE,
     )
@@ -74,9 +76,15 @@ async def test_the_gateway_asks_the_services_of_its_environment(
             }
         )
         standings = await gate.balances()
+        async with open_channel(meter) as channel:
+            metered = await MeterServiceStub(channel).ListEvents(
+                ListEventsRequest(customer_id="acme"),
+                metadata=(("authorization", f"Bearer {token}"),),
+            )
 
     assert said == DEMO
-    assert standings == [Standing("answers", "acme", 80, 0, 20)]
+    assert standings == [Standing("answers", "acme", 100, 0, 0)]
+    assert [each.event.quantities["output_tokens"] for each in metered.events] == ["40", "40", "20"]
 
 
 @pytest.mark.slow

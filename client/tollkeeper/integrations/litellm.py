@@ -303,11 +303,11 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
         )
         request_id = call.event_id
         request = ReserveRequest(request_id=request_id, subject=subject, dimensions=call.dimensions)
-        hold = Hold("", {}, datetime.now(UTC), (), request_id)
+        hold = Hold("", {}, datetime.now(UTC), (), request)
         hold.commit(used, event_id=request_id, dimensions=served)
         try:
             client = await self._connect()
-            await asyncio.shield(client.settle(request, hold))
+            await asyncio.shield(client.settle(hold))
         except TollkeeperError as error:
             logger.warning("call %s is not booked: %s", request_id, error)
 
