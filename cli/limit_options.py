@@ -29,6 +29,9 @@ Rolling = Annotated[
 Burst = Annotated[
     str, typer.Option(help="The most at once with --rolling; by default the capacity.")
 ]
+Lifetime = Annotated[
+    bool, typer.Option("--lifetime", help="The capacity is there once: a prepaid balance.")
+]
 Customer = Annotated[str, typer.Option(help="Only this customer.")]
 Project = Annotated[str, typer.Option(help="Only this project.")]
 User = Annotated[str, typer.Option(help="Only this user.")]

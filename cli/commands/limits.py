@@ -25,7 +25,12 @@ from tollkeeper.api.quota.v1.quota_pb2 import (
     Limit,
     RollingRate,
 )
-from tollkeeper.api.quota.v1.quota_service_pb2 import ListLimitsRequest, PutLimitRequest
+from tollkeeper.api.quota.v1.quota_service_pb2 import (
+    GetLimitRequest,
+    ListLimitsRequest,
+    PutLimitRequest,
+    TopUpLimitRequest,
+)
 from tollkeeper.api.type.v1.subject_pb2 import Subject
 from tollkeeper.errors import parse_rpc_error
 
@@ -46,6 +51,7 @@ def put(
     time_zone: options.TimeZone = "",
     rolling: options.Rolling = "",
     burst: options.Burst = "",
+    lifetime: options.Lifetime = False,
     customer: options.Customer = "",
     project: options.Project = "",
     user: options.User = "",
@@ -82,12 +88,42 @@ def put(
         )
         if until:
             limit.expire_time.FromDatetime(parse_time_option("--until", until))
-        _set_window(limit, per, time_zone, rolling, burst)
+        if lifetime:
+            _set_lifetime(limit, per, time_zone, rolling, burst)
+        else:
+            _set_window(limit, per, time_zone, rolling, burst)
         limits = run(data_dir, address, lambda services: _put_one(services, limit))
     output = Output(as_json=as_json)
     output.value({"limits": [_facts(each) for each in limits]})
     for each in limits:
         output.say(f"limit {each.limit_id}: {_capacity(each)} {_window(each)}")
+
+
+@app.command()
+def top_up(
+    limit_id: Annotated[str, typer.Argument(help="A limit with a lifetime.")],
+    amount: Annotated[str, typer.Argument(help="How much is paid in, in units, as 50 or 12.50.")],
+    *,
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add to a prepaid balance."""
+
+    async def work(services: Services) -> Limit:
+        get = GetLimitRequest(limit_id=limit_id)
+        unit = (await services.ask(services.quota.GetLimit, get)).limit.units[0]
+        request = TopUpLimitRequest(
+            request_id=new_request_id(),
+            limit_id=limit_id,
+            quantity=_parse_amount("AMOUNT", amount, unit),
+        )
+        return (await services.ask(services.quota.TopUpLimit, request)).limit
+
+    limit = run(data_dir, address, work)
+    output = Output(as_json=as_json)
+    output.value({"limits": [_facts(limit)]})
+    output.say(f"limit {limit.limit_id}: {_capacity(limit)} {_window(limit)}")
 
 
 @app.command("list")
@@ -159,7 +195,7 @@ async def _put_file(services: Services, file: LimitFile) -> list[Limit]:
 
 def _set_window(limit: Limit, per: str, time_zone: str, rolling: str, burst: str) -> None:
     if bool(per) == bool(rolling):
-        raise CommandError("choose a window: either --per or --rolling")
+        raise CommandError("choose a window: either --per or --rolling, or --lifetime")
     if per:
         if burst:
             raise CommandError("--burst belongs to --rolling")
@@ -177,6 +213,12 @@ def _set_window(limit: Limit, per: str, time_zone: str, rolling: str, burst: str
     message.FromTimedelta(duration)
     most = _parse_amount("--burst", burst, limit.units[0]) if burst else 0
     limit.rolling.CopyFrom(RollingRate(period=message, burst=most))
+
+
+def _set_lifetime(limit: Limit, *windows: str) -> None:
+    if any(windows):
+        raise CommandError("--lifetime stands alone: what has one has no window")
+    limit.lifetime.SetInParent()
 
 
 def _parse_amount(option: str, text: str, unit: str) -> int:
@@ -231,6 +273,14 @@ def _window(limit: Limit) -> str:
     if limit.HasField("calendar"):
         period = CalendarPeriod.Name(limit.calendar.period).removeprefix("CALENDAR_PERIOD_")
         return f"each {period.lower()}, {limit.calendar.time_zone or 'UTC'}"
+    if limit.HasField("lifetime"):
+        return "once"
+    if limit.HasField("billing_period"):
+        billing = limit.billing_period
+        months = "month" if billing.months in (0, 1) else f"{billing.months} months"
+        return f"each {months} from day {billing.anchor.day}, {billing.time_zone or 'UTC'}"
+    if limit.HasField("concurrency"):
+        return "open at the same time"
     rolling = limit.rolling
     most = from_quanta(limit.units[0], rolling.burst or limit.capacity)
     return f"rolling {rolling.period.ToTimedelta()}, at most {most:,} at once"

@@ -36,9 +36,11 @@ from services.quota.convert.limits import (
     parse_customer,
     parse_delete_limit,
     parse_put_limit,
+    parse_top_up,
     render_limit,
     render_limits,
     render_put_limit,
+    render_top_up,
 )
 from services.quota.sessions import Session
 from services.quota.usecases import Gate, LimitUseCases
@@ -121,6 +123,20 @@ class QuotaService:
             self._now(),
         )
         return await self._limits.put_limit(caller(context).tenant, limit, once)
+
+    async def TopUpLimit(
+        self, request: wire.TopUpLimitRequest, context: Context
+    ) -> wire.TopUpLimitResponse:
+        limit_id, quantity = parse_top_up(request)
+        once = Once(
+            request.request_id,
+            "TopUpLimit",
+            fingerprint(request),
+            wire.TopUpLimitResponse,
+            render_top_up,
+            self._now(),
+        )
+        return await self._limits.top_up_limit(caller(context).tenant, limit_id, quantity, once)
 
     async def GetLimit(
         self, request: wire.GetLimitRequest, context: Context

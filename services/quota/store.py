@@ -4,13 +4,15 @@ It refuses to decide anything: what a limit means is the core's.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, select, text
+from sqlalchemy import Row, and_, delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.quota.model import (
+    QUANTITY_MAX,
     BillingPeriodWindow,
     CalendarPeriod,
     CalendarWindow,
@@ -68,6 +70,28 @@ async def save_limit(transaction: AsyncConnection, tenant: str, stored: StoredLi
         statement.on_conflict_do_update(index_elements=list(key), set_=values).returning(limits)
     )
     return _stored_limit(saved.one())
+
+
+async def top_up(
+    transaction: AsyncConnection, tenant: str, limit_id: str, quantity: int, now: datetime
+) -> StoredLimit | None:
+    """Add to the capacity of a limit with a lifetime; nothing where it has none or no room."""
+    table = limits.c
+    has_lifetime = and_(
+        table.calendar_period.is_(None),
+        table.rolling_period_ms.is_(None),
+        table.anchor.is_(None),
+        ~table.counts_holds,
+    )
+    statement = update(limits).where(
+        *(table.tenant_id == tenant, table.limit_id == limit_id, has_lifetime),
+        table.capacity <= QUANTITY_MAX - quantity,
+    )
+    found = await transaction.execute(
+        statement.values(capacity=table.capacity + quantity, update_time=now).returning(limits)
+    )
+    row = found.one_or_none()
+    return None if row is None else _stored_limit(row)
 
 
 async def load_overrides(transaction: AsyncConnection, tenant: str) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from itertools import count
 from typing import assert_never
 
 from kit.clock import Clock
-from kit.errors import InvalidInput, NotFound
+from kit.errors import InvalidInput, NotFound, Precondition
 from kit.idempotency import Once
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
@@ -160,6 +160,37 @@ class LimitUseCases:
         await self._catalogue.announce(tenant)
         return answer
 
+    @traced("quota.top_up_limit")
+    async def top_up_limit(
+        self,
+        tenant: str,
+        limit_id: str,
+        quantity: int,
+        once: Once[StoredLimit, wire.TopUpLimitResponse],
+    ) -> wire.TopUpLimitResponse:
+        """Add to the capacity of a limit with a lifetime.
+
+        Raises:
+            NotFound: LIMIT_NOT_FOUND.
+            Precondition: LIMIT_NOT_TOPPABLE.
+            Conflict: REQUEST_ID_REUSED.
+            Unavailable: COUNTERS_UNAVAILABLE, as `put_limit`.
+        """
+
+        async def top_up() -> StoredLimit:
+            now = self._clock.now()
+            stored = await store.top_up(transaction, tenant, limit_id, quantity, now)
+            if stored is None:
+                if await store.load_limit(transaction, tenant, limit_id) is None:
+                    raise _limit_not_found(limit_id)
+                raise _limit_not_toppable(limit_id)
+            return stored
+
+        async with self._database.transaction(tenant) as transaction:
+            answer = await once.run(transaction, tenant, top_up)
+        await self._catalogue.announce(tenant)
+        return answer
+
     async def _check_plan(self, tenant: str, limit: Limit) -> None:
         field = "limit.plan_id"
         try:
@@ -241,4 +272,12 @@ def _check_overrides(limit: Limit, overrides: Mapping[str, str]) -> None:
 def _limit_not_found(limit_id: str) -> NotFound:
     return NotFound(
         "LIMIT_NOT_FOUND", f"there is no limit {limit_id}", metadata={"limit_id": limit_id}
+    )
+
+
+def _limit_not_toppable(limit_id: str) -> Precondition:
+    return Precondition(
+        "LIMIT_NOT_TOPPABLE",
+        f"{limit_id} has a window instead of a lifetime, or its capacity would pass 10^15",
+        metadata={"limit_id": limit_id},
     )

@@ -222,6 +222,17 @@ async def test_limits_are_put_from_options_and_files_and_listed(shell: Shell) ->
     ]
 
 
+async def test_a_prepaid_balance_is_topped_up(shell: Shell) -> None:
+    """In units of its currency, as it was put."""
+    await shell.lines(
+        *("limits", "put", "prepaid", "--customer", "acme", "--unit", "USD"),
+        *("--capacity", "20", "--lifetime"),
+    )
+    paid = await shell.lines("limits", "top-up", "prepaid", "12.50")
+
+    assert paid == ["limit prepaid: 32.5 USD once"]
+
+
 async def test_what_the_gate_refuses_of_a_limit_file_is_told_with_its_line(shell: Shell) -> None:
     """The field of the request is found in the file."""
     file = shell.folder / "limits.yaml"

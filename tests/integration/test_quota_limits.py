@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc.aio
@@ -10,7 +11,7 @@ import redis.asyncio
 from sqlalchemy import text
 
 from cli.signing_keys import SigningKeys
-from kit.errors import Conflict, InvalidInput, NotFound
+from kit.errors import Conflict, InvalidInput, NotFound, Precondition
 from kit.postgres import Database
 from kit.rpc.channel import open_channel
 from kit.settings import ServiceSettings
@@ -162,6 +163,79 @@ async def test_limits_are_listed_page_by_page(world: QuotaWorld) -> None:
     assert rest.next_page_token == ""
     assert [limit.limit_id for limit in acme.limits] == ["own-0", "own-1", "own-2"]
     assert (type(error), error.reason) == (InvalidInput, "INVALID_PAGE_TOKEN")
+
+
+def a_top_up(quantity: int, request: str, limit_id: str = "prepaid") -> messages.TopUpLimitRequest:
+    """Ask to add to a balance."""
+    return messages.TopUpLimitRequest(request_id=request, limit_id=limit_id, quantity=quantity)
+
+
+async def test_a_balance_grows_by_what_is_paid_in(world: QuotaWorld) -> None:
+    """Each payment once, however often it is repeated; what was used stays used."""
+    await world.put(a_limit("prepaid", capacity="100", lifetime={}))
+    await world.ask("Commit", a_commit(tokens=90, of=subject()))
+    first = await world.ask("TopUpLimit", a_top_up(50, "pay-1"))
+    again = await world.ask("TopUpLimit", a_top_up(50, "pay-1"))
+    error = await world.refusal("TopUpLimit", a_top_up(51, "pay-1"))
+
+    assert first == again
+    assert first.limit.capacity == 150
+    assert (type(error), error.reason) == (Conflict, "REQUEST_ID_REUSED")
+    assert await world.balances() == [Standing("prepaid", "acme", 90, 0, 60)]
+
+
+async def test_only_a_lifetime_is_topped_up_and_only_so_far(world: QuotaWorld) -> None:
+    """A limit with a window, one that is not there, and a balance that would be too large."""
+    await world.put(
+        a_limit("windowed"),
+        a_limit("flying", units=["holds"], concurrency={}),
+        a_limit("full", capacity=str(10**15 - 5), lifetime={}),
+    )
+    errors = [
+        await world.refusal("TopUpLimit", a_top_up(quantity, f"pay-{limit_id}", limit_id))
+        for limit_id, quantity in (("windowed", 1), ("flying", 1), ("full", 6), ("gone", 1))
+    ]
+    bad = await world.refusal("TopUpLimit", a_top_up(0, "", "A"))
+    grown = await world.ask("TopUpLimit", a_top_up(5, "pay-5", "full"))
+
+    assert [(type(error), error.reason) for error in errors] == [
+        *[(Precondition, "LIMIT_NOT_TOPPABLE")] * 3,
+        (NotFound, "LIMIT_NOT_FOUND"),
+    ]
+    assert [violation.field for violation in bad.violations] == [
+        *("request_id", "limit_id", "quantity"),
+    ]
+    assert grown.limit.capacity == 10**15
+
+
+async def test_payments_race_with_calls_and_none_is_lost(
+    world: QuotaWorld, settings_for: Callable[..., ServiceSettings]
+) -> None:
+    """Two replicas take 40 payments, each twice; 300 calls want 2 of the 400 that come to be."""
+    await world.put(a_limit("prepaid", capacity="0", lifetime={}))
+    async with (
+        hosted("quota", settings_for("quota")) as address,
+        open_channel(address) as channel,
+    ):
+        replicas = [world, replace(world, stub=QuotaServiceStub(channel))]
+        payments = [
+            replicas[number % 2].ask("TopUpLimit", a_top_up(10, f"pay-{number // 2}"))
+            for number in range(80)
+        ]
+        calls = [replicas[number % 2].ask("Reserve", a_reserve(2)) for number in range(300)]
+        early, *_ = await asyncio.gather(asyncio.gather(*calls), *payments)
+        admitted = sum(answer.decision == ALLOW for answer in early)
+        for _ in range(200):
+            late = await replicas[1].ask("Reserve", a_reserve(2))
+            admitted += late.decision == ALLOW
+            if admitted == 200:
+                break
+            await asyncio.sleep(0 if late.decision == ALLOW else 0.05)
+        refused = await world.ask("Reserve", a_reserve(1))
+
+    assert admitted == 200
+    assert refused.decision == DENY
+    assert await world.balances() == [Standing("prepaid", "acme", 0, 400, 0)]
 
 
 async def test_a_key_gets_its_own_rate_until_an_instant(world: QuotaWorld) -> None:

@@ -17,7 +17,15 @@ from services.quota.convert.fields import (
 )
 from services.quota.convert.windows import check_rate, parse_window, write_window
 from services.quota.filters import BadFilter, check_filter
-from services.quota.model import HOLDS, Enforcement, Level, Limit, StoredLimit, Subject
+from services.quota.model import (
+    HOLDS,
+    QUANTITY_MAX,
+    Enforcement,
+    Level,
+    Limit,
+    StoredLimit,
+    Subject,
+)
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
@@ -106,6 +114,22 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         message.expire_time.CopyFrom(render_time(limit.expire_time))
     write_window(limit.window, message)
     return message
+
+
+def parse_top_up(request: wire.TopUpLimitRequest) -> tuple[str, int]:
+    """Read which balance grows by how much, and make sure that the request has an id."""
+    violations = Violations()
+    violations.take("request_id", lambda: parse_request_id(request.request_id))
+    limit_id = violations.take("limit_id", lambda: parse_id(request.limit_id, "limit_id"))
+    if not 1 <= request.quantity <= QUANTITY_MAX:
+        violations.add("quantity", f"must be from 1 to {QUANTITY_MAX:,}")
+    violations.raise_if_any()
+    return limit_id, request.quantity
+
+
+def render_top_up(stored: StoredLimit) -> wire.TopUpLimitResponse:
+    """Write the answer to a top-up."""
+    return wire.TopUpLimitResponse(limit=render_limit(stored))
 
 
 def render_put_limit(stored: StoredLimit) -> wire.PutLimitResponse:

@@ -32,7 +32,16 @@ class Refused:
 REFUSED = [
     Refused("no such file", "plans apply absent.yaml", "cannot read absent.yaml: No such file"),
     Refused("two windows", "limits put a --capacity 1 --per day --rolling 1m", "choose a window"),
-    Refused("no window", "limits put a --capacity 1", "choose a window: either --per or --roll"),
+    Refused(
+        "no window",
+        "limits put a --capacity 1",
+        "choose a window: either --per or --rolling, or --lifetime",
+    ),
+    Refused(
+        "two lives",
+        "limits put a --capacity 1 --per day --lifetime",
+        "--lifetime stands alone: what has one has no window",
+    ),
     Refused("no limit", "limits put", "name either a limit or a file of limits by --file"),
     Refused("limit and file", "limits put a --file b.yaml", "name either a limit or a file of"),
     Refused(

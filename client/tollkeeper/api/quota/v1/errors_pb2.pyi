@@ -59,6 +59,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """More limits apply to one call than the engine decides at once.
     Metadata: `{"maximum": "64"}`.
     """
+    ERROR_REASON_LIMIT_NOT_TOPPABLE: _ErrorReason.ValueType  # 13
+    """The limit has a window, and only a limit with a lifetime can be topped up,
+    or its capacity would pass 10^15. Metadata: `{"limit_id": "…"}`.
+    """
     ERROR_REASON_RATE_CARD_UNAVAILABLE: _ErrorReason.ValueType  # 14
     """The rate card of a plan that a limit names cannot be had.
     Metadata: `{"plan_id": "…"}`.
@@ -116,6 +120,10 @@ the call with the same `request_id`.
 ERROR_REASON_TOO_MANY_LIMITS: ErrorReason.ValueType  # 11
 """More limits apply to one call than the engine decides at once.
 Metadata: `{"maximum": "64"}`.
+"""
+ERROR_REASON_LIMIT_NOT_TOPPABLE: ErrorReason.ValueType  # 13
+"""The limit has a window, and only a limit with a lifetime can be topped up,
+or its capacity would pass 10^15. Metadata: `{"limit_id": "…"}`.
 """
 ERROR_REASON_RATE_CARD_UNAVAILABLE: ErrorReason.ValueType  # 14
 """The rate card of a plan that a limit names cannot be had.

@@ -968,6 +968,64 @@ class GetBalancesResponse(_message.Message):
 Global___GetBalancesResponse: _TypeAlias = GetBalancesResponse  # noqa: Y015
 
 @_typing.final
+class TopUpLimitRequest(_message.Message):
+    """Adds to a balance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    limit_id: _builtins.str
+    """The limit, which must have a lifetime. Required."""
+    quantity: _builtins.int
+    """How much is added to the capacity, in quanta, from 1 to 10^15. The new
+    capacity is at most 10^15.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        limit_id: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_id", b"limit_id", "quantity", b"quantity", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopUpLimitRequest: _TypeAlias = TopUpLimitRequest  # noqa: Y015
+
+@_typing.final
+class TopUpLimitResponse(_message.Message):
+    """The balance has grown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limit(self) -> _quota_pb2.Limit:
+        """The limit as it is stored."""
+
+    def __init__(
+        self,
+        *,
+        limit: _quota_pb2.Limit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopUpLimitResponse: _TypeAlias = TopUpLimitResponse  # noqa: Y015
+
+@_typing.final
 class PutLimitRequest(_message.Message):
     """Puts a limit."""
 

@@ -88,6 +88,11 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitResponse.FromString,
                 _registered_method=True)
+        self.TopUpLimit = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/TopUpLimit',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitResponse.FromString,
+                _registered_method=True)
         self.GetLimit = channel.unary_unary(
                 '/tollkeeper.api.quota.v1.QuotaService/GetLimit',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetLimitRequest.SerializeToString,
@@ -187,6 +192,14 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TopUpLimit(self, request, context):
+        """Adds to the capacity of a limit with a lifetime: a payment into a balance.
+        Every replica decides by it within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLimit(self, request, context):
         """Returns one limit.
         """
@@ -260,6 +273,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.PutLimit,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitResponse.SerializeToString,
+            ),
+            'TopUpLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.TopUpLimit,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitResponse.SerializeToString,
             ),
             'GetLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLimit,
@@ -551,6 +569,33 @@ class QuotaService:
             '/tollkeeper.api.quota.v1.QuotaService/PutLimit',
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitRequest.SerializeToString,
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TopUpLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/TopUpLimit',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,10 @@ class QuotaServiceStub:
     """Creates a limit or replaces the one of the same id; its counters stay.
     Every replica decides by it within a second.
     """
+    TopUpLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.TopUpLimitRequest, _quota_service_pb2.TopUpLimitResponse]
+    """Adds to the capacity of a limit with a lifetime: a payment into a balance.
+    Every replica decides by it within a second.
+    """
     GetLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetLimitRequest, _quota_service_pb2.GetLimitResponse]
     """Returns one limit."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListLimitsRequest, _quota_service_pb2.ListLimitsResponse]
@@ -109,6 +113,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Shows how every limit stands that applies to a subject. Counts nothing."""
     PutLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]  # type: ignore[assignment]
     """Creates a limit or replaces the one of the same id; its counters stay.
+    Every replica decides by it within a second.
+    """
+    TopUpLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.TopUpLimitRequest, _quota_service_pb2.TopUpLimitResponse]  # type: ignore[assignment]
+    """Adds to the capacity of a limit with a lifetime: a payment into a balance.
     Every replica decides by it within a second.
     """
     GetLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetLimitRequest, _quota_service_pb2.GetLimitResponse]  # type: ignore[assignment]
@@ -211,6 +219,16 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.PutLimitResponse, _abc.Awaitable[_quota_service_pb2.PutLimitResponse]]:
         """Creates a limit or replaces the one of the same id; its counters stay.
+        Every replica decides by it within a second.
+        """
+
+    @_abc_1.abstractmethod
+    def TopUpLimit(
+        self,
+        request: _quota_service_pb2.TopUpLimitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.TopUpLimitResponse, _abc.Awaitable[_quota_service_pb2.TopUpLimitResponse]]:
+        """Adds to the capacity of a limit with a lifetime: a payment into a balance.
         Every replica decides by it within a second.
         """
 
