@@ -70,15 +70,21 @@ class MethodGuard:
         self._default_deadline_s = default_deadline_s
 
     def wrap(
-        self, servicer: object, descriptor: MethodDescriptor, scope: str = ""
+        self,
+        servicer: object,
+        descriptor: MethodDescriptor,
+        scope: str = "",
+        request_type: type[Message] | None = None,
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Make the handler of one method of a servicer; `scope` is for contracts of others.
+
+        Requests are read as the type of the contract, or as another one with the same numbers.
 
         Raises:
             TypeError: the servicer lacks the method, or has it in another form than the contract.
             ValueError: the contract names no scope for it.
         """
-        method = _method(servicer, descriptor, scope)
+        method = _method(servicer, descriptor, scope, request_type)
         if descriptor.server_streaming:
             answers = self._answering_many(method)
             stream = _observed_stream(method.name, answers) if telemetry.is_on() else answers
@@ -209,7 +215,12 @@ class _Requests:
             raise self._refusal
 
 
-def _method(servicer: object, descriptor: MethodDescriptor, scope: str) -> _Method:
+def _method(
+    servicer: object,
+    descriptor: MethodDescriptor,
+    scope: str,
+    request_type: type[Message] | None,
+) -> _Method:
     scope = scope or descriptor.GetOptions().Extensions[required_scope]
     if not scope:
         raise ValueError(f"{descriptor.full_name} names no required_scope")
@@ -224,7 +235,7 @@ def _method(servicer: object, descriptor: MethodDescriptor, scope: str) -> _Meth
         kind = "an async generator" if descriptor.server_streaming else "a coroutine function"
         raise TypeError(f"{descriptor.full_name} must be {kind}")
     name = f"{descriptor.containing_service.full_name}/{descriptor.name}"
-    return _Method(name, scope, GetMessageClass(descriptor.input_type), call)
+    return _Method(name, scope, request_type or GetMessageClass(descriptor.input_type), call)
 
 
 def _observed_unary(name: str, handle: UnaryHandler) -> UnaryHandler:

@@ -6,11 +6,13 @@ live process that is not ready. Refuses to share its port with another process.
 
 import errno
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
@@ -22,6 +24,7 @@ from kit.rpc.methods import MethodGuard
 MESSAGE_BYTES_MAX = 16 * 2**20
 DEFAULT_DEADLINE_S = 30.0
 
+_AS_IN_CONTRACT: Mapping[str, type[Message]] = MappingProxyType({})
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -51,13 +54,21 @@ class RpcServer:
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
-    def add(self, servicer: object, descriptor: ServiceDescriptor, scope: str = "") -> None:
+    def add(
+        self,
+        servicer: object,
+        descriptor: ServiceDescriptor,
+        scope: str = "",
+        request_types: Mapping[str, type[Message]] = _AS_IN_CONTRACT,
+    ) -> None:
         """Serve a contract: `file_pb2.DESCRIPTOR.services_by_name["MeterService"]`.
 
-        A contract of others names no scopes; `scope` is then what all of its methods ask for.
+        A contract of others names no scopes; `scope` is then what all of its methods ask for. The
+        requests of a method may be read as another type, with the same numbers.
         """
         methods = {
-            method.name: self._guard.wrap(servicer, method, scope) for method in descriptor.methods
+            method.name: self._guard.wrap(servicer, method, scope, request_types.get(method.name))
+            for method in descriptor.methods
         }
         handler = grpc.method_handlers_generic_handler(descriptor.full_name, methods)
         self._handlers[descriptor.full_name] = handler

@@ -13,6 +13,7 @@ from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
 from services.quota.clients import CardClient
 from services.quota.cluster_link import ClusterLink
+from services.quota.convert.twins import SessionRequest
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
@@ -39,7 +40,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     service = QuotaService(Gate(catalogue, batcher), limits, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
-    foundation.server.add(service, descriptor)
+    foundation.server.add(service, descriptor, request_types={"Session": SessionRequest})
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings())
     sweeper = Sweeper(link, index, counters)

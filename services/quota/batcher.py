@@ -9,7 +9,7 @@ Refuses to let more than `waiting_max` operations wait.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from kit.errors import DomainError
 from services.quota.counters import (
@@ -22,7 +22,14 @@ from services.quota.counters import (
     unavailable,
 )
 from services.quota.coverage import NOTHING, Coverage, DescribedHold
-from services.quota.model import CommitCall, Dimensions, ExtendCall, HoldId, Subject
+from services.quota.model import (
+    LIMITS_PER_CALL_MAX,
+    CommitCall,
+    Dimensions,
+    ExtendCall,
+    HoldId,
+    Subject,
+)
 from services.quota.operations import Operation, commit_operation, extend_operation
 
 OPERATIONS_PER_BATCH_MAX = 256
@@ -30,7 +37,11 @@ COUNTERS_PER_BATCH_MAX = 2048
 OPERATIONS_PER_ROUND_TRIP_MAX = 1024
 WAITING_MAX = 100_000
 
-Deliver = Callable[[Answer | Exception], None]
+_OPERATIONS_ALWAYS_TAKEN = COUNTERS_PER_BATCH_MAX // LIMITS_PER_CALL_MAX
+
+Deliver = Callable[[Any, Answer | Exception], None]
+"""Gets a ticket back, and the answer, or why there is none."""
+Ticket = TypeVar("Ticket")
 Cover = Callable[[str, Subject, Dimensions], Coverage]
 """Finds what covers a call of a tenant."""
 
@@ -43,10 +54,11 @@ class OfHold(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """What is to be decided, and who is to be told the answer."""
+    """What is to be decided, and who is to be told the answer, by which ticket."""
 
     asked: Operation | OfHold
     deliver: Deliver
+    ticket: object
 
 
 class _Queue:
@@ -56,26 +68,30 @@ class _Queue:
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: list[_Waiting] = []
         self.taken: list[_Waiting] = []
 
     def take(self) -> int:
         """Take what one script call decides without keeping Redis busy for long; count it."""
-        taken: list[_Waiting] = []
-        counters_count = 0
-        while self.waiting and len(taken) < OPERATIONS_PER_BATCH_MAX:
-            asked = self.waiting[0].asked
-            if isinstance(asked, Operation):
-                counters_count += len(asked.coverage.limits)
-            if taken and counters_count > COUNTERS_PER_BATCH_MAX:
-                break
-            taken.append(self.waiting.popleft())
-        self.taken = taken
-        return len(taken)
+        waiting = self.waiting
+        count = len(waiting)
+        if count > _OPERATIONS_ALWAYS_TAKEN:
+            count = min(count, OPERATIONS_PER_BATCH_MAX)
+            counters_count = 0
+            for place in range(count):
+                asked = waiting[place].asked
+                if isinstance(asked, Operation):
+                    counters_count += len(asked.coverage.limits)
+                if place and counters_count > COUNTERS_PER_BATCH_MAX:
+                    count = place
+                    break
+        self.taken, self.waiting = waiting[:count], waiting[count:]
+        return count
 
     def batch(self) -> Batch:
         """Answer what was taken; of every hold is known by now whose call it was."""
-        return Batch(self.root, [cast("Operation", waiting.asked) for waiting in self.taken])
+        operations = [asked for asked, _, _ in self.taken]
+        return Batch(self.root, cast("list[Operation]", operations))
 
 
 class Batcher:
@@ -115,10 +131,16 @@ class Batcher:
             if self._round_trips:
                 await asyncio.wait(self._round_trips)
 
-    def submit(self, root: Root, asked: Operation | OfHold, deliver: Deliver) -> None:
-        """Have an operation decided; `deliver` is told the answer, or why there is none."""
+    def submit(
+        self,
+        root: Root,
+        asked: Operation | OfHold,
+        deliver: Callable[[Ticket, Answer | Exception], None],
+        ticket: Ticket,
+    ) -> None:
+        """Have an operation decided; `deliver` gets the ticket back, and the answer."""
         if self._waiting_count >= self._waiting_max:
-            deliver(unavailable())
+            deliver(ticket, unavailable())
             return
         self._waiting_count += 1
         queue = self._queues.get(root)
@@ -128,21 +150,12 @@ class Batcher:
             if not self._is_scheduled:
                 self._is_scheduled = True
                 asyncio.get_running_loop().call_soon(self._flush)
-        queue.waiting.append(_Waiting(asked, deliver))
+        queue.waiting.append(_Waiting(asked, deliver, ticket))
 
     async def decide(self, root: Root, asked: Operation | OfHold) -> Answer:
         """Have an operation decided, and wait for the answer; raise why there is none."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def deliver(answer: Answer | Exception) -> None:
-            if future.done():
-                return
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-        self.submit(root, asked, deliver)
+        self.submit(root, asked, _settle, future)
         return await future
 
     def _flush(self) -> None:
@@ -175,13 +188,13 @@ class Batcher:
                 if isinstance(answer, LimitsChanged):
                     self._ask_again(queue.root, waiting, answer)
                 else:
-                    waiting.deliver(answer)
+                    waiting.deliver(waiting.ticket, answer)
 
     def _ask_again(self, root: Root, waiting: _Waiting, changed: LimitsChanged) -> None:
         """Ask what is to be extended by the limits that applied when it was held."""
         operation = cast("Operation", waiting.asked)
         assert operation.rebased is not None, "only what is extended depends on former limits"
-        self.submit(root, operation.rebased(changed.description), waiting.deliver)
+        self.submit(root, operation.rebased(changed.description), *waiting[1:])
 
     def _answers(
         self, queue: _Queue, result: Decided | Exception
@@ -236,9 +249,18 @@ class Batcher:
                 coverage = self._cover(root.tenant, described.subject, described.dimensions)
         except DomainError as error:
             self._waiting_count -= 1
-            waiting.deliver(error)
+            waiting.deliver(waiting.ticket, error)
             return None
         if isinstance(asked.call, ExtendCall):
-            return _Waiting(extend_operation(asked.call, coverage), waiting.deliver)
+            return waiting._replace(asked=extend_operation(asked.call, coverage))
         operation = commit_operation(asked.call, coverage, is_known=described is not None)
-        return _Waiting(operation, waiting.deliver)
+        return waiting._replace(asked=operation)
+
+
+def _settle(future: "asyncio.Future[Answer]", answer: Answer | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

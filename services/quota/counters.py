@@ -6,10 +6,11 @@ Refuses to interpret: what a figure means on the wire is the converter's.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -54,6 +55,9 @@ _KINDS = 16
 # The script's reader knows no binary strings, so bytes go as the older raw strings. There is one
 # packer, because each would allocate a large buffer of its own.
 _packer = msgpack.Packer(use_bin_type=False, autoreset=False)
+
+
+_unpacked: Callable[[bytes], list[Any]] = partial(msgpack.unpackb, raw=True)
 
 
 class Root(NamedTuple):
@@ -150,15 +154,15 @@ class Counters:
         is not known, so that its operations are to be repeated with the same request ids.
         """
         decided: dict[int, Decided | Exception] = {}
-        waiting = dict(enumerate(batches))
+        waiting = {place: (batch, _shortest_ttl_ms(batch)) for place, batch in enumerate(batches)}
         for _ in range(_STALE_ATTEMPTS_MAX):
             before_ms = self._now_ms
             replies = await self._run(list(waiting.values()))
             for place, reply in zip(list(waiting), replies, strict=True):
-                batch = waiting[place]
+                batch, ttl_ms = waiting[place]
                 found = self._read(batch, reply)
                 if found is not None:
-                    if ttl_ms := _shortest_ttl_ms(batch):
+                    if ttl_ms:
                         self._index.noted(
                             _name(batch.root),
                             before_ms + ttl_ms,
@@ -191,17 +195,19 @@ class Counters:
                 raise unavailable() from reply
         return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
 
-    async def _run(self, batches: Sequence[Batch]) -> list[Reply]:
-        """Have the script decide batches, and note the holds they make so that they are ended."""
+    async def _run(self, batches: Sequence[tuple[Batch, int]]) -> list[Reply]:
+        """Have the script decide batches, and note the holds they make so that they are ended.
+
+        Beside each batch is how long the holds live that it makes, the shortest of them.
+        """
         now_ms = self._now_ms
         notes = [
             note
-            for batch in batches
-            if (ttl_ms := _shortest_ttl_ms(batch))
-            and (note := self._index.note(_name(batch.root), now_ms + ttl_ms, now_ms))
+            for batch, ttl_ms in batches
+            if ttl_ms and (note := self._index.note(_name(batch.root), now_ms + ttl_ms, now_ms))
         ]
-        commands = [self._command(batch) for batch in batches]
-        keys = [keys_of(batch.root)[0] for batch in batches]
+        commands = [self._command(batch) for batch, _ in batches]
+        keys = [keys_of(batch.root)[0] for batch, _ in batches]
         if not notes:
             replies = await self._ask(commands, keys)
         else:
@@ -343,12 +349,13 @@ def _answer(
         return LimitsChanged(description)
     if len(record) <= _ERROR_LENGTH_MAX:
         return _error(root, operation, record.decode())
-    code, now_ms, detail, hold, *figures = _unpacked(record[_COVERAGE_ID.stop :])
-    kind, outcome = divmod(code, _KINDS)
+    figures = _unpacked(record[_COVERAGE_ID.stop :])
+    code, now_ms, detail, hold = figures[:_HEAD]
+    del figures[:_HEAD]
     coverage = operation.coverage
     if record[_COVERAGE_ID] != coverage.id:
         coverage = remembered(exhibits[record[_COVERAGE_ID]])
-    return Answer(kind, outcome, now_ms, detail, hold.decode(), coverage, figures)
+    return Answer(code // _KINDS, code % _KINDS, now_ms, detail, hold.decode(), coverage, figures)
 
 
 def _error(root: Root, operation: Operation, code: str) -> DomainError:
@@ -387,10 +394,6 @@ def _is_mistake(error: ReplyError) -> bool:
     text = str(error)
     passes = any(word in text for word in ("OOM", "READONLY", "MISCONF", "NOREPLICAS"))
     return "user_script" in text and not passes
-
-
-def _unpacked(data: bytes) -> list[Any]:
-    return cast("list[Any]", msgpack.unpackb(data, raw=True))
 
 
 def _unpacked_all(data: bytes) -> list[Any]:

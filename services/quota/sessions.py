@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
-from functools import partial
+from typing import Any
 
 from google.rpc.status_pb2 import Status
 
@@ -23,11 +23,10 @@ from services.quota.convert.answers import (
     render_session_answer,
     render_session_error,
 )
-from services.quota.convert.calls import parse_session_call
+from services.quota.convert.session_calls import read_session_call
 from services.quota.counters import Answer
 from services.quota.model import Call
 from services.quota.usecases import Gate
-from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 CALLS_PER_MESSAGE_MAX = 1000
 CALLS_WAITING_MAX = 4096
@@ -53,10 +52,8 @@ class Session:
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
 
-    async def answers(
-        self, requests: AsyncIterator[wire.SessionRequest]
-    ) -> AsyncGenerator[WrittenMessage, None]:
-        """Read calls until there are no more, and answer all of them.
+    async def answers(self, requests: AsyncIterator[Any]) -> AsyncGenerator[WrittenMessage, None]:
+        """Read calls until there are no more, each request a twin, and answer all of them.
 
         Raises:
             InvalidInput: PAYLOAD_TOO_LARGE, once all calls before have been answered.
@@ -81,7 +78,7 @@ class Session:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _read(self, requests: AsyncIterator[wire.SessionRequest]) -> None:
+    async def _read(self, requests: AsyncIterator[Any]) -> None:
         try:
             async for request in requests:
                 if len(request.calls) > CALLS_PER_MESSAGE_MAX:
@@ -104,20 +101,21 @@ class Session:
             self._is_read = True
             self._changed.set()
 
-    def _ask(self, message: wire.SessionCall) -> None:
-        call_id = message.call_id
+    def _ask(self, twin: Any) -> None:  # noqa: ANN401 - made at run time.
+        call_id = twin.call_id
         if call_id in self._waiting:
             self._refuse(call_id, InvalidInput.of("call_id", "is that of another call that waits"))
             return
         try:
-            call = parse_session_call(message)
+            call = read_session_call(twin)
             self._waiting.add(call_id)
-            self._gate.submit(self._tenant, call, partial(self._end, call_id, call))
+            self._gate.submit(self._tenant, call, self._end, (call_id, call))
         except DomainError as error:
             self._waiting.discard(call_id)
             self._refuse(call_id, error)
 
-    def _end(self, call_id: int, call: Call, answer: Answer | Exception) -> None:
+    def _end(self, asked: tuple[int, Call], answer: Answer | Exception) -> None:
+        call_id, call = asked
         self._waiting.discard(call_id)
         if isinstance(answer, Answer):
             size = len(answer.coverage.limits) + 1

@@ -7,7 +7,7 @@ limit is one transaction; every replica is told after its commit.
 import secrets
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from kit.clock import Clock
 from kit.errors import InvalidInput, NotFound, Precondition
@@ -44,7 +44,7 @@ from services.quota.operations import (
 from services.quota.rate_cards import RateCards
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
-Deliver = Callable[[Answer | Exception], None]
+Ticket = TypeVar("Ticket")
 
 
 class Gate:
@@ -64,15 +64,21 @@ class Gate:
         """Make sure that the limits of a tenant are in memory; to be awaited before `submit`."""
         await self._catalogue.load(tenant)
 
-    def submit(self, tenant: str, call: Call, deliver: Deliver) -> None:
-        """Have a call decided; `deliver` is told the answer, or why there is none.
+    def submit(
+        self,
+        tenant: str,
+        call: Call,
+        deliver: Callable[[Ticket, Answer | Exception], None],
+        ticket: Ticket,
+    ) -> None:
+        """Have a call decided; `deliver` gets its ticket back, and the answer or why there is none.
 
         Calls of one customer are decided in the order of submission.
 
         Raises:
             Precondition: TOO_MANY_LIMITS.
         """
-        self._batcher.submit(*self._asked(tenant, call), deliver)
+        self._batcher.submit(*self._asked(tenant, call), deliver, ticket)
 
     @traced("quota.decide")
     async def decide(self, tenant: str, call: Call) -> Answer:

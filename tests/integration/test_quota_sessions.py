@@ -16,10 +16,11 @@ from kit.rpc.channel import open_channel
 from kit.rpc.status import read_error
 from kit.settings import ServiceSettings
 from services.quota import __main__ as composition
-from services.quota.batcher import Deliver
+from services.quota.convert.twins import SessionRequest
+from services.quota.counters import Answer
 from services.quota.model import Call
 from services.quota.sessions import CALLS_WAITING_MAX, Session
-from services.quota.usecases import Gate
+from services.quota.usecases import Gate, Ticket
 from tests.quota_world import (
     ALLOW,
     DENY,
@@ -246,7 +247,13 @@ class GateThatAnswersNobody(Gate):
     def __init__(self) -> None:
         self.taken = 0
 
-    def submit(self, tenant: str, call: Call, deliver: Deliver) -> None:  # noqa: ARG002 - as Gate.
+    def submit(
+        self,
+        tenant: str,  # noqa: ARG002 - as Gate, and the following.
+        call: Call,  # noqa: ARG002
+        deliver: Callable[[Ticket, Answer | Exception], None],  # noqa: ARG002
+        ticket: Ticket,  # noqa: ARG002
+    ) -> None:
         """Take a call."""
         self.taken += 1
 
@@ -256,12 +263,13 @@ async def test_a_session_is_not_read_while_too_many_calls_wait() -> None:
     gate = GateThatAnswersNobody()
     read_messages = 0
 
-    async def endless() -> AsyncIterator[messages.SessionRequest]:
+    async def endless() -> AsyncIterator[Any]:
         nonlocal read_messages
         while True:
             first = 1_000 * read_messages
             read_messages += 1
-            yield a_message(*(a_call(first + n, reserve=a_reserve(1)) for n in range(1_000)))
+            message = a_message(*(a_call(first + n, reserve=a_reserve(1)) for n in range(1_000)))
+            yield SessionRequest.FromString(message.SerializeToString())
 
     waiting = asyncio.ensure_future(anext(Session(gate, "tenant").answers(endless())))
     for _ in range(1_000):

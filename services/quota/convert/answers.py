@@ -2,16 +2,20 @@
 
 A session writes ten thousands of statuses each second, and making their messages anew would take
 most of the service's time. So each coverage keeps a message of every kind, a form, in which only
-figures change; it is filled in and serialized in one go, and never handed out.
+figures change; it is filled in and serialized in one go, and never handed out. It is a twin, in
+which times and amounts are bytes that were written once.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, assert_never, cast
+from typing import Any, NamedTuple, assert_never, cast
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
+from services.quota.convert.twins import GetBalancesResponse, SessionResponse
 from services.quota.counters import Answer
 from services.quota.coverage import Coverage
 from services.quota.model import (
@@ -30,11 +34,9 @@ from services.quota.operations import granted_amounts
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
-if TYPE_CHECKING:
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
-
 _NANOS_PER_MS = 1_000_000
 _MS_PER_S = 1000
+_REMEMBERED_MAX = 65_536
 _FIGURES = 3
 _FIGURES_WITH_WAIT = 4
 # Plain numbers, since looking up a member of an enumeration takes a while.
@@ -61,27 +63,27 @@ class WrittenMessage(NamedTuple):
 
 def render_check(answer: Answer) -> bytes:
     """Write a `CheckResponse`."""
-    return _filled_check(answer).answer.check.SerializeToString()
+    return _written(_filled_check(answer).body)
 
 
 def render_reserve(answer: Answer, call: ReserveCall) -> bytes:
     """Write a `ReserveResponse`."""
-    return _filled_reserve(answer, call).answer.reserve.SerializeToString()
+    return _written(_filled_reserve(answer, call).body)
 
 
 def render_extend(answer: Answer, call: ExtendCall) -> bytes:
     """Write an `ExtendResponse`."""
-    return _filled_extend(answer, call).answer.extend.SerializeToString()
+    return _written(_filled_extend(answer, call).body)
 
 
 def render_commit(answer: Answer) -> bytes:
     """Write a `CommitResponse`."""
-    return _filled_commit(answer).answer.commit.SerializeToString()
+    return _written(_filled_commit(answer).body)
 
 
 def render_record(answer: Answer) -> bytes:
     """Write a `RecordResponse`."""
-    return _filled_record(answer).answer.record.SerializeToString()
+    return _written(_filled_record(answer).body)
 
 
 def render_release(answer: Answer) -> bytes:
@@ -96,8 +98,8 @@ def render_mark_dispatched(answer: Answer) -> bytes:
 
 def render_balances(answer: Answer) -> bytes:
     """Write a `GetBalancesResponse`."""
-    limits = _filled_check(answer).answer.check.limits
-    return wire.GetBalancesResponse(limits=limits).SerializeToString()
+    limits = _filled_check(answer).body.limits
+    return _written(GetBalancesResponse(limits=limits))
 
 
 def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
@@ -122,7 +124,8 @@ def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
         case _:
             assert_never(call)
     form.answer.call_id = call_id
-    return form.response.SerializeToString()
+    data: bytes = form.response.SerializeToString()
+    return data
 
 
 def render_session_error(call_id: int, status: Status) -> bytes:
@@ -132,6 +135,11 @@ def render_session_error(call_id: int, status: Status) -> bytes:
     return _alone(answer)
 
 
+def _written(message: Any) -> bytes:  # noqa: ANN401 - made at run time.
+    data: bytes = message.SerializeToString()
+    return data
+
+
 def _alone(answer: wire.SessionAnswer) -> bytes:
     return wire.SessionResponse(answers=[answer]).SerializeToString()
 
@@ -139,45 +147,42 @@ def _alone(answer: wire.SessionAnswer) -> bytes:
 class _Row:
     """The status of one limit, and what it shows as its reset time."""
 
-    __slots__ = ("capacity", "is_hard", "reset_ms", "reset_time", "status")
+    __slots__ = ("capacity", "is_hard", "reset_ms", "status")
 
-    def __init__(self, status: quota_pb2.LimitStatus) -> None:
+    def __init__(self, status: Any) -> None:  # noqa: ANN401 - made at run time.
         self.status = status
         self.capacity = status.capacity
         self.is_hard = status.enforcement == quota_pb2.ENFORCEMENT_HARD
-        self.reset_time = status.reset_time
         self.reset_ms = 0
 
     def show_reset(self, reset_ms: int, now_ms: int) -> None:
         """Write in how many milliseconds the limit is reset; less than 0 for never."""
+        self.reset_ms = now_ms + reset_ms
         if reset_ms < 0:
             self.status.ClearField("reset_time")
-            self.reset_time = self.status.reset_time
-            self.reset_ms = now_ms - 1
         else:
-            self.reset_ms = now_ms + reset_ms
-            _write_time(self.reset_ms, self.reset_time)
+            self.status.reset_time = _time(self.reset_ms)
 
 
 class _Form:
     """One kind of answer about a coverage."""
 
-    __slots__ = ("amounts", "answer", "response", "rows", "units")
+    __slots__ = ("answer", "body", "expire_ms", "granted", "response", "rows")
 
     def __init__(self, coverage: Coverage, kind: str) -> None:
-        self.response = wire.SessionResponse()
+        self.response = SessionResponse()
         self.answer = self.response.answers.add()
-        self.units: tuple[str, ...] = ()
-        self.amounts: list[quota_pb2.Amount] = []
-        body: wire.ReserveResponse = getattr(self.answer, kind)
+        self.body = getattr(self.answer, kind)
+        self.expire_ms = 0
+        self.granted: Amounts = {}
         self.rows = [
             _Row(
-                body.limits.add(
+                self.body.limits.add(
                     limit_id=limit.limit_id,
                     scope=limit.scope,
                     units=limit.units,
                     capacity=limit.capacity,
-                    enforcement=quota_pb2.Enforcement.ValueType(limit.enforcement),
+                    enforcement=limit.enforcement,
                 )
             )
             for limit in coverage.limits
@@ -211,7 +216,7 @@ class _Form:
             status.exceeded = wait_ms >= 0
             status.decided = wait_ms >= 0 and is_denied and row.is_hard
             if wait_ms > 0:
-                status.retry_after.FromMilliseconds(wait_ms)
+                status.retry_after = _duration(wait_ms)
             else:
                 status.ClearField("retry_after")
 
@@ -221,26 +226,25 @@ class _Form:
         for row in self.rows:
             row.status.exceeded = row.status.used > row.capacity
 
-    def grant(
-        self, granted: "RepeatedCompositeFieldContainer[quota_pb2.Amount]", amounts: Amounts
-    ) -> None:
-        """Write what is held."""
-        units = tuple(amounts)
-        if units != self.units:
-            del granted[:]
-            self.units, self.amounts = units, [granted.add(unit=unit) for unit in units]
-        for amount, quantity in zip(self.amounts, amounts.values(), strict=True):
-            amount.quantity = quantity
+    def grant(self, expire_ms: int, amounts: Amounts) -> None:
+        """Write what is held, and until when."""
+        body = self.body
+        if expire_ms != self.expire_ms:
+            self.expire_ms = expire_ms
+            body.expire_time = _time(expire_ms)
+        if amounts != self.granted:
+            self.granted = amounts
+            body.granted[:] = map(_amount, amounts, amounts.values())
 
 
 def _filled_check(answer: Answer) -> _Form:
     if answer.outcome == _ALLOWED:
         form = _form(answer.coverage, "check")
-        form.answer.check.decision = quota_pb2.DECISION_ALLOW
+        form.body.decision = quota_pb2.DECISION_ALLOW
         form.fill(answer)
         return form
     form = _form(answer.coverage, "check misfit")
-    form.answer.check.decision = _DECISIONS[answer.outcome]
+    form.body.decision = _DECISIONS[answer.outcome]
     form.fill_misfits(answer)
     return form
 
@@ -250,18 +254,18 @@ def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
     outcome = answer.outcome
     if outcome == _DENIED:
         form = _form(coverage, "reserve denied")
-        form.answer.reserve.decision = quota_pb2.DECISION_DENY
+        form.body.decision = quota_pb2.DECISION_DENY
         form.fill_misfits(answer)
         return form
     form = _form(coverage, "reserve" if outcome == _ALLOWED else "reserve misfit")
-    reserve = form.answer.reserve
-    reserve.decision = _DECISIONS[outcome]
-    reserve.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
-    _write_time(answer.detail, reserve.expire_time)
-    form.grant(reserve.granted, _granted(form, answer, call))
+    body = form.body
+    body.decision = _DECISIONS[outcome]
+    body.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     if outcome == _ALLOWED:
+        form.grant(answer.detail, call.amounts)
         form.fill(answer)
     else:
+        form.grant(answer.detail, _granted(form, answer, call))
         form.fill_misfits(answer)
     return form
 
@@ -269,10 +273,8 @@ def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
 def _filled_extend(answer: Answer, call: ExtendCall) -> _Form:
     outcome = answer.outcome
     form = _form(answer.coverage, "extend" if outcome == _ALLOWED else "extend misfit")
-    extend = form.answer.extend
-    extend.decision = _DECISIONS[outcome]
-    _write_time(answer.detail, extend.expire_time)
-    form.grant(extend.granted, {} if outcome == _DENIED else _granted(form, answer, call))
+    form.body.decision = _DECISIONS[outcome]
+    form.grant(answer.detail, {} if outcome == _DENIED else _granted(form, answer, call))
     if outcome == _ALLOWED:
         form.fill(answer)
     else:
@@ -289,7 +291,7 @@ def _granted(form: _Form, answer: Answer, call: ReserveCall | ExtendCall) -> Amo
 
 def _filled_commit(answer: Answer) -> _Form:
     form = _form(answer.coverage, "commit")
-    form.answer.commit.hold_settled = bool(answer.detail)
+    form.body.hold_settled = bool(answer.detail)
     form.fill_booked(answer)
     return form
 
@@ -310,6 +312,18 @@ def _form(coverage: Coverage, name: str) -> _Form:
     return form
 
 
-def _write_time(unix_ms: int, timestamp: Timestamp) -> None:
-    timestamp.seconds, milliseconds = divmod(unix_ms, _MS_PER_S)
-    timestamp.nanos = milliseconds * _NANOS_PER_MS
+@lru_cache(maxsize=_REMEMBERED_MAX)
+def _time(unix_ms: int) -> bytes:
+    seconds, milliseconds = divmod(unix_ms, _MS_PER_S)
+    return Timestamp(seconds=seconds, nanos=milliseconds * _NANOS_PER_MS).SerializeToString()
+
+
+@lru_cache(maxsize=_REMEMBERED_MAX)
+def _duration(milliseconds: int) -> bytes:
+    seconds, milliseconds = divmod(milliseconds, _MS_PER_S)
+    return Duration(seconds=seconds, nanos=milliseconds * _NANOS_PER_MS).SerializeToString()
+
+
+@lru_cache(maxsize=_REMEMBERED_MAX)
+def _amount(unit: str, quantity: int) -> bytes:
+    return quota_pb2.Amount(unit=unit, quantity=quantity).SerializeToString()

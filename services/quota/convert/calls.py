@@ -10,6 +10,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from kit.errors import InvalidInput, Violations
@@ -47,6 +48,7 @@ TTL_MS_MAX = 24 * 60 * 60 * 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FINGERPRINT_BYTES = 8
+_MODES = frozenset(wire.Mode.values())
 _NANOS_PER_MS = 1_000_000
 
 
@@ -246,9 +248,12 @@ def _hold_of(reservation_id: str, subject: Subject | None) -> HoldId:
 
 def _ttl_ms(request: wire.ReserveRequest | wire.ExtendRequest) -> int:
     """Read how long a hold is to live; 0 where that is left out."""
-    if not request.HasField("ttl"):
-        return 0
-    ttl_ms = request.ttl.seconds * 1000 + request.ttl.nanos // _NANOS_PER_MS
+    return parse_ttl_ms(request.ttl) if request.HasField("ttl") else 0
+
+
+def parse_ttl_ms(ttl: Duration) -> int:
+    """Read how long a hold is to live."""
+    ttl_ms = ttl.seconds * 1000 + ttl.nanos // _NANOS_PER_MS
     if not TTL_MS_MIN <= ttl_ms <= TTL_MS_MAX:
         raise InvalidInput.of("ttl", "must be from 100 milliseconds to 24 hours")
     return ttl_ms
@@ -268,7 +273,7 @@ def _least(request: wire.ReserveRequest | wire.ExtendRequest, amounts: Amounts) 
 
 
 def _is_shadow(mode: int) -> bool:
-    if mode not in wire.Mode.values():
+    if mode not in _MODES:
         raise InvalidInput.of("mode", "must be enforce or shadow")
     return mode == wire.MODE_SHADOW
 
@@ -307,5 +312,9 @@ def _refuse_call(
 
 def _fingerprint(method: bytes, request: Message) -> bytes:
     """Digest a request; the order of a map does not matter."""
-    content = request.SerializeToString(deterministic=True)
+    return fingerprint(method, request.SerializeToString(deterministic=True))
+
+
+def fingerprint(method: bytes, content: bytes) -> bytes:
+    """Digest what a request says, its maps in the order of their keys."""
     return blake2b(method + content, digest_size=_FINGERPRINT_BYTES).digest()

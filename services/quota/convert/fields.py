@@ -35,7 +35,7 @@ _SUBJECT_FIELDS = ("customer_id", "project_id", "user_id", "key_id", "run_id")
 def parse_subject(message: subject_pb2.Subject, field: str) -> Subject:
     """Read the path of a call; the customer is required."""
     try:
-        return _subject(message.SerializeToString())
+        return read_subject(message.SerializeToString())
     except InvalidInput:
         violations = Violations()
         violations.take(field, lambda: parse_path(message))
@@ -160,7 +160,8 @@ def _refuse_amounts(given: Sequence[quota_pb2.Amount], field: str) -> None:
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)
-def _subject(data: bytes) -> Subject:
+def read_subject(data: bytes) -> Subject:
+    """Read the path of a call from the bytes of its message."""
     subject = parse_path(subject_pb2.Subject.FromString(data))
     if not subject.customer:
         raise InvalidInput.of("customer_id", "is required")
