@@ -310,6 +310,7 @@ class EventQuery:
     type: str
     interval: Interval | None
     meter_id: str
+    dimensions: tuple[tuple[str, str], ...] = ()
 
 
 def canonical(entries: Iterable[tuple[str, str]]) -> str:

@@ -1,6 +1,7 @@
 """The servicer of the meter: each method parses, calls a use case and renders."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
@@ -10,6 +11,7 @@ from kit.idempotency import Once, fingerprint
 from kit.ids import parse_id
 from kit.paging import page_size
 from kit.rpc.auth import caller
+from kit.rpc.wire import render_time
 from services.meter.convert.events import (
     check_event_count,
     parse_events,
@@ -19,9 +21,13 @@ from services.meter.convert.events import (
 )
 from services.meter.convert.meters import parse_put_meter, render_meter, render_put_meter
 from services.meter.convert.reading import (
+    parse_batch_query,
     parse_event_query,
+    parse_identity,
     parse_summarize_usage,
     parse_usage_query,
+    parse_watch,
+    render_batch_answer,
     render_usage_row,
     render_usage_summary,
 )
@@ -30,6 +36,7 @@ from services.meter.sources.intake import Intake
 from services.meter.streams import EventStream
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
+from services.meter.usecases.questions import Questions
 from services.meter.usecases.usage import Usage
 from tollkeeper.api.meter.v1 import meter_service_pb2 as wire
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceServicer
@@ -51,6 +58,7 @@ class MeterService(MeterServiceServicer):
         self._intake = Intake(ingestion, clock)
         self._meters = meters
         self._usage = usage
+        self._questions = Questions(usage)
         self._clock = clock
         self._streams: set[EventStream] = set()
 
@@ -80,7 +88,8 @@ class MeterService(MeterServiceServicer):
             self._streams.discard(stream)
 
     def drain(self) -> None:
-        """Let every stream answer what it has read, and end."""
+        """Let every stream answer what it has read, and end; nothing is watched any more."""
+        self._questions.stop()
         for stream in self._streams:
             stream.drain()
 
@@ -96,6 +105,27 @@ class MeterService(MeterServiceServicer):
             rows=[render_usage_row(row, query) for row in page.items],
             next_page_token=page.next_page_token,
         )
+
+    async def BatchQueryUsage(
+        self, request: wire.BatchQueryUsageRequest, context: Context
+    ) -> AsyncGenerator[wire.BatchQueryUsageResponse, None]:
+        queries = parse_batch_query(request)
+        answers = self._questions.answer_each(caller(context).tenant, queries)
+        async with aclosing(answers):
+            async for index, answer in answers:
+                yield render_batch_answer(index, answer, queries[index])
+
+    async def WatchUsage(
+        self, request: wire.WatchUsageRequest, context: Context
+    ) -> AsyncGenerator[wire.WatchUsageResponse, None]:
+        query, min_interval = parse_watch(request)
+        watched = self._questions.watch(caller(context).tenant, query, min_interval)
+        async with aclosing(watched):
+            async for rows in watched:
+                yield wire.WatchUsageResponse(
+                    rows=[render_usage_row(row, query) for row in rows],
+                    read_time=render_time(self._clock.now()),
+                )
 
     async def SummarizeUsage(
         self, request: wire.SummarizeUsageRequest, context: Context
@@ -122,6 +152,13 @@ class MeterService(MeterServiceServicer):
             events=[render_event(event) for event in page.items],
             next_page_token=page.next_page_token,
         )
+
+    async def GetEvent(
+        self, request: wire.GetEventRequest, context: Context
+    ) -> wire.GetEventResponse:
+        identity = parse_identity(request.source, request.event_id)
+        event = await self._usage.get_event(caller(context).tenant, identity)
+        return wire.GetEventResponse(event=render_event(event))
 
     async def PutMeter(
         self, request: wire.PutMeterRequest, context: Context

@@ -1,11 +1,12 @@
 """The meter service, answering in rating's own values.
 
+Questions about usage that are asked together go in one call, which the meter reads together.
 Bounds how many calls run at once, so that a large batch cannot drown the meter. Refuses to wait
-longer than ten seconds for an answer, and to guess what was used when there is none.
+long for an answer, and to guess what was used when there is none.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -22,6 +23,7 @@ from services.rating.model import Meter, UsageEntry
 from services.rating.selection import Grain, Reading, matches
 from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1.meter_service_pb2 import (
+    BatchQueryUsageRequest,
     GetMeterRequest,
     ListEventsRequest,
     QueryUsageRequest,
@@ -34,6 +36,8 @@ _CALLS_AT_ONCE_MAX = 32
 _TIMEOUT_S = 10
 _USAGE_DIGITS_MAX = 64
 _PAGE_SIZE = 10_000
+_QUERIES_MAX = 2_000
+_BATCH_TIMEOUT_S = 60
 _WINDOWS = {
     Grain.TOTAL: UsageWindow.USAGE_WINDOW_UNSPECIFIED,
     Grain.HOUR: UsageWindow.USAGE_WINDOW_HOUR,
@@ -44,6 +48,64 @@ _ONE = Decimal(1)
 _RETRY_AFTER = timedelta(seconds=1)
 
 
+Rows = Sequence[meter_pb2.UsageRow]
+_Asking = tuple[QueryUsageRequest, "asyncio.Future[Rows | None]"]
+
+
+class _Gathering:
+    """Sends questions that arrive together as one call, so that the meter reads them together.
+
+    While a call of a tenant runs, its next questions gather for the following one.
+    """
+
+    def __init__(
+        self, ask: Callable[[str, Sequence[QueryUsageRequest]], Awaitable[dict[int, Rows]]]
+    ) -> None:
+        self._ask = ask
+        self._waiting: dict[str, list[_Asking]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, tenant: str, query: QueryUsageRequest) -> Rows | None:
+        """Answer the rows of one question; nothing when it failed among the others.
+
+        Raises:
+            Unavailable: METER_UNAVAILABLE.
+        """
+        future: asyncio.Future[Rows | None] = asyncio.get_running_loop().create_future()
+        if tenant in self._waiting:
+            self._waiting[tenant].append((query, future))
+        else:
+            self._waiting[tenant] = [(query, future)]
+            task = asyncio.create_task(self._send(tenant))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
+
+    async def _send(self, tenant: str) -> None:
+        # Once around the loop, so that questions which are asked at the same time come along.
+        await asyncio.sleep(0)
+        while waiting := self._waiting[tenant]:
+            now, self._waiting[tenant] = waiting[:_QUERIES_MAX], waiting[_QUERIES_MAX:]
+            try:
+                answered = await self._ask(tenant, [query for query, _ in now])
+            except Exception as error:  # noqa: BLE001 - passed on to everyone who asked.
+                for _, future in now:
+                    _settle(future, error)
+                continue
+            for index, (_, future) in enumerate(now):
+                _settle(future, answered.get(index))
+        del self._waiting[tenant]
+
+
+def _settle(future: "asyncio.Future[Rows | None]", outcome: Rows | Exception | None) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
 class MeterClient:
     """Asks the meter service on behalf of a tenant."""
 
@@ -51,6 +113,7 @@ class MeterClient:
         self._stub = MeterServiceStub(channel)
         self._identity = identity
         self._vacancies = asyncio.Semaphore(_CALLS_AT_ONCE_MAX)
+        self._gathering = _Gathering(self._ask_together)
 
     async def get_meter(self, tenant: str, meter_id: str) -> Meter | None:
         """Answer a meter, or nothing when there is none of that id.
@@ -85,8 +148,12 @@ class MeterClient:
             group_by=reading.keys,
             window=_WINDOWS[reading.grain],
             time_zone=reading.time_zone.key if reading.time_zone else "",
-            page_size=_PAGE_SIZE,
         )
+        rows = await self._gathering.ask(tenant, request)
+        if rows is not None:
+            return tuple(_parse_row(row, reading) for row in rows)
+        # It failed among others; asked by itself it fails with its own details.
+        request.page_size = _PAGE_SIZE
         entries: list[UsageEntry] = []
         while True:
             async with self._calling():
@@ -99,6 +166,20 @@ class MeterClient:
             request.page_token = page.next_page_token
             if not page.next_page_token:
                 return tuple(entries)
+
+    async def _ask_together(
+        self, tenant: str, queries: Sequence[QueryUsageRequest]
+    ) -> dict[int, Rows]:
+        answered: dict[int, Rows] = {}
+        async with self._calling():
+            async for answer in self._stub.BatchQueryUsage(
+                BatchQueryUsageRequest(queries=queries),
+                metadata=self._identity.metadata(tenant, _SCOPES),
+                timeout=_BATCH_TIMEOUT_S,
+            ):
+                if answer.HasField("usage"):
+                    answered[answer.index] = answer.usage.rows
+        return answered
 
     async def list_events(
         self, tenant: str, meter: Meter, customer_id: str, interval: Interval, reading: Reading

@@ -28,8 +28,9 @@ from tollkeeper.api.auth.v1.required_scope_pb2 import required_scope
 API = Path(tollkeeper.api.__path__[0])
 SERVICES = ("invoicing", "meter", "quota", "rating", "tax")
 READING_VERBS = (
-    "BatchConvert", "BatchDetermine", "BatchRate", "Check", "Convert", "Determine", "Estimate",
-    "Explain", "Get", "List", "Preview", "Query", "Rate", "Summarize", "Validate",
+    "BatchConvert", "BatchDetermine", "BatchQuery", "BatchRate", "Check", "Convert", "Determine",
+    "Estimate", "Explain", "Export", "Get", "List", "Preview", "Query", "Rate", "Summarize",
+    "Validate", "Verify", "Watch",
 )  # fmt: skip
 MUTATIONS_WITHOUT_REQUEST_ID = {
     "tollkeeper.api.meter.v1.MeterService.IngestEvents": "events carry an identity of their own",

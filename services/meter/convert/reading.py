@@ -1,19 +1,22 @@
 """Questions about usage and events from the wire, and usage to the wire."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from google.type.interval_pb2 import Interval as IntervalMessage
 
 from kit.decimals import plain
-from kit.errors import InvalidInput, Violations
+from kit.errors import DomainError, InvalidInput, Violations
 from kit.ids import parse_id
 from kit.interval import Interval
+from kit.rpc.status import render_status
 from kit.rpc.wire import parse_interval, parse_time, render_decimal, render_interval
 from services.meter.convert.fields import (
     check_customer_id,
     check_key,
+    check_name,
     check_subject_id,
     check_type,
     check_value,
@@ -24,6 +27,7 @@ from services.meter.convert.meters import GROUP_BY_MAX, parse_group_by
 from services.meter.model import (
     EARLIEST_TIME,
     EventQuery,
+    Identity,
     UsageQuery,
     UsageRow,
     UsageSummary,
@@ -46,6 +50,9 @@ _WINDOWS = {
 _SHORTEST = {Window.MINUTE: timedelta(minutes=1), Window.HOUR: timedelta(hours=1)}
 _WINDOWS_MAX = 50_000
 _TOP_MAX = 1_000
+_QUERIES_MAX = 10_000
+_WATCH_S_MAX = 3_600
+_DOMAIN = "tollkeeper.meter"
 
 
 def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuery:
@@ -103,6 +110,66 @@ def _check_windows(interval: Interval, window: Window) -> None:
         raise InvalidInput.of("interval", f"must hold at most {_WINDOWS_MAX:,} windows")
 
 
+def parse_batch_query(request: meter_service_pb2.BatchQueryUsageRequest) -> list[UsageQuery]:
+    """Read many questions.
+
+    Raises:
+        InvalidInput: naming every bad field of every question; with the reason PAYLOAD_TOO_LARGE,
+            over 10,000.
+    """
+    if not request.queries:
+        raise InvalidInput.of("queries", "is required: 1 to 10,000 questions")
+    if len(request.queries) > _QUERIES_MAX:
+        raise InvalidInput(
+            "PAYLOAD_TOO_LARGE",
+            f"queries: must have at most 10,000 questions, and has {len(request.queries):,}",
+            metadata={"maximum": str(_QUERIES_MAX)},
+        )
+    violations = Violations()
+    queries = [
+        violations.take(f"queries[{index}]", partial(parse_usage_query, query))
+        for index, query in enumerate(request.queries)
+    ]
+    for index, query in enumerate(request.queries):
+        for field in ("page_size", "page_token"):
+            if getattr(query, field):
+                violations.add(f"queries[{index}].{field}", "must be absent")
+    violations.raise_if_any()
+    return queries
+
+
+def parse_watch(request: meter_service_pb2.WatchUsageRequest) -> tuple[UsageQuery, timedelta]:
+    """Read what is watched, and how often it may be answered.
+
+    Raises:
+        InvalidInput: naming every bad field.
+    """
+    violations = Violations()
+    query = violations.take("query", lambda: parse_usage_query(request.query))
+    interval = timedelta(seconds=1)
+    if request.HasField("min_interval"):
+        seconds, nanos = request.min_interval.seconds, request.min_interval.nanos
+        if not 1 <= seconds <= _WATCH_S_MAX or not 0 <= nanos < 10**9:
+            violations.add("min_interval", "must be between 1 second and 1 hour")
+        else:
+            interval = timedelta(seconds=seconds, microseconds=nanos // 1000)
+    violations.raise_if_any()
+    return query, interval
+
+
+def parse_identity(source: str, event_id: str) -> Identity:
+    """Read which event is meant.
+
+    Raises:
+        InvalidInput: naming every bad field.
+    """
+    violations = Violations()
+    take(violations, "source", check_name, source)
+    take(violations, "event_id", check_name, event_id)
+    violations.raise_if_any()
+    return source, event_id
+
+
 def parse_summarize_usage(
     request: meter_service_pb2.SummarizeUsageRequest,
 ) -> tuple[str, Interval]:
@@ -137,9 +204,14 @@ def parse_event_query(request: meter_service_pb2.ListEventsRequest) -> EventQuer
         if request.meter_id
         else ""
     )
+    dimensions = _parse_filters(violations, request.dimensions, "dimensions")
     violations.raise_if_any()
     return EventQuery(
-        customer_id=customer_id, type=event_type, interval=interval, meter_id=meter_id
+        customer_id=customer_id,
+        type=event_type,
+        interval=interval,
+        meter_id=meter_id,
+        dimensions=dimensions,
     )
 
 
@@ -156,6 +228,18 @@ def render_usage_row(row: UsageRow, query: UsageQuery) -> meter_pb2.UsageRow:
         ),
         previous_event_count=row.previous_event_count,
     )
+
+
+def render_batch_answer(
+    index: int, answer: Sequence[UsageRow] | DomainError, query: UsageQuery
+) -> meter_service_pb2.BatchQueryUsageResponse:
+    """Write the answer to one question of many."""
+    if isinstance(answer, DomainError):
+        status = render_status(answer, _DOMAIN)
+        return meter_service_pb2.BatchQueryUsageResponse(index=index, error=status)
+    rows = [render_usage_row(row, query) for row in answer]
+    usage = meter_service_pb2.UsageRows(rows=rows)
+    return meter_service_pb2.BatchQueryUsageResponse(index=index, usage=usage)
 
 
 def render_usage_summary(summary: UsageSummary) -> meter_pb2.UsageSummary:
@@ -190,12 +274,12 @@ def _parse_usage_interval(message: IntervalMessage) -> Interval:
 
 
 def _parse_filters(
-    violations: Violations, filters: Mapping[str, str]
+    violations: Violations, filters: Mapping[str, str], field: str = "filters"
 ) -> tuple[tuple[str, str], ...]:
     if len(filters) > GROUP_BY_MAX:
-        violations.add("filters", f"must have at most {GROUP_BY_MAX} dimensions")
+        violations.add(field, f"must have at most {GROUP_BY_MAX} dimensions")
         return ()
     for key, value in sorted(filters.items()):
-        take(violations, entry_path("filters", key), check_key, key)
-        take(violations, entry_path("filters", key), check_value, value)
+        take(violations, entry_path(field, key), check_key, key)
+        take(violations, entry_path(field, key), check_value, value)
     return tuple(sorted(filters.items()))

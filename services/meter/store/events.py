@@ -207,6 +207,27 @@ async def load_events_at(
     return {(row[0], row[1]): UsageEvent(*row) for row in found}
 
 
+async def load_event(
+    transaction: AsyncConnection, tenant: str, identity: Identity
+) -> StoredEvent | None:
+    """Load one event by its identity, if there is one."""
+    known = await load_identities(transaction, tenant, [identity])
+    if identity not in known:
+        return None
+    columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
+    source, event_id = identity
+    found = await transaction.execute(
+        select(*columns, _event.ingest_time).where(
+            _event.tenant_id == tenant,
+            _event.time == known[identity].time,
+            _event.source == source,
+            _event.event_id == event_id,
+        )
+    )
+    row = found.one_or_none()
+    return StoredEvent(UsageEvent(*row[:-1]), row[-1]) if row else None
+
+
 async def list_events(
     transaction: AsyncConnection,
     tenant: str,
@@ -225,6 +246,7 @@ async def list_events(
         conditions.append(_event.type == query.type)
     if query.interval:
         conditions += [_event.time >= query.interval.start, _event.time < query.interval.end]
+    conditions += [dimension(key) == wanted for key, wanted in query.dimensions]
     if after:
         values = (literal(value, key.type) for key, value in zip(order, after, strict=True))
         conditions.append(tuple_(*order) > tuple_(*values))

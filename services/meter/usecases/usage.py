@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
+from kit.errors import NotFound
 from kit.interval import Interval
 from kit.paging import Page
 from kit.postgres import Database
@@ -15,13 +16,14 @@ from services.meter.aggregation import check_counted, check_dimensions
 from services.meter.model import (
     Aggregation,
     EventQuery,
+    Identity,
     Meter,
     StoredEvent,
     UsageQuery,
     UsageRow,
     UsageSummary,
 )
-from services.meter.store.events import EventKey, list_events
+from services.meter.store.events import EventKey, list_events, load_event
 from services.meter.store.summaries import SummaryKey, summarize_usage
 from services.meter.store.usage import Found, Question, UsageKey, add_up_usage
 from services.meter.store.weighted import add_up_weighted_usage
@@ -146,6 +148,29 @@ class Usage:
                 transaction, tenant, query, meter, after=after, limit=size + 1
             )
         return page_of(found, size, listing, _event_texts)
+
+    @traced("meter.get_event")
+    async def get_event(self, tenant: str, identity: Identity) -> StoredEvent:
+        """Answer one event.
+
+        Raises:
+            NotFound: EVENT_NOT_FOUND.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            event = await load_event(transaction, tenant, identity)
+        if event is None:
+            raise event_not_found(identity)
+        return event
+
+
+def event_not_found(identity: Identity) -> NotFound:
+    """Make the error for an event that there is not."""
+    source, event_id = identity
+    return NotFound(
+        "EVENT_NOT_FOUND",
+        f"{source} has reported no event {event_id}",
+        metadata={"source": source, "event_id": event_id},
+    )
 
 
 def _counts_within(meter: Meter, interval: Interval) -> bool:

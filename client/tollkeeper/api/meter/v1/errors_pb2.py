@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollkeeper/api/meter/v1/errors.proto\x12\x17tollkeeper.api.meter.v1*\x83\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x02\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x03\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x04\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x05\x12\"\n\x1e\x45RROR_REASON_PAYLOAD_TOO_LARGE\x10\x06\x12 \n\x1c\x45RROR_REASON_METER_NOT_FOUND\x10\x07\x12 \n\x1c\x45RROR_REASON_METER_IMMUTABLE\x10\x08\x12\"\n\x1e\x45RROR_REASON_UNKNOWN_DIMENSION\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12!\n\x1d\x45RROR_REASON_BACKFILL_RUNNING\x10\x0b\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x64\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x65\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x66\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollkeeper/api/meter/v1/errors.proto\x12\x17tollkeeper.api.meter.v1*\xa5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x02\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x03\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x04\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x05\x12\"\n\x1e\x45RROR_REASON_PAYLOAD_TOO_LARGE\x10\x06\x12 \n\x1c\x45RROR_REASON_METER_NOT_FOUND\x10\x07\x12 \n\x1c\x45RROR_REASON_METER_IMMUTABLE\x10\x08\x12\"\n\x1e\x45RROR_REASON_UNKNOWN_DIMENSION\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12!\n\x1d\x45RROR_REASON_BACKFILL_RUNNING\x10\x0b\x12 \n\x1c\x45RROR_REASON_EVENT_NOT_FOUND\x10\x0c\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x64\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x65\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x66\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollkeeper.api.meter.v1.err
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=66
-  _globals['_ERRORREASON']._serialized_end=581
+  _globals['_ERRORREASON']._serialized_end=615
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     into that; `RetryInfo` says when to try again.
     Metadata: `{"meter_id": "…", "counted_from": "2026-01-01T00:00:00+00:00"}`.
     """
+    ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 12
+    """No event has this identity. Metadata:
+    `{"source": "…", "event_id": "…"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -114,6 +118,10 @@ ERROR_REASON_BACKFILL_RUNNING: ErrorReason.ValueType  # 11
 """The meter still counts what was stored before it, and the question reaches
 into that; `RetryInfo` says when to try again.
 Metadata: `{"meter_id": "…", "counted_from": "2026-01-01T00:00:00+00:00"}`.
+"""
+ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 12
+"""No event has this identity. Metadata:
+`{"source": "…", "event_id": "…"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

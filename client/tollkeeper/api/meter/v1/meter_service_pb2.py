@@ -22,15 +22,17 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import error_details_pb2 as google_dot_rpc_dot_error__details__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from google.type import interval_pb2 as google_dot_type_dot_interval__pb2
 from tollkeeper.api.auth.v1 import required_scope_pb2 as tollkeeper_dot_api_dot_auth_dot_v1_dot_required__scope__pb2
 from tollkeeper.api.meter.v1 import cloud_event_pb2 as tollkeeper_dot_api_dot_meter_dot_v1_dot_cloud__event__pb2
 from tollkeeper.api.meter.v1 import meter_pb2 as tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tollkeeper/api/meter/v1/meter_service.proto\x12\x17tollkeeper.api.meter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x1agoogle/type/interval.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a)tollkeeper/api/meter/v1/cloud_event.proto\x1a#tollkeeper/api/meter/v1/meter.proto\"J\n\x13IngestEventsRequest\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\"\x91\x01\n\x0c\x45ventProblem\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x39\n\nviolations\x18\x03 \x03(\x0b\x32%.google.rpc.BadRequest.FieldViolation\"\x89\x01\n\x14IngestEventsResponse\x12\x38\n\x08outcomes\x18\x01 \x03(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x37\n\x08problems\x18\x02 \x03(\x0b\x32%.tollkeeper.api.meter.v1.EventProblem\"\\\n\x13StreamEventsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12\x33\n\x06\x65vents\x18\x02 \x03(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\"\x9b\x01\n\x14StreamEventsResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12\x38\n\x08outcomes\x18\x02 \x03(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x37\n\x08problems\x18\x03 \x03(\x0b\x32%.tollkeeper.api.meter.v1.EventProblem\"O\n\x18IngestCloudEventsRequest\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.tollkeeper.api.meter.v1.CloudEvent\"\x8e\x01\n\x19IngestCloudEventsResponse\x12\x38\n\x08outcomes\x18\x01 \x03(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x37\n\x08problems\x18\x02 \x03(\x0b\x32%.tollkeeper.api.meter.v1.EventProblem\"\xb7\x03\n\x11QueryUsageRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x08interval\x18\x03 \x01(\x0b\x32\x15.google.type.Interval\x12H\n\x07\x66ilters\x18\x04 \x03(\x0b\x32\x37.tollkeeper.api.meter.v1.QueryUsageRequest.FiltersEntry\x12\x10\n\x08group_by\x18\x05 \x03(\t\x12\x34\n\x06window\x18\x06 \x01(\x0e\x32$.tollkeeper.api.meter.v1.UsageWindow\x12\x11\n\ttime_zone\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12/\n\x0b\x61nchor_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63ompare_previous\x18\x0b \x01(\x08\x12\x0b\n\x03top\x18\x0c \x01(\x05\x1a.\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x12QueryUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.tollkeeper.api.meter.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"|\n\x15SummarizeUsageRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\'\n\x08interval\x18\x02 \x01(\x0b\x32\x15.google.type.Interval\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x16SummarizeUsageResponse\x12\x38\n\tsummaries\x18\x01 \x03(\x0b\x32%.tollkeeper.api.meter.v1.UsageSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x98\x01\n\x11ListEventsRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\'\n\x08interval\x18\x03 \x01(\x0b\x32\x15.google.type.Interval\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x10\n\x08meter_id\x18\x06 \x01(\t\"c\n\x12ListEventsResponse\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.tollkeeper.api.meter.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x0fPutMeterRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x05meter\x18\x02 \x01(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\"A\n\x10PutMeterResponse\x12-\n\x05meter\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\"#\n\x0fGetMeterRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\"A\n\x10GetMeterResponse\x12-\n\x05meter\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\":\n\x11ListMetersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListMetersResponse\x12.\n\x06meters\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xa3\x01\n\rIngestOutcome\x12\x1e\n\x1aINGEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16INGEST_OUTCOME_CREATED\x10\x01\x12\x1c\n\x18INGEST_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17INGEST_OUTCOME_CONFLICT\x10\x03\x12\x1b\n\x17INGEST_OUTCOME_REJECTED\x10\x04*\xa0\x01\n\x0bUsageWindow\x12\x1c\n\x18USAGE_WINDOW_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_WINDOW_HOUR\x10\x01\x12\x14\n\x10USAGE_WINDOW_DAY\x10\x02\x12\x16\n\x12USAGE_WINDOW_MONTH\x10\x03\x12\x17\n\x13USAGE_WINDOW_MINUTE\x10\x04\x12\x15\n\x11USAGE_WINDOW_WEEK\x10\x05\x32\xec\x08\n\x0cMeterService\x12}\n\x0cIngestEvents\x12,.tollkeeper.api.meter.v1.IngestEventsRequest\x1a-.tollkeeper.api.meter.v1.IngestEventsResponse\"\x10\xea\xe0\x18\x0cmeter.ingest\x12\x81\x01\n\x0cStreamEvents\x12,.tollkeeper.api.meter.v1.StreamEventsRequest\x1a-.tollkeeper.api.meter.v1.StreamEventsResponse\"\x10\xea\xe0\x18\x0cmeter.ingest(\x01\x30\x01\x12\x8c\x01\n\x11IngestCloudEvents\x12\x31.tollkeeper.api.meter.v1.IngestCloudEventsRequest\x1a\x32.tollkeeper.api.meter.v1.IngestCloudEventsResponse\"\x10\xea\xe0\x18\x0cmeter.ingest\x12u\n\nQueryUsage\x12*.tollkeeper.api.meter.v1.QueryUsageRequest\x1a+.tollkeeper.api.meter.v1.QueryUsageResponse\"\x0e\xea\xe0\x18\nmeter.read\x12\x81\x01\n\x0eSummarizeUsage\x12..tollkeeper.api.meter.v1.SummarizeUsageRequest\x1a/.tollkeeper.api.meter.v1.SummarizeUsageResponse\"\x0e\xea\xe0\x18\nmeter.read\x12u\n\nListEvents\x12*.tollkeeper.api.meter.v1.ListEventsRequest\x1a+.tollkeeper.api.meter.v1.ListEventsResponse\"\x0e\xea\xe0\x18\nmeter.read\x12p\n\x08PutMeter\x12(.tollkeeper.api.meter.v1.PutMeterRequest\x1a).tollkeeper.api.meter.v1.PutMeterResponse\"\x0f\xea\xe0\x18\x0bmeter.write\x12o\n\x08GetMeter\x12(.tollkeeper.api.meter.v1.GetMeterRequest\x1a).tollkeeper.api.meter.v1.GetMeterResponse\"\x0e\xea\xe0\x18\nmeter.read\x12u\n\nListMeters\x12*.tollkeeper.api.meter.v1.ListMetersRequest\x1a+.tollkeeper.api.meter.v1.ListMetersResponse\"\x0e\xea\xe0\x18\nmeter.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tollkeeper/api/meter/v1/meter_service.proto\x12\x17tollkeeper.api.meter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x17google/rpc/status.proto\x1a\x1agoogle/type/interval.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a)tollkeeper/api/meter/v1/cloud_event.proto\x1a#tollkeeper/api/meter/v1/meter.proto\"J\n\x13IngestEventsRequest\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\"\x91\x01\n\x0c\x45ventProblem\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x39\n\nviolations\x18\x03 \x03(\x0b\x32%.google.rpc.BadRequest.FieldViolation\"\x89\x01\n\x14IngestEventsResponse\x12\x38\n\x08outcomes\x18\x01 \x03(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x37\n\x08problems\x18\x02 \x03(\x0b\x32%.tollkeeper.api.meter.v1.EventProblem\"\\\n\x13StreamEventsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12\x33\n\x06\x65vents\x18\x02 \x03(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\"\x9b\x01\n\x14StreamEventsResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12\x38\n\x08outcomes\x18\x02 \x03(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x37\n\x08problems\x18\x03 \x03(\x0b\x32%.tollkeeper.api.meter.v1.EventProblem\"O\n\x18IngestCloudEventsRequest\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.tollkeeper.api.meter.v1.CloudEvent\"\x8e\x01\n\x19IngestCloudEventsResponse\x12\x38\n\x08outcomes\x18\x01 \x03(\x0e\x32&.tollkeeper.api.meter.v1.IngestOutcome\x12\x37\n\x08problems\x18\x02 \x03(\x0b\x32%.tollkeeper.api.meter.v1.EventProblem\"\xb7\x03\n\x11QueryUsageRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x08interval\x18\x03 \x01(\x0b\x32\x15.google.type.Interval\x12H\n\x07\x66ilters\x18\x04 \x03(\x0b\x32\x37.tollkeeper.api.meter.v1.QueryUsageRequest.FiltersEntry\x12\x10\n\x08group_by\x18\x05 \x03(\t\x12\x34\n\x06window\x18\x06 \x01(\x0e\x32$.tollkeeper.api.meter.v1.UsageWindow\x12\x11\n\ttime_zone\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12/\n\x0b\x61nchor_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63ompare_previous\x18\x0b \x01(\x08\x12\x0b\n\x03top\x18\x0c \x01(\x05\x1a.\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x12QueryUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.tollkeeper.api.meter.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x16\x42\x61tchQueryUsageRequest\x12;\n\x07queries\x18\x01 \x03(\x0b\x32*.tollkeeper.api.meter.v1.QueryUsageRequest\"<\n\tUsageRows\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.tollkeeper.api.meter.v1.UsageRow\"\x8c\x01\n\x17\x42\x61tchQueryUsageResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x33\n\x05usage\x18\x02 \x01(\x0b\x32\".tollkeeper.api.meter.v1.UsageRowsH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x7f\n\x11WatchUsageRequest\x12\x39\n\x05query\x18\x01 \x01(\x0b\x32*.tollkeeper.api.meter.v1.QueryUsageRequest\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"t\n\x12WatchUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.tollkeeper.api.meter.v1.UsageRow\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x15SummarizeUsageRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\'\n\x08interval\x18\x02 \x01(\x0b\x32\x15.google.type.Interval\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x16SummarizeUsageResponse\x12\x38\n\tsummaries\x18\x01 \x03(\x0b\x32%.tollkeeper.api.meter.v1.UsageSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x02\n\x11ListEventsRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\'\n\x08interval\x18\x03 \x01(\x0b\x32\x15.google.type.Interval\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x10\n\x08meter_id\x18\x06 \x01(\t\x12N\n\ndimensions\x18\x07 \x03(\x0b\x32:.tollkeeper.api.meter.v1.ListEventsRequest.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x12ListEventsResponse\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.tollkeeper.api.meter.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x0fGetEventRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\"G\n\x10GetEventResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.tollkeeper.api.meter.v1.StoredEvent\"T\n\x0fPutMeterRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x05meter\x18\x02 \x01(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\"A\n\x10PutMeterResponse\x12-\n\x05meter\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\"#\n\x0fGetMeterRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\"A\n\x10GetMeterResponse\x12-\n\x05meter\x18\x01 \x01(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\":\n\x11ListMetersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListMetersResponse\x12.\n\x06meters\x18\x01 \x03(\x0b\x32\x1e.tollkeeper.api.meter.v1.Meter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xa3\x01\n\rIngestOutcome\x12\x1e\n\x1aINGEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16INGEST_OUTCOME_CREATED\x10\x01\x12\x1c\n\x18INGEST_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17INGEST_OUTCOME_CONFLICT\x10\x03\x12\x1b\n\x17INGEST_OUTCOME_REJECTED\x10\x04*\xa0\x01\n\x0bUsageWindow\x12\x1c\n\x18USAGE_WINDOW_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_WINDOW_HOUR\x10\x01\x12\x14\n\x10USAGE_WINDOW_DAY\x10\x02\x12\x16\n\x12USAGE_WINDOW_MONTH\x10\x03\x12\x17\n\x13USAGE_WINDOW_MINUTE\x10\x04\x12\x15\n\x11USAGE_WINDOW_WEEK\x10\x05\x32\xdf\x0b\n\x0cMeterService\x12}\n\x0cIngestEvents\x12,.tollkeeper.api.meter.v1.IngestEventsRequest\x1a-.tollkeeper.api.meter.v1.IngestEventsResponse\"\x10\xea\xe0\x18\x0cmeter.ingest\x12\x81\x01\n\x0cStreamEvents\x12,.tollkeeper.api.meter.v1.StreamEventsRequest\x1a-.tollkeeper.api.meter.v1.StreamEventsResponse\"\x10\xea\xe0\x18\x0cmeter.ingest(\x01\x30\x01\x12\x8c\x01\n\x11IngestCloudEvents\x12\x31.tollkeeper.api.meter.v1.IngestCloudEventsRequest\x1a\x32.tollkeeper.api.meter.v1.IngestCloudEventsResponse\"\x10\xea\xe0\x18\x0cmeter.ingest\x12u\n\nQueryUsage\x12*.tollkeeper.api.meter.v1.QueryUsageRequest\x1a+.tollkeeper.api.meter.v1.QueryUsageResponse\"\x0e\xea\xe0\x18\nmeter.read\x12\x86\x01\n\x0f\x42\x61tchQueryUsage\x12/.tollkeeper.api.meter.v1.BatchQueryUsageRequest\x1a\x30.tollkeeper.api.meter.v1.BatchQueryUsageResponse\"\x0e\xea\xe0\x18\nmeter.read0\x01\x12w\n\nWatchUsage\x12*.tollkeeper.api.meter.v1.WatchUsageRequest\x1a+.tollkeeper.api.meter.v1.WatchUsageResponse\"\x0e\xea\xe0\x18\nmeter.read0\x01\x12\x81\x01\n\x0eSummarizeUsage\x12..tollkeeper.api.meter.v1.SummarizeUsageRequest\x1a/.tollkeeper.api.meter.v1.SummarizeUsageResponse\"\x0e\xea\xe0\x18\nmeter.read\x12u\n\nListEvents\x12*.tollkeeper.api.meter.v1.ListEventsRequest\x1a+.tollkeeper.api.meter.v1.ListEventsResponse\"\x0e\xea\xe0\x18\nmeter.read\x12o\n\x08GetEvent\x12(.tollkeeper.api.meter.v1.GetEventRequest\x1a).tollkeeper.api.meter.v1.GetEventResponse\"\x0e\xea\xe0\x18\nmeter.read\x12p\n\x08PutMeter\x12(.tollkeeper.api.meter.v1.PutMeterRequest\x1a).tollkeeper.api.meter.v1.PutMeterResponse\"\x0f\xea\xe0\x18\x0bmeter.write\x12o\n\x08GetMeter\x12(.tollkeeper.api.meter.v1.GetMeterRequest\x1a).tollkeeper.api.meter.v1.GetMeterResponse\"\x0e\xea\xe0\x18\nmeter.read\x12u\n\nListMeters\x12*.tollkeeper.api.meter.v1.ListMetersRequest\x1a+.tollkeeper.api.meter.v1.ListMetersResponse\"\x0e\xea\xe0\x18\nmeter.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUERYUSAGEREQUEST_FILTERSENTRY']._loaded_options = None
   _globals['_QUERYUSAGEREQUEST_FILTERSENTRY']._serialized_options = b'8\001'
+  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_METERSERVICE'].methods_by_name['IngestEvents']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['IngestEvents']._serialized_options = b'\352\340\030\014meter.ingest'
   _globals['_METERSERVICE'].methods_by_name['StreamEvents']._loaded_options = None
@@ -47,60 +51,82 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METERSERVICE'].methods_by_name['IngestCloudEvents']._serialized_options = b'\352\340\030\014meter.ingest'
   _globals['_METERSERVICE'].methods_by_name['QueryUsage']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['QueryUsage']._serialized_options = b'\352\340\030\nmeter.read'
+  _globals['_METERSERVICE'].methods_by_name['BatchQueryUsage']._loaded_options = None
+  _globals['_METERSERVICE'].methods_by_name['BatchQueryUsage']._serialized_options = b'\352\340\030\nmeter.read'
+  _globals['_METERSERVICE'].methods_by_name['WatchUsage']._loaded_options = None
+  _globals['_METERSERVICE'].methods_by_name['WatchUsage']._serialized_options = b'\352\340\030\nmeter.read'
   _globals['_METERSERVICE'].methods_by_name['SummarizeUsage']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['SummarizeUsage']._serialized_options = b'\352\340\030\nmeter.read'
   _globals['_METERSERVICE'].methods_by_name['ListEvents']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\352\340\030\nmeter.read'
+  _globals['_METERSERVICE'].methods_by_name['GetEvent']._loaded_options = None
+  _globals['_METERSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\352\340\030\nmeter.read'
   _globals['_METERSERVICE'].methods_by_name['PutMeter']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['PutMeter']._serialized_options = b'\352\340\030\013meter.write'
   _globals['_METERSERVICE'].methods_by_name['GetMeter']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['GetMeter']._serialized_options = b'\352\340\030\nmeter.read'
   _globals['_METERSERVICE'].methods_by_name['ListMeters']._loaded_options = None
   _globals['_METERSERVICE'].methods_by_name['ListMeters']._serialized_options = b'\352\340\030\nmeter.read'
-  _globals['_INGESTOUTCOME']._serialized_start=2574
-  _globals['_INGESTOUTCOME']._serialized_end=2737
-  _globals['_USAGEWINDOW']._serialized_start=2740
-  _globals['_USAGEWINDOW']._serialized_end=2900
-  _globals['_INGESTEVENTSREQUEST']._serialized_start=290
-  _globals['_INGESTEVENTSREQUEST']._serialized_end=364
-  _globals['_EVENTPROBLEM']._serialized_start=367
-  _globals['_EVENTPROBLEM']._serialized_end=512
-  _globals['_INGESTEVENTSRESPONSE']._serialized_start=515
-  _globals['_INGESTEVENTSRESPONSE']._serialized_end=652
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=654
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=746
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=749
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=904
-  _globals['_INGESTCLOUDEVENTSREQUEST']._serialized_start=906
-  _globals['_INGESTCLOUDEVENTSREQUEST']._serialized_end=985
-  _globals['_INGESTCLOUDEVENTSRESPONSE']._serialized_start=988
-  _globals['_INGESTCLOUDEVENTSRESPONSE']._serialized_end=1130
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=1133
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=1572
-  _globals['_QUERYUSAGEREQUEST_FILTERSENTRY']._serialized_start=1526
-  _globals['_QUERYUSAGEREQUEST_FILTERSENTRY']._serialized_end=1572
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=1574
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=1668
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=1670
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1794
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1796
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1903
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1906
-  _globals['_LISTEVENTSREQUEST']._serialized_end=2058
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=2060
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2159
-  _globals['_PUTMETERREQUEST']._serialized_start=2161
-  _globals['_PUTMETERREQUEST']._serialized_end=2245
-  _globals['_PUTMETERRESPONSE']._serialized_start=2247
-  _globals['_PUTMETERRESPONSE']._serialized_end=2312
-  _globals['_GETMETERREQUEST']._serialized_start=2314
-  _globals['_GETMETERREQUEST']._serialized_end=2349
-  _globals['_GETMETERRESPONSE']._serialized_start=2351
-  _globals['_GETMETERRESPONSE']._serialized_end=2416
-  _globals['_LISTMETERSREQUEST']._serialized_start=2418
-  _globals['_LISTMETERSREQUEST']._serialized_end=2476
-  _globals['_LISTMETERSRESPONSE']._serialized_start=2478
-  _globals['_LISTMETERSRESPONSE']._serialized_end=2571
-  _globals['_METERSERVICE']._serialized_start=2903
-  _globals['_METERSERVICE']._serialized_end=4035
+  _globals['_INGESTOUTCOME']._serialized_start=3427
+  _globals['_INGESTOUTCOME']._serialized_end=3590
+  _globals['_USAGEWINDOW']._serialized_start=3593
+  _globals['_USAGEWINDOW']._serialized_end=3753
+  _globals['_INGESTEVENTSREQUEST']._serialized_start=347
+  _globals['_INGESTEVENTSREQUEST']._serialized_end=421
+  _globals['_EVENTPROBLEM']._serialized_start=424
+  _globals['_EVENTPROBLEM']._serialized_end=569
+  _globals['_INGESTEVENTSRESPONSE']._serialized_start=572
+  _globals['_INGESTEVENTSRESPONSE']._serialized_end=709
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=711
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=803
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=806
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=961
+  _globals['_INGESTCLOUDEVENTSREQUEST']._serialized_start=963
+  _globals['_INGESTCLOUDEVENTSREQUEST']._serialized_end=1042
+  _globals['_INGESTCLOUDEVENTSRESPONSE']._serialized_start=1045
+  _globals['_INGESTCLOUDEVENTSRESPONSE']._serialized_end=1187
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=1190
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=1629
+  _globals['_QUERYUSAGEREQUEST_FILTERSENTRY']._serialized_start=1583
+  _globals['_QUERYUSAGEREQUEST_FILTERSENTRY']._serialized_end=1629
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=1631
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=1725
+  _globals['_BATCHQUERYUSAGEREQUEST']._serialized_start=1727
+  _globals['_BATCHQUERYUSAGEREQUEST']._serialized_end=1812
+  _globals['_USAGEROWS']._serialized_start=1814
+  _globals['_USAGEROWS']._serialized_end=1874
+  _globals['_BATCHQUERYUSAGERESPONSE']._serialized_start=1877
+  _globals['_BATCHQUERYUSAGERESPONSE']._serialized_end=2017
+  _globals['_WATCHUSAGEREQUEST']._serialized_start=2019
+  _globals['_WATCHUSAGEREQUEST']._serialized_end=2146
+  _globals['_WATCHUSAGERESPONSE']._serialized_start=2148
+  _globals['_WATCHUSAGERESPONSE']._serialized_end=2264
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=2266
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=2390
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=2392
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=2499
+  _globals['_LISTEVENTSREQUEST']._serialized_start=2502
+  _globals['_LISTEVENTSREQUEST']._serialized_end=2785
+  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_start=2736
+  _globals['_LISTEVENTSREQUEST_DIMENSIONSENTRY']._serialized_end=2785
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=2787
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2886
+  _globals['_GETEVENTREQUEST']._serialized_start=2888
+  _globals['_GETEVENTREQUEST']._serialized_end=2939
+  _globals['_GETEVENTRESPONSE']._serialized_start=2941
+  _globals['_GETEVENTRESPONSE']._serialized_end=3012
+  _globals['_PUTMETERREQUEST']._serialized_start=3014
+  _globals['_PUTMETERREQUEST']._serialized_end=3098
+  _globals['_PUTMETERRESPONSE']._serialized_start=3100
+  _globals['_PUTMETERRESPONSE']._serialized_end=3165
+  _globals['_GETMETERREQUEST']._serialized_start=3167
+  _globals['_GETMETERREQUEST']._serialized_end=3202
+  _globals['_GETMETERRESPONSE']._serialized_start=3204
+  _globals['_GETMETERRESPONSE']._serialized_end=3269
+  _globals['_LISTMETERSREQUEST']._serialized_start=3271
+  _globals['_LISTMETERSREQUEST']._serialized_end=3329
+  _globals['_LISTMETERSRESPONSE']._serialized_start=3331
+  _globals['_LISTMETERSRESPONSE']._serialized_end=3424
+  _globals['_METERSERVICE']._serialized_start=3756
+  _globals['_METERSERVICE']._serialized_end=5259
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,16 @@ class MeterServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageResponse.FromString,
                 _registered_method=True)
+        self.BatchQueryUsage = channel.unary_stream(
+                '/tollkeeper.api.meter.v1.MeterService/BatchQueryUsage',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.BatchQueryUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.BatchQueryUsageResponse.FromString,
+                _registered_method=True)
+        self.WatchUsage = channel.unary_stream(
+                '/tollkeeper.api.meter.v1.MeterService/WatchUsage',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.WatchUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.WatchUsageResponse.FromString,
+                _registered_method=True)
         self.SummarizeUsage = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/SummarizeUsage',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageRequest.SerializeToString,
@@ -64,6 +74,11 @@ class MeterServiceStub:
                 '/tollkeeper.api.meter.v1.MeterService/ListEvents',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.GetEvent = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/GetEvent',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventResponse.FromString,
                 _registered_method=True)
         self.PutMeter = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/PutMeter',
@@ -129,6 +144,23 @@ class MeterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchQueryUsage(self, request, context):
+        """Answers many questions about usage at once, as a billing run asks them: those
+        that differ in the customer only are read together. Each answer carries its
+        position; they come in no particular order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchUsage(self, request, context):
+        """Answers what `QueryUsage` answers, at once and again whenever that changes:
+        live totals. It ends when the caller goes or the service stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SummarizeUsage(self, request, context):
         """Sums the events of a customer by subject path and dimensions, without a
         meter: what the gate rebuilds its counters from. A page is read from one
@@ -140,6 +172,13 @@ class MeterServiceServicer:
 
     def ListEvents(self, request, context):
         """Lists stored events, ordered by time, then source, then id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvent(self, request, context):
+        """Returns one stored event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,6 +231,16 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.QueryUsageResponse.SerializeToString,
             ),
+            'BatchQueryUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.BatchQueryUsage,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.BatchQueryUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.BatchQueryUsageResponse.SerializeToString,
+            ),
+            'WatchUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsage,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.WatchUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.WatchUsageResponse.SerializeToString,
+            ),
             'SummarizeUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.SummarizeUsage,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.SummarizeUsageRequest.FromString,
@@ -201,6 +250,11 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'GetEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvent,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventResponse.SerializeToString,
             ),
             'PutMeter': grpc.unary_unary_rpc_method_handler(
                     servicer.PutMeter,
@@ -338,6 +392,60 @@ class MeterService:
             _registered_method=True)
 
     @staticmethod
+    def BatchQueryUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/BatchQueryUsage',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.BatchQueryUsageRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.BatchQueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/WatchUsage',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.WatchUsageRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SummarizeUsage(request,
             target,
             options=(),
@@ -381,6 +489,33 @@ class MeterService:
             '/tollkeeper.api.meter.v1.MeterService/ListEvents',
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.SerializeToString,
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/GetEvent',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

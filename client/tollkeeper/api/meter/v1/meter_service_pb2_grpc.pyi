@@ -59,6 +59,15 @@ class MeterServiceStub:
     """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
+    BatchQueryUsage: _grpc.UnaryStreamMultiCallable[_meter_service_pb2.BatchQueryUsageRequest, _meter_service_pb2.BatchQueryUsageResponse]
+    """Answers many questions about usage at once, as a billing run asks them: those
+    that differ in the customer only are read together. Each answer carries its
+    position; they come in no particular order.
+    """
+    WatchUsage: _grpc.UnaryStreamMultiCallable[_meter_service_pb2.WatchUsageRequest, _meter_service_pb2.WatchUsageResponse]
+    """Answers what `QueryUsage` answers, at once and again whenever that changes:
+    live totals. It ends when the caller goes or the service stops.
+    """
     SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.SummarizeUsageRequest, _meter_service_pb2.SummarizeUsageResponse]
     """Sums the events of a customer by subject path and dimensions, without a
     meter: what the gate rebuilds its counters from. A page is read from one
@@ -66,6 +75,8 @@ class MeterServiceStub:
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]
     """Lists stored events, ordered by time, then source, then id."""
+    GetEvent: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.GetEventRequest, _meter_service_pb2.GetEventResponse]
+    """Returns one stored event."""
     PutMeter: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]
     """Creates a meter, which also counts the stored events that it covers: a
     short history before it answers, a long one in the background. Putting it
@@ -108,6 +119,15 @@ class MeterServiceAsyncStub(MeterServiceStub):
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """Adds up usage over an interval, exact to the microsecond of its bounds."""
+    BatchQueryUsage: _aio.UnaryStreamMultiCallable[_meter_service_pb2.BatchQueryUsageRequest, _meter_service_pb2.BatchQueryUsageResponse]  # type: ignore[assignment]
+    """Answers many questions about usage at once, as a billing run asks them: those
+    that differ in the customer only are read together. Each answer carries its
+    position; they come in no particular order.
+    """
+    WatchUsage: _aio.UnaryStreamMultiCallable[_meter_service_pb2.WatchUsageRequest, _meter_service_pb2.WatchUsageResponse]  # type: ignore[assignment]
+    """Answers what `QueryUsage` answers, at once and again whenever that changes:
+    live totals. It ends when the caller goes or the service stops.
+    """
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.SummarizeUsageRequest, _meter_service_pb2.SummarizeUsageResponse]  # type: ignore[assignment]
     """Sums the events of a customer by subject path and dimensions, without a
     meter: what the gate rebuilds its counters from. A page is read from one
@@ -115,6 +135,8 @@ class MeterServiceAsyncStub(MeterServiceStub):
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists stored events, ordered by time, then source, then id."""
+    GetEvent: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.GetEventRequest, _meter_service_pb2.GetEventResponse]  # type: ignore[assignment]
+    """Returns one stored event."""
     PutMeter: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]  # type: ignore[assignment]
     """Creates a meter, which also counts the stored events that it covers: a
     short history before it answers, a long one in the background. Putting it
@@ -180,6 +202,27 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds up usage over an interval, exact to the microsecond of its bounds."""
 
     @_abc_1.abstractmethod
+    def BatchQueryUsage(
+        self,
+        request: _meter_service_pb2.BatchQueryUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_meter_service_pb2.BatchQueryUsageResponse], _abc.AsyncIterator[_meter_service_pb2.BatchQueryUsageResponse]]:
+        """Answers many questions about usage at once, as a billing run asks them: those
+        that differ in the customer only are read together. Each answer carries its
+        position; they come in no particular order.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsage(
+        self,
+        request: _meter_service_pb2.WatchUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_meter_service_pb2.WatchUsageResponse], _abc.AsyncIterator[_meter_service_pb2.WatchUsageResponse]]:
+        """Answers what `QueryUsage` answers, at once and again whenever that changes:
+        live totals. It ends when the caller goes or the service stops.
+        """
+
+    @_abc_1.abstractmethod
     def SummarizeUsage(
         self,
         request: _meter_service_pb2.SummarizeUsageRequest,
@@ -197,6 +240,14 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meter_service_pb2.ListEventsResponse, _abc.Awaitable[_meter_service_pb2.ListEventsResponse]]:
         """Lists stored events, ordered by time, then source, then id."""
+
+    @_abc_1.abstractmethod
+    def GetEvent(
+        self,
+        request: _meter_service_pb2.GetEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.GetEventResponse, _abc.Awaitable[_meter_service_pb2.GetEventResponse]]:
+        """Returns one stored event."""
 
     @_abc_1.abstractmethod
     def PutMeter(
