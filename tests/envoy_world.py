@@ -163,7 +163,10 @@ async def envoy_world(
         }
     )
     given = {"listen": "127.0.0.1:0", "config": folder, "tenant": tenant or None, **settings}
-    foundation = Foundation(service, SystemClock())
+    clock = SystemClock()
+    foundation = Foundation(service, clock)
+    # No domain here is mapped to Tollkeeper's limits, so the gate is not asked.
+    no_gate: Any = None
     async with AsyncExitStack() as stack:
         for number, domain in enumerate(domains):
             (folder / f"{number}.yaml").write_text(yaml.safe_dump(dict(domain)))
@@ -171,7 +174,7 @@ async def envoy_world(
         listener: Any = None
         for resource in (
             foundation.revocations,
-            *facade(foundation, service, EnvoySettings.model_validate(given)),
+            *facade(foundation, service, EnvoySettings.model_validate(given), no_gate, clock),
         ):
             stack.push_async_callback(resource.close)
             await resource.connect()

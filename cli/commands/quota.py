@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cli.errors import CommandError
-from services.quota.envoy.configuration import BadConfiguration, count_limits
+from services.quota.envoy.configuration import count_limits
+from services.quota.envoy.fields import BadConfiguration
 from services.quota.envoy.files import load_rules
 
 app = typer.Typer(no_args_is_help=True, help="Check what the gate is configured with.")
@@ -30,4 +31,5 @@ def check_config(
         rules = load_rules(file, merges_domains=merge_domains)
     except BadConfiguration as error:
         raise CommandError(f"the rules cannot be used:\n{error}") from error
-    print(f"{file}: good, {len(rules.domains)} domains, {count_limits(rules)} limits")
+    mapped = f", {len(rules.mappings)} mapped to Tollkeeper's limits" if rules.mappings else ""
+    print(f"{file}: good, {len(rules.domains)} domains, {count_limits(rules)} limits{mapped}")

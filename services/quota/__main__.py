@@ -38,11 +38,12 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     counters = Counters(link, index)
     batcher = Batcher(counters, catalogue.cover)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
-    service = QuotaService(Gate(catalogue, batcher), limits, clock)
+    gate = Gate(catalogue, batcher)
+    service = QuotaService(gate, limits, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     foundation.server.add(service, descriptor, request_types={"Session": SessionRequest})
     foundation.server.before_stop(service.drain)
-    envoy = facade(foundation, settings, load_envoy_settings())
+    envoy = facade(foundation, settings, load_envoy_settings(), gate, clock)
     sweeper = Sweeper(link, index, counters)
     return foundation.host(catalogue, counters, batcher, sweeper, *envoy, channels=(rating, meter))
 

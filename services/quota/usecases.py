@@ -94,6 +94,23 @@ class Gate:
             await self._catalogue.load(tenant)
         return await self._batcher.decide(*self._asked(tenant, call))
 
+    @traced("quota.reserve_as")
+    async def reserve_as(self, tenant: str, call: ReserveCall, name: str) -> Answer:
+        """Hold under a name that was made beforehand, so that who knows how can commit by it.
+
+        The caller sees to it that no two holds of a customer have one name at the same time.
+
+        Raises:
+            Conflict: REQUEST_ID_REUSED.
+            Precondition: TOO_MANY_LIMITS.
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        if not self._catalogue.is_loaded(tenant):
+            await self._catalogue.load(tenant)
+        coverage = self._catalogue.cover(tenant, call.subject, call.dimensions)
+        root = Root(tenant, call.subject.customer)
+        return await self._batcher.decide(root, reserve_operation(call, coverage, name))
+
     def _asked(self, tenant: str, call: Call) -> tuple[Root, Operation | OfHold]:
         cover = self._catalogue.cover
         match call:

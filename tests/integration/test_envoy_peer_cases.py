@@ -13,8 +13,9 @@ from google.protobuf.json_format import ParseDict
 
 from cli.signing_keys import SigningKeys
 from services.quota.envoy import counters
-from services.quota.envoy.configuration import File, read_rules
+from services.quota.envoy.configuration import read_rules
 from services.quota.envoy.convert import parse_request
+from services.quota.envoy.fields import File
 from services.quota.envoy.messages import RateLimitRequest, RateLimitResponse
 from services.quota.envoy.rules import Rules
 from services.quota.envoy.verdict import Counted, Hit, Tally, tally

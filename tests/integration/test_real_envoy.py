@@ -5,14 +5,17 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.embedded.loopback import choose_ports
 from cli.signing_keys import SigningKeys
+from kit.settings import ServiceSettings
 from tests.envoy_world import EnvoyWorld, asking, envoy_world
+from tests.quota_world import QuotaWorld, Standing, a_limit, quota_world
 from tests.real_envoy import RealEnvoy, real_envoy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +140,71 @@ async def left_after(world: EnvoyWorld, number: str, calls_count: int) -> int:
             (status,) = (await world.ask(request)).statuses
             if status.limit_remaining <= max(0, 100 - used) and (used <= 100 or status.code == 2):
                 return int(status.limit_remaining)
+            await asyncio.sleep(0.02)
+
+
+HEADER = "request_headers"
+KEY = {HEADER: {"header_name": "x-api-key", "descriptor_key": "api_key"}}
+CALL = {HEADER: {"header_name": "x-request-id", "descriptor_key": "request_id"}}
+TOKENS = {"generic_key": {"descriptor_key": "unit", "descriptor_value": "tokens"}}
+OVER = {"generic_key": {"descriptor_key": "phase", "descriptor_value": "done"}}
+CALLS: dict[str, list[dict[str, Any]]] = {
+    "/calls": [
+        {"actions": [KEY, CALL, TOKENS], "hits_addend": {"number": 40}},
+        {
+            "actions": [KEY, CALL, TOKENS, OVER],
+            "hits_addend": {"format": "%RESP(X-USAGE-TOKENS)%"},
+            "apply_on_stream_done": True,
+        },
+    ]
+}
+MAPPED = """
+domain: calls
+mapping:
+  subject: {customer: {value: acme}, key: api_key}
+  call_id: request_id
+  unit: unit
+  phase: {key: phase, settle: done}
+"""
+
+
+async def test_envoy_holds_tokens_before_a_call_and_settles_what_it_used(
+    settings_for: Callable[..., ServiceSettings],
+    keys: SigningKeys,
+    tenant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Calls hold 40 tokens and use 30, under a limit of 100: three pass, the fourth is refused."""
+    (port,) = choose_ports(1)
+    (tmp_path / "calls.yaml").write_text(MAPPED)
+    monkeypatch.setenv("TOLLKEEPER_ENVOY_LISTEN", f"127.0.0.1:{port}")
+    monkeypatch.setenv("TOLLKEEPER_ENVOY_CONFIG", str(tmp_path / "calls.yaml"))
+    monkeypatch.setenv("TOLLKEEPER_ENVOY_TENANT", tenant)
+    got, stood = [], []
+    async with (
+        quota_world(settings_for, keys, tenant, quota_decision_timeout_s=5.0) as gate,
+        real_envoy(tmp_path, f"127.0.0.1:{port}", "calls", CALLS) as envoy,
+    ):
+        await gate.put(a_limit(level="LEVEL_KEY"))
+        for used in (30, 60, 90, 90):
+            got.append(await envoy.get("/calls", {"x-api-key": "k-1"}))
+            stood.append(await settled(gate, used))
+
+    assert [each.status for each in got] == [200, 200, 200, 429]
+    assert [(each.used, each.reserved) for each in stood] == [(30, 0), (60, 0), (90, 0), (90, 0)]
+    assert got[0].headers["x-ratelimit-remaining"] == "60"
+    assert got[-1].headers["ratelimit"].startswith('"tokens";r=10;t=')
+    assert int(got[-1].headers["retry-after"]) > 0
+
+
+async def settled(gate: QuotaWorld, used: int) -> Standing:
+    """Wait until a call is settled, and say how its key's limit stands."""
+    async with asyncio.timeout(SETTLED_WITHIN_S):
+        while True:
+            (stood,) = await gate.balances(key="k-1")
+            if (stood.used, stood.reserved) == (used, 0):
+                return stood
             await asyncio.sleep(0.02)
 
 

@@ -54,8 +54,8 @@ from tollkeeper.integrations.litellm_mapping import (
     output_tokens_bound,
     prompt_text,
     quantities_of,
-    subject_id,
 )
+from tollkeeper.subject_ids import subject_id
 
 WhenUnavailable = Literal["open", "closed"]
 

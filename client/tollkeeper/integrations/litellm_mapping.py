@@ -5,11 +5,11 @@ Nothing here imports LiteLLM or asks anybody.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from tollkeeper.subject_ids import subject_id
 
 GENERATING_CALLS = frozenset(
     {"completion", "acompletion", "text_completion", "atext_completion"}
@@ -26,14 +26,10 @@ GATED_CALLS = GENERATING_CALLS | frozenset(
 )
 """Kinds of calls that are held before they run; files, batches and the like are not."""
 
-ID_CHARACTERS_MAX = 64
 DIMENSION_CHARACTERS_MAX = 128
 
 # LiteLLM's own calls, such as health checks, carry service accounts of this name.
 _INTERNAL_KEY_PREFIX = "litellm-internal-"
-_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
-_FOREIGN = re.compile(r"[^A-Za-z0-9_.:@-]")
-_DIGEST_CHARACTERS = 16
 _TEXT_FIELDS = ("system", "instructions", "prompt", "input", "contents", "query", "documents")
 _TEXT_KEYS = ("text", "content", "parts", "input", "output", "arguments")
 _OUTPUT_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -81,19 +77,6 @@ class Identity:
             key=first(self.key),
             run=first(self.run),
         )
-
-
-def subject_id(text: str) -> str:
-    """Return text as an id of a subject: itself where it can be one.
-
-    Otherwise its foreign characters become `_` and the start of its SHA-256 follows, so that two
-    texts never share an id.
-    """
-    if _ID.fullmatch(text):
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
-    readable = _FOREIGN.sub("_", text)[: ID_CHARACTERS_MAX - _DIGEST_CHARACTERS - 1]
-    return f"{readable}-{digest}"
 
 
 def facts_of_key(key: object) -> dict[str, str]:

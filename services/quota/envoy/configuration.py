@@ -6,18 +6,27 @@ Refuses files that refer to themselves.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from services.quota.envoy.fields import (
+    BadConfiguration,
+    Fault,
+    FieldReader,
+    Fields,
+    File,
+    first_line,
+    is_null,
+)
+from services.quota.envoy.mapping_reader import read_mapping
 from services.quota.envoy.rules import WILDCARD, Level, Limit, Rule, Rules, Unit, composite_of
 
 REQUESTS_MAX = 2**32 - 1
 DEPTH_MAX = 32
 DESCRIPTORS_MAX = 100_000
 
-_FILE_FIELDS = ("domain", "descriptors")
+_FILE_FIELDS = ("domain", "descriptors", "mapping")
 _DESCRIPTOR_FIELDS = (
     "key",
     "value",
@@ -31,38 +40,7 @@ _DESCRIPTOR_FIELDS = (
     "metadata",
 )
 _LIMIT_FIELDS = ("unit", "requests_per_unit", "unlimited", "name", "replaces")
-_TAG = "tag:yaml.org,2002:"
 _UNITS = ", ".join(unit.name.lower() for unit in Unit)
-
-Fields = Mapping[str, yaml.Node]
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file and its text."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong in a file; lines count from 1."""
-
-    file: str
-    line: int
-    description: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.description}"
-
-
-class BadConfiguration(Exception):
-    """Files that cannot be used, with everything that is wrong in them."""
-
-    def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(map(str, self.faults)))
 
 
 def read_rules(files: Iterable[File], *, merges_domains: bool = False) -> Rules:
@@ -75,15 +53,15 @@ def read_rules(files: Iterable[File], *, merges_domains: bool = False) -> Rules:
     Raises:
         BadConfiguration: naming every fault of every file.
     """
-    domains: dict[str, Level] = {}
+    rules = Rules({})
     faults: list[Fault] = []
     for file in files:
         found: list[Fault] = []
-        _Reader(file, domains, found, merges_domains=merges_domains).read()
+        _Reader(file, rules, found, merges_domains=merges_domains).read()
         faults += sorted(found, key=lambda fault: fault.line)
     if faults:
         raise BadConfiguration(faults)
-    return Rules(domains)
+    return rules
 
 
 def count_limits(rules: Rules) -> int:
@@ -96,44 +74,46 @@ def count_limits(rules: Rules) -> int:
     return count
 
 
-@dataclass(slots=True)
-class _Reader:
+class _Reader(FieldReader):
     """Reads one file; what is wrong is noted, and reading goes on."""
 
-    file: File
-    domains: dict[str, Level]
-    faults: list[Fault]
-    merges_domains: bool = field(kw_only=True)
-    loader: yaml.SafeLoader = field(init=False)
-    descriptors_count: int = 0
+    def __init__(
+        self, file: File, rules: Rules, faults: list[Fault], *, merges_domains: bool
+    ) -> None:
+        super().__init__(file, faults)
+        self.rules = rules
+        self.merges_domains = merges_domains
+        self.descriptors_count = 0
 
     def read(self) -> None:
-        try:
-            self.loader = yaml.SafeLoader(self.file.text)
-            root = self.loader.get_single_node()
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            self.note(mark, f"is no YAML: {error.problem or error.context}")
-            return
-        except yaml.YAMLError as error:
-            self.note(None, f"is no YAML: {_first_line(error)}")
-            return
-        if root is None:
-            self.note(None, "is empty")
-            return
-        fields = self.fields(root, "a file", _FILE_FIELDS)
-        if fields is None:
+        root = self.root()
+        fields = None if root is None else self.fields(root, "a file", _FILE_FIELDS)
+        if root is None or fields is None:
             return
         domain = self.text(fields, "domain")
+        domains, mappings = self.rules.domains, self.rules.mappings
         if not domain:
             self.note(root.start_mark, "the file names no domain")
-        elif domain in self.domains and not self.merges_domains:
+        elif domain in mappings or (domain in domains and not self.merges_domains):
             self.note(fields["domain"].start_mark, f"duplicate domain {domain!r}")
-        level = self.domains.setdefault(domain, Level()) if domain else Level()
+        if "mapping" in fields:
+            self.mapping(fields, domain)
+            return
+        level = domains.setdefault(domain, Level()) if domain else Level()
         self.descriptors(fields.get("descriptors"), level, domain, 1)
 
+    def mapping(self, fields: Fields, domain: str) -> None:
+        node = fields["mapping"]
+        if "descriptors" in fields:
+            self.note(node.start_mark, "a domain has descriptors or a mapping, not both")
+        mapping = read_mapping(self, node)
+        if mapping is not None and domain:
+            if domain in self.rules.domains:
+                self.note(fields["domain"].start_mark, f"duplicate domain {domain!r}")
+            self.rules.mappings[domain] = mapping
+
     def descriptors(self, node: yaml.Node | None, above: Level, path: str, depth: int) -> None:
-        if node is None or _is_null(node):
+        if node is None or is_null(node):
             return
         if depth > DEPTH_MAX:
             self.note(node.start_mark, f"descriptors are nested deeper than {DEPTH_MAX} levels")
@@ -176,7 +156,7 @@ class _Reader:
         has_detailed_metric = self.truth(descriptor, "detailed_metric")
         metadata = self.metadata(descriptor)
         node = descriptor.get("rate_limit")
-        if node is None or _is_null(node):
+        if node is None or is_null(node):
             return None
         fields = self.fields(node, "rate_limit", _LIMIT_FIELDS)
         if fields is None:
@@ -208,23 +188,13 @@ class _Reader:
         return Limit(requests, unit or Unit.SECOND, name)
 
     def requests(self, node: yaml.Node, fields: Fields) -> int:
-        given = fields.get("requests_per_unit")
-        if given is None:
+        if "requests_per_unit" not in fields:
             self.note(node.start_mark, "the rate_limit has no requests_per_unit")
-            return 0
-        text = given.value if isinstance(given, yaml.ScalarNode) else ""
-        is_whole = given.tag == f"{_TAG}int" and text.isascii() and text.isdigit()
-        if not is_whole or len(text) > len(str(REQUESTS_MAX)) or int(text) > REQUESTS_MAX:
-            self.note(
-                given.start_mark,
-                f"requests_per_unit must be a whole number up to {REQUESTS_MAX}",
-            )
-            return 0
-        return int(text)
+        return self.whole(fields, "requests_per_unit", REQUESTS_MAX) or 0
 
     def replaces(self, fields: Fields, own_name: str) -> frozenset[str]:
         node = fields.get("replaces")
-        if node is None or _is_null(node):
+        if node is None or is_null(node):
             return frozenset()
         names = set()
         for item in self.items(node, "replaces"):
@@ -239,7 +209,7 @@ class _Reader:
 
     def metadata(self, fields: Fields) -> Mapping[str, Any]:
         node = fields.get("metadata")
-        if node is None or _is_null(node):
+        if node is None or is_null(node):
             return {}
         if not isinstance(node, yaml.MappingNode):
             self.note(node.start_mark, "metadata must be a map")
@@ -247,63 +217,8 @@ class _Reader:
         try:
             return _plain_map(self.loader.construct_document(node), frozenset())
         except (yaml.YAMLError, TypeError, ValueError) as error:
-            self.note(node.start_mark, f"metadata cannot be sent: {_first_line(error)}")
+            self.note(node.start_mark, f"metadata cannot be sent: {first_line(error)}")
             return {}
-
-    def fields(self, node: yaml.Node, what: str, known: tuple[str, ...]) -> Fields | None:
-        """Read a map whose keys are known; note those that are not, and those given twice."""
-        if not isinstance(node, yaml.MappingNode):
-            self.note(node.start_mark, f"{what} must be a map")
-            return None
-        self.loader.flatten_mapping(node)
-        fields: dict[str, yaml.Node] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag != f"{_TAG}str":
-                self.note(key.start_mark, "the name of a field must be a text")
-            elif key.value not in known:
-                self.note(key.start_mark, f"unknown field {key.value!r}: {what} has no such field")
-            elif key.value in fields:
-                self.note(key.start_mark, f"the field {key.value} is given twice")
-            else:
-                fields[key.value] = value
-        return fields
-
-    def items(self, node: yaml.Node, what: str) -> list[yaml.Node]:
-        if isinstance(node, yaml.SequenceNode):
-            return list(node.value)
-        self.note(node.start_mark, f"{what} must be a list")
-        return []
-
-    def text(self, fields: Fields, name: str) -> str:
-        """Read a text, as it is written: 404 and true are texts too."""
-        node = fields.get(name)
-        if node is None or _is_null(node):
-            return ""
-        if isinstance(node, yaml.ScalarNode):
-            return str(node.value)
-        self.note(node.start_mark, f"{name} must be a text")
-        return ""
-
-    def truth(self, fields: Fields, name: str) -> bool:
-        node = fields.get(name)
-        if node is None or _is_null(node):
-            return False
-        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}bool":
-            return bool(self.loader.construct_yaml_bool(node))
-        self.note(node.start_mark, f"{name} must be true or false")
-        return False
-
-    def note(self, mark: Any, description: str) -> None:  # noqa: ANN401 - of either parser.
-        line = 1 if mark is None else mark.line + 1
-        self.faults.append(Fault(self.file.name, line, description))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _is_null(node: yaml.Node) -> bool:
-    return bool(node.tag == f"{_TAG}null")
 
 
 def _plain_map(value: Mapping[object, object], inside: frozenset[int]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Envoy's messages and our values: requests are parsed, verdicts are rendered."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Any, NamedTuple
 
 from google.protobuf.json_format import ParseDict
@@ -9,8 +12,12 @@ from kit.errors import Violations
 from services.quota.envoy.messages import RateLimitResponse
 from services.quota.envoy.rules import Entry, Limit, Unit
 from services.quota.envoy.verdict import Status, Verdict
+from tollkeeper import QuotaDenied, denial_headers, rate_limit_headers
+from tollkeeper.api.quota.v1.quota_pb2 import LimitStatus
+from tollkeeper.errors import parse_limit
 
 DESCRIPTORS_MAX = 1000
+_UINT32_MAX = 2**32 - 1
 
 _OK = RateLimitResponse.OK
 _OVER_LIMIT = RateLimitResponse.OVER_LIMIT
@@ -22,6 +29,15 @@ class Descriptor(NamedTuple):
     entries: tuple[Entry, ...]
     addend: int
     override: Limit | None = None
+
+
+class Decided(NamedTuple):
+    """How a call under Tollkeeper's limits was decided, and the units of its descriptors."""
+
+    is_over: bool
+    limits: Sequence[LimitStatus]
+    units: tuple[str, ...]
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,37 @@ def render_verdict(verdict: Verdict, headers: Headers | None) -> Any:  # noqa: A
         add(key=headers.remaining, value=str(nearest.remaining))
         add(key=headers.reset, value=str(nearest.reset_s))
     return response
+
+
+def render_decided(decided: Decided, *, has_headers: bool) -> Any:  # noqa: ANN401 - as above.
+    """Write the answer to a call under Tollkeeper's limits; a refusal always has its headers."""
+    response = RateLimitResponse(overall_code=_OVER_LIMIT if decided.is_over else _OK)
+    for unit in decided.units:
+        counting = [limit for limit in decided.limits if unit in limit.units]
+        _add_limit(response.statuses.add(code=_OK), counting, decided.now)
+    limits = tuple(map(parse_limit, decided.limits))
+    headers: Mapping[str, str] = {}
+    if decided.is_over:
+        headers = denial_headers(QuotaDenied(limits), decided.now)
+    elif has_headers:
+        headers = rate_limit_headers(limits, decided.now)
+    for name, value in headers.items():
+        response.response_headers_to_add.add(key=name, value=value)
+    return response
+
+
+def _add_limit(status: Any, counting: Sequence[LimitStatus], now: datetime) -> None:  # noqa: ANN401 - as above.
+    """Say of a descriptor what the limit says that refuses its unit, or has the least left."""
+    if not counting:
+        return
+    limit = min(counting, key=lambda each: (not each.decided, each.remaining))
+    status.code = _OVER_LIMIT if limit.decided else _OK
+    status.limit_remaining = min(limit.remaining, _UINT32_MAX)
+    status.current_limit.requests_per_unit = min(limit.capacity, _UINT32_MAX)
+    status.current_limit.name = limit.limit_id
+    if limit.HasField("reset_time"):
+        until_reset = limit.reset_time.ToDatetime(UTC) - now
+        status.duration_until_reset.seconds = max(0, ceil(until_reset / timedelta(seconds=1)))
 
 
 def add_metadata(response: Any, request: Any, verdict: Verdict) -> None:  # noqa: ANN401 - as above.

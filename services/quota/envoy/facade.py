@@ -5,6 +5,7 @@ trusted with the limits of one tenant. A call with a token is that of the token'
 """
 
 from kit import telemetry
+from kit.clock import Clock
 from kit.hosting import Foundation
 from kit.rpc.auth import Caller
 from kit.rpc.server import Resource, RpcServer
@@ -14,10 +15,12 @@ from services.quota.envoy.convert import Headers
 from services.quota.envoy.counters import Counters
 from services.quota.envoy.files import RuleFiles
 from services.quota.envoy.limiter import Limiter
+from services.quota.envoy.mapped import MappedCalls
 from services.quota.envoy.messages import SERVICE
 from services.quota.envoy.service import RateLimitService
 from services.quota.envoy.settings import EnvoySettings
 from services.quota.envoy.verdict import Modes
+from services.quota.usecases import Gate
 
 SCOPE = "quota.decide"
 
@@ -42,7 +45,11 @@ class Listener:
 
 
 def facade(
-    foundation: Foundation, settings: ServiceSettings, envoy: EnvoySettings
+    foundation: Foundation,
+    settings: ServiceSettings,
+    envoy: EnvoySettings,
+    gate: Gate,
+    clock: Clock,
 ) -> tuple[Resource, ...]:
     """Make what is to be opened for the facade, its server last; nothing without an address."""
     if envoy.listen is None or envoy.config is None:
@@ -70,7 +77,10 @@ def facade(
         nameless=nameless,
     )
     servicer = RateLimitService(
-        limiter, headers if envoy.has_headers else None, has_metadata=envoy.has_metadata
+        limiter,
+        MappedCalls(gate, clock),
+        headers if envoy.has_headers else None,
+        has_metadata=envoy.has_metadata,
     )
     server.add(servicer, SERVICE, SCOPE)
     return files, counters, batcher, Listener(server, settings.drain_s)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kit import telemetry
 from kit.errors import CannotStart
-from services.quota.envoy.configuration import BadConfiguration, Fault, File, read_rules
+from services.quota.envoy.configuration import read_rules
+from services.quota.envoy.fields import BadConfiguration, Fault, File
 from services.quota.envoy.rules import Rules
 
 POLL_S = 1.0

@@ -14,6 +14,7 @@ from services.quota.envoy.batcher import Batcher
 from services.quota.envoy.convert import Descriptor
 from services.quota.envoy.counters import Request
 from services.quota.envoy.files import RuleFiles
+from services.quota.envoy.mapping import CallMapping
 from services.quota.envoy.rules import Entry, Match, applied
 from services.quota.envoy.verdict import Counted, Hit, Modes, Tally, Verdict, judge, tally
 
@@ -105,6 +106,10 @@ class Limiter:
         if telemetry.is_on():
             self._measure(hits, counted, verdict)
         return verdict
+
+    def mapping(self, domain: str) -> CallMapping | None:
+        """Answer how a domain is mapped to Tollkeeper's limits, if it is."""
+        return self._files.rules.mappings.get(domain)
 
     def _find(self, domain: str, descriptor: Descriptor) -> Match | None:
         if descriptor.override is not None:

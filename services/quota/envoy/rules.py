@@ -12,6 +12,8 @@ from enum import IntEnum
 from hashlib import blake2b
 from typing import Any
 
+from services.quota.envoy.mapping import CallMapping
+
 Entry = tuple[str, str]
 """A key and its value, one step of a descriptor."""
 
@@ -109,9 +111,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All domains."""
+    """All domains: the rules of some, and the mappings of others."""
 
-    domains: Mapping[str, Level]
+    domains: dict[str, Level]
+    mappings: dict[str, CallMapping] = field(default_factory=dict)
 
     def find(
         self, domain: str, entries: Sequence[Entry], override: Limit | None = None

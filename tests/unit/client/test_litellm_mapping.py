@@ -18,8 +18,8 @@ from tollkeeper.integrations.litellm_mapping import (
     output_tokens_bound,
     prompt_text,
     quantities_of,
-    subject_id,
 )
+from tollkeeper.subject_ids import subject_id
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.quota.envoy.configuration import (
-    DEPTH_MAX,
-    BadConfiguration,
-    File,
-    count_limits,
-    read_rules,
-)
+from services.quota.envoy.configuration import DEPTH_MAX, count_limits, read_rules
+from services.quota.envoy.fields import BadConfiguration, File
 from services.quota.envoy.rules import Limit, Rule, Unit
 
 FULL = """\

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.quota.envoy.configuration import File, read_rules
+from services.quota.envoy.configuration import read_rules
+from services.quota.envoy.fields import File
 from services.quota.envoy.rules import (
     Entry,
     Limit,
