@@ -36,16 +36,16 @@ clean: ## remove the environment and everything the tools left
 # --- the contract ------------------------------------------------------------------------------
 
 .PHONY: proto
-proto: $(READY) ## generate client/tollkeeper/api from protos/
-	@$(BIN)/python tools/protos.py generate
+proto: $(READY) ## generate client/tollkeeper/api and cli/schemas from protos/
+	@$(BIN)/python -m tools.protos generate
 
 .PHONY: proto-check
 proto-check: $(READY) ## fail when the generated code is not what protos/ says
-	@$(BIN)/python tools/protos.py check
+	@$(BIN)/python -m tools.protos check
 
 .PHONY: buf
 buf: $(READY) ## buf lint, format and breaking; AGAINST=<commit> names what to compare with
-	@$(BIN)/python tools/protos.py lint
+	@$(BIN)/python -m tools.protos lint
 
 # --- the code ----------------------------------------------------------------------------------
 

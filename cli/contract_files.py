@@ -74,11 +74,11 @@ class Reading:
     faults: list[Fault] = field(default_factory=list)
 
     def fill(self, message: Message, node: Node, path: str) -> None:
-        """Fill a message from a mapping that stands at `path`."""
+        """Fill a message from a mapping that stands at `path`; no path is the file itself."""
         message.SetInParent()
         fields = cast("ReadOnly[str, FieldDescriptor]", message.DESCRIPTOR.fields_by_name)
         for name, value in self.entries(node, path, tuple(fields)):
-            inner = f"{path}.{name}"
+            inner = f"{path}.{name}" if path else name
             oneof = fields[name].containing_oneof
             given = message.WhichOneof(oneof.name) if oneof else None
             if given:

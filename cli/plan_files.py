@@ -1,23 +1,35 @@
-"""Plans as code: a YAML file that holds a plan, and perhaps the meters that it prices.
+"""Plans as code: a YAML file that holds a plan, the meters that it prices, and examples.
 
-The fields are those of the contract, `tollkeeper.api.rating.v1.Plan` and
-`tollkeeper.api.meter.v1.Meter`, written as `cli.contract_files` says. Refuses what the rating
-service would refuse of a plan by itself.
+The fields are those of the contract, `tollkeeper.api.rating.v1.PlanFile`, written as
+`cli.contract_files` says. Refuses what the services would refuse of a plan and its meters by
+themselves, and examples of usage that nothing prices.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as ReadOnly
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cli.contract_files import Fault, InvalidFile, Reading, place_of
-from cli.yaml_tree import Mapping, Node, Place, YamlFault, parse_tree, read_data
-from kit.errors import InvalidInput, Violation
+from cli.yaml_tree import Mapping, Place, YamlFault, parse_tree, read_data
+from kit.errors import InvalidInput, Violation, Violations
+from services.meter.convert.meters import parse_put_meter
+from services.rating.convert.examples import parse_examples
 from services.rating.convert.plans import parse_plan
+from services.rating.examples import Example, try_example
+from services.rating.model import Plan as RatedPlan
+from services.rating.selection import dimensions_of, readings_of
 from tollkeeper.api.meter.v1.meter_pb2 import Meter
+from tollkeeper.api.meter.v1.meter_service_pb2 import PutMeterRequest
+from tollkeeper.api.rating.v1.plan_file_pb2 import PlanFile as FileMessage
 from tollkeeper.api.rating.v1.plan_pb2 import Plan
 
 METERS_MAX = 100
+
+_NEVER_PUT = datetime.min.replace(tzinfo=UTC)
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,8 @@ class PlanFile:
     plan: Plan
     meters: tuple[Meter, ...]
     places: ReadOnly[str, Place]
+    rated_plan: RatedPlan
+    examples: tuple[Example, ...]
 
     def refused(self, violations: Iterable[Violation]) -> InvalidFile:
         """Say where the fields stand that a service refused; paths start with the file's own.
@@ -39,6 +53,23 @@ class PlanFile:
             for each in violations
         ]
         return InvalidFile(self.path, faults)
+
+    def try_examples(self) -> None:
+        """Rate the usage of every example by the plan.
+
+        Raises:
+            InvalidFile: the plan says otherwise than an example; each difference with its place.
+        """
+        violations = [
+            Violation(
+                ".".join(filter(None, (f"examples[{index}]", difference.field))),
+                f"{difference.description} ({example.name})",
+            )
+            for index, example in enumerate(self.examples)
+            for difference in try_example(self.rated_plan, example)
+        ]
+        if violations:
+            raise self.refused(violations)
 
 
 def read_plan_file(path: Path) -> PlanFile:
@@ -62,41 +93,92 @@ def parse_plan_file(data: bytes, path: Path) -> PlanFile:
     except YamlFault as fault:
         raise InvalidFile(path, [Fault(fault.place, "", fault.description)]) from fault
     reading = _PlanReading()
-    plan, meters = reading.read_file(tree)
-    reading.check_plan(plan)
+    file = FileMessage()
+    reading.fill(file, tree, "")
+    if isinstance(tree, Mapping) and "plan" not in reading.places:
+        reading.fault(tree.place, "plan", "is required")
+    plan = reading.check(lambda: parse_plan(file.plan, "plan"))
+    reading.check(lambda: _check_meters(file.meters))
+    examples = reading.check(lambda: parse_examples(file.examples, "examples"))
+    if plan is not None:
+        reading.check(lambda: _check_usage(plan, file))
     if reading.faults:
         raise InvalidFile(path, reading.faults)
-    return PlanFile(path, plan, meters, reading.places)
+    assert plan is not None, "what cannot be parsed has faults"
+    meters = tuple(file.meters)
+    return PlanFile(path, file.plan, meters, reading.places, plan, examples or ())
 
 
 class _PlanReading(Reading):
-    """Reads the plan and the meters of a file."""
+    """Reads a plan file, and notes what the services would refuse of it."""
 
-    def read_file(self, tree: Node) -> tuple[Plan, tuple[Meter, ...]]:
-        plan, meters = Plan(), list[Meter]()
-        for name, node in self.entries(tree, "", ("meters", "plan")):
-            if name == "plan":
-                self.fill(plan, node, name)
-            else:
-                for path, item in self.items(node, name):
-                    meters.append(Meter())
-                    self.fill(meters[-1], item, path)
-        if len(meters) > METERS_MAX:
-            self.fault(self.places["meters"], "meters", f"must have at most {METERS_MAX} entries")
-        if isinstance(tree, Mapping) and "plan" not in self.places:
-            self.fault(tree.place, "plan", "is required")
-        return plan, tuple(meters)
-
-    def check_plan(self, plan: Plan) -> None:
-        """Note what the rating service would refuse, unless it follows from a noted fault."""
+    def check(self, parse: Callable[[], Parsed]) -> Parsed | None:
+        """Parse a part of the file; note its faults, unless they follow from others."""
         noted = [fault.field for fault in self.faults]
         try:
-            parse_plan(plan, "plan")
+            return parse()
         except InvalidInput as error:
             for violation in error.violations:
                 if not any(_is_within(violation.field, path) for path in noted):
                     place = place_of(violation.field, self.places)
                     self.fault(place, violation.field, violation.description)
+            return None
+
+
+def _check_meters(meters: Sequence[Meter]) -> None:
+    """Refuse what the meter service would refuse of the meters, which must differ."""
+    violations = Violations()
+    if len(meters) > METERS_MAX:
+        violations.add("meters", f"must have at most {METERS_MAX} entries")
+    first_by_id: dict[str, int] = {}
+    for index, meter in enumerate(meters):
+        first = first_by_id.setdefault(meter.meter_id, index)
+        if meter.meter_id and first != index:
+            violations.add(f"meters[{index}].meter_id", f"is the id of meters[{first}] as well")
+        try:
+            parse_put_meter(PutMeterRequest(meter=meter), _NEVER_PUT)
+        except InvalidInput as error:
+            for each in error.violations:
+                field = f"meters[{index}]{each.field.removeprefix('meter')}"
+                violations.add(field, each.description)
+    violations.raise_if_any()
+
+
+def _check_usage(plan: RatedPlan, file: FileMessage) -> None:
+    """Refuse prices of meters that the file lacks, where it has any, and usage without a price."""
+    violations = Violations()
+    if file.meters:
+        kept = {meter.meter_id: set(meter.group_by) for meter in file.meters}
+        for violation in _unknown_meters(plan, kept):
+            violations.add(violation.field, violation.description)
+    counted = {meter_id for reading in readings_of(plan) for meter_id in reading.meter_ids}
+    for number, example in enumerate(file.examples):
+        for index, usage in enumerate(example.usage):
+            if usage.meter_id not in counted:
+                violations.add(
+                    f"examples[{number}].usage[{index}].meter_id",
+                    f"no price of the plan counts the meter {usage.meter_id}",
+                )
+    violations.raise_if_any()
+
+
+def _unknown_meters(plan: RatedPlan, kept: ReadOnly[str, set[str]]) -> Iterator[Violation]:
+    for index, reading in enumerate(readings_of(plan)):
+        for meter_id in reading.meter_ids:
+            field = f"plan.prices[{index}]"
+            if meter_id not in kept:
+                is_own = meter_id == reading.meter_id
+                inner = ".meter_id" if is_own else ""
+                yield Violation(
+                    f"{field}{inner}", f"the meter {meter_id} is none of the file's meters"
+                )
+                continue
+            for name in dimensions_of(reading):
+                if name not in kept[meter_id]:
+                    yield Violation(
+                        f"{field}.dimensions.{name}",
+                        f"the meter {meter_id} does not keep it: its group_by lacks {name}",
+                    )
 
 
 def _is_within(path: str, outer: str) -> bool:

@@ -1,8 +1,8 @@
 """Turns the contract in protos/ into Python, and guards it with buf.
 
-`generate` writes client/tollkeeper/api, `check` fails when that folder is not what protos/ says,
-`lint` runs buf's lint, format and breaking-change rules. Nothing here reaches the network: protoc
-builds an image and buf reads the image.
+`generate` writes client/tollkeeper/api and the schemas of the files that people write, `check`
+fails when these are not what protos/ says, `lint` runs buf's lint, format and breaking-change
+rules. Nothing here reaches the network: protoc builds an image and buf reads the image.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from tools.schemas import write_schema
+
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "client" / "tollkeeper" / "api"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
+SCHEMAS = ROOT / "cli" / "schemas"
+# By the name of the schema: the message that a file holds, and a title.
+FILES = {"plan-file": ("tollkeeper.api.rating.v1.PlanFile", "A plan file of Tollkeeper")}
 PACKAGE_DOCSTRING = '"""Generated from protos/ by `make proto`; never edited."""\n'
 
 
@@ -52,16 +59,22 @@ def generate() -> int:
                 shutil.copyfile(source, target)
             else:
                 target.unlink()
-    print(f"protos: {len(stale)} generated files changed")
+        schemas = _stale_schemas(Path(scratch))
+        for path, text in schemas.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    print(f"protos: {len(stale) + len(schemas)} generated files changed")
     return 0
 
 
 def check() -> int:
     """Fail, naming each file, when the committed code is not what protoc makes today."""
     with tempfile.TemporaryDirectory() as scratch:
-        stale = _differences(_compile(Path(scratch)), GENERATED)
+        fresh = _compile(Path(scratch))
+        stale = [f"client/tollkeeper/api/{name}" for name in _differences(fresh, GENERATED)]
+        stale += [str(path.relative_to(ROOT)) for path in _stale_schemas(Path(scratch))]
     for name in stale:
-        print(f"protos: client/tollkeeper/api/{name} is not what protos/ says")
+        print(f"protos: {name} is not what protos/ says")
     print("protos: run `make proto`" if stale else "protos: generated code is current")
     return 1 if stale else 0
 
@@ -98,6 +111,20 @@ def _compile(scratch: Path) -> Path:
     for package in [api, *(folder for folder in api.rglob("*") if folder.is_dir())]:
         (package / "__init__.py").write_text(PACKAGE_DOCSTRING)
     return api
+
+
+def _stale_schemas(scratch: Path) -> dict[Path, str]:
+    """Find the schemas that are not what protos/ says, each with what it should be."""
+    image = FileDescriptorSet.FromString(_image(PROTOS, scratch / "image.binpb").read_bytes())
+    schemas = {
+        SCHEMAS / f"{name}.schema.json": write_schema(image, message, title)
+        for name, (message, title) in FILES.items()
+    }
+    return {
+        path: text
+        for path, text in schemas.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
 
 
 def _image(protos: Path, image: Path) -> Path:

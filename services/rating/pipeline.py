@@ -41,6 +41,7 @@ from services.rating.model import (
     Discounts,
     FormulaStep,
     LineKind,
+    PeriodToRate,
     Plan,
     PlanVersion,
     Price,
@@ -89,6 +90,18 @@ class Terms:
     contract: Contract = UNKNOWN_CONTRACT
     as_of: datetime | None = None
     previous_periods: tuple[Interval, ...] = ()
+
+
+def terms_of(to_rate: PeriodToRate) -> Terms:
+    """Answer by what a period is rated that is asked for."""
+    return Terms(
+        to_rate.customer_id,
+        to_rate.period,
+        to_rate.proration,
+        to_rate.contract,
+        to_rate.as_of,
+        to_rate.previous_periods,
+    )
 
 
 def spans_of(plan: Plan, terms: Terms) -> Spans:

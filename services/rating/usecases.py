@@ -38,7 +38,7 @@ from services.rating.model import (
     Usage,
 )
 from services.rating.overrides import override
-from services.rating.pipeline import Terms, rate_period, spans_of
+from services.rating.pipeline import rate_period, spans_of, terms_of
 from services.rating.rate_card import RateCardEntry, rate_card_of
 from services.rating.selection import (
     count_given,
@@ -204,7 +204,7 @@ class RatingUseCases:
             to_rate = replace(to_rate, given_usage=())
         prepared = await self._prepare(tenant, [to_rate])
         version = _version_of(to_rate, prepared)
-        terms = _terms_of(to_rate)
+        terms = terms_of(to_rate)
         if alone:
             return estimate_alone(version, terms, call)
         so_far = await self._usages_of(tenant, to_rate, version, prepared)
@@ -257,13 +257,13 @@ class RatingUseCases:
     async def _rate(self, tenant: str, to_rate: PeriodToRate, prepared: _Prepared) -> Rating:
         version = _version_of(to_rate, prepared)
         usages = await self._usages_of(tenant, to_rate, version, prepared)
-        return rate_period(version, _terms_of(to_rate), usages)
+        return rate_period(version, terms_of(to_rate), usages)
 
     async def _usages_of(
         self, tenant: str, to_rate: PeriodToRate, version: PlanVersion, prepared: _Prepared
     ) -> Sequence[Usage]:
         """Count the usage that is given, or ask the meters for it."""
-        spans = spans_of(version.plan, _terms_of(to_rate))
+        spans = spans_of(version.plan, terms_of(to_rate))
         if to_rate.given_usage is not None:
             return count_given(version.plan, to_rate.given_usage, spans)
         check_meters(version.plan, prepared.meters)
@@ -314,17 +314,6 @@ def _version_of(to_rate: PeriodToRate, prepared: _Prepared) -> PlanVersion:
     if isinstance(version, DomainError):
         raise version
     return replace(version, plan=override(version.plan, to_rate.overrides))
-
-
-def _terms_of(to_rate: PeriodToRate) -> Terms:
-    return Terms(
-        to_rate.customer_id,
-        to_rate.period,
-        to_rate.proration,
-        to_rate.contract,
-        to_rate.as_of,
-        to_rate.previous_periods,
-    )
 
 
 def _wanted(to_rate: PeriodToRate) -> _Wanted:

@@ -157,6 +157,41 @@ async def test_costs_are_imported_once_and_shown(shell: Shell) -> None:
     ]
 
 
+async def test_a_new_version_is_compared_with_the_last_and_names_who_it_rates(
+    shell: Shell,
+) -> None:
+    """`diff` asks what is there and who is on it, `apply` keeps what was, `history` shows both."""
+    await shell.lines("plans", "apply", EXAMPLES / "plans" / "starter.yaml")
+    await sell_to_manon(shell.world)
+    text = (EXAMPLES / "plans" / "starter.yaml").read_text().split("\nexamples:")[0]
+    file = shell.folder / "starter.yaml"
+    file.write_text(
+        text.replace("base_fee: 50", "base_fee: 60\n  effective_time: 2026-04-01T00:00:00Z")
+    )
+
+    later = await shell.lines("plans", "diff", file)
+    applied = await shell.lines("plans", "apply", file)
+    history = await shell.lines("plans", "history", "starter")
+
+    assert [re.split(" {2,}", line) for line in later if line] == [
+        [f"applying {file} makes a new version"],
+        ["== compared with version 1"],
+        ["field", "before", "after"],
+        ["base_fee", "50", "60"],
+        ["effective_time", "-", "2026-04-01T00:00:00Z"],
+        ["== 1 of 1 subscriptions change"],
+        ["subscription", "customer", "from"],
+        ["manon-starter", "manon", "its first period from 2026-04-01 00:00 UTC"],
+    ]
+    assert applied == ["plan starter is at version 2"]
+    assert [line for line in history if line.startswith(("==", "base_fee", "nothing"))] == [
+        "== version 1, since ever, put 2026-03-01 00:00 UTC",
+        "nothing before it",
+        "== version 2, since 2026-04-01 00:00 UTC, put 2026-03-01 00:00 UTC",
+        "base_fee        50      60",
+    ]
+
+
 async def test_what_a_service_refuses_of_a_plan_file_is_told_with_its_line(shell: Shell) -> None:
     """Only the service knows that a meter exists already and counts otherwise."""
     await shell.lines("plans", "apply", EXAMPLES / "plans" / "pro.yaml")

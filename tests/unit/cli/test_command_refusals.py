@@ -141,12 +141,13 @@ def test_what_cannot_work_is_one_sentence(tollkeeper: Tollkeeper, case: Refused)
 def test_every_fault_of_a_plan_file_is_told(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
     """Unknown fields with line and column; nothing is sent."""
     file = tmp_path / "plan.yaml"
-    file.write_text((EXAMPLES / "plans" / "pro.yaml").read_text().replace("base_fee", "bas_fee"))
+    text = (EXAMPLES / "plans" / "pro.yaml").read_text()
+    file.write_text(text.replace("base_fee: 100", "bas_fee: 100"))
 
     outcome = tollkeeper("plans", "apply", file)
 
     assert outcome == Outcome(
-        1, "", f"tollkeeper: {file}:15:3: plan.bas_fee: is no field here: did you mean base_fee?\n"
+        1, "", f"tollkeeper: {file}:16:3: plan.bas_fee: is no field here: did you mean base_fee?\n"
     )
 
 

@@ -115,7 +115,7 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         read,
         """\
         meters:
-          - {meter_id: tokens, event_typ: llm.call}
+          - {meter_id: tokens, event_typ: llm.call, aggregation: count}
         plan:
           plan_id: Pro!
           currency: EURO
@@ -139,6 +139,7 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
     )
 
     assert faults == [
+        "2:5 meters[0].event_type: is required",
         "2:24 meters[0].event_typ: is no field here: did you mean event_type?",
         (
             "4:12 plan.plan_id: must be 1 to 63 characters of a-z, 0-9, '_', '.' and '-',"
