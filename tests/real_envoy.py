@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +50,48 @@ async def real_envoy(
     folder: Path, service_address: str, domain: str, routes: Mapping[str, list[dict[str, Any]]]
 ) -> AsyncIterator[RealEnvoy]:
     """Run Envoy with rate limits for each path; the upstream says that a call used 30 tokens."""
+    gateway = {"routes": _limited(routes), "filters": [_rate_limit(domain)]}
+    async with _running(folder, service_address, gateway) as envoy:
+        yield envoy
+
+
+@asynccontextmanager
+async def logging_envoy(
+    folder: Path, service_address: str, access_log: dict[str, Any], filters: list[dict[str, Any]]
+) -> AsyncIterator[RealEnvoy]:
+    """Run Envoy with a gRPC access log of the given configuration at the service."""
+    common = {
+        "log_name": "usage",
+        "transport_api_version": "V3",
+        "buffer_flush_interval": "0.1s",
+        **access_log.pop("common_config", {}),
+    }
+    written = {
+        "name": "envoy.access_loggers.http_grpc",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+            "common_config": common,
+            **access_log,
+        },
+    }
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}]
+    gateway = {"routes": routes, "filters": filters, "access_log": [written]}
+    async with _running(folder, service_address, gateway) as envoy:
+        yield envoy
+
+
+@asynccontextmanager
+async def _running(
+    folder: Path, service_address: str, gateway: dict[str, Any]
+) -> AsyncIterator[RealEnvoy]:
     gateway_port, upstream_port = choose_ports(2)
     service_port = int(service_address.rpartition(":")[2])
     bootstrap = {
         "node": {"id": "test", "cluster": "test"},
         "static_resources": {
             "listeners": [
-                _listener("gateway", gateway_port, _limited(routes), [_rate_limit(domain)]),
+                _listener("gateway", gateway_port, **gateway),
                 _listener("upstream", upstream_port, [_direct_answer()], []),
             ],
             "clusters": [
@@ -139,7 +174,11 @@ def _rate_limit(domain: str) -> dict[str, Any]:
 
 
 def _listener(
-    name: str, port: int, routes: list[dict[str, Any]], filters: list[dict[str, Any]]
+    name: str,
+    port: int,
+    routes: list[dict[str, Any]],
+    filters: list[dict[str, Any]],
+    access_log: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     router = {
         "name": "envoy.filters.http.router",
@@ -150,6 +189,7 @@ def _listener(
         "stat_prefix": name,
         "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]},
         "http_filters": [*filters, router],
+        "access_log": [*access_log],
     }
     chain = {
         "filters": [

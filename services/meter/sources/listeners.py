@@ -10,7 +10,8 @@ from kit.hosting import Foundation
 from kit.rpc.auth import Caller
 from kit.rpc.server import Resource, RpcServer
 from kit.settings import ServiceSettings
-from services.meter.sources import otlp_service
+from services.meter.sources import envoy_messages, otlp_service
+from services.meter.sources.envoy_service import AccessLogService
 from services.meter.sources.http import SCOPE, HttpFront
 from services.meter.sources.http_listener import HttpListener
 from services.meter.sources.intake import Intake
@@ -69,7 +70,10 @@ def add_sources(
         )
         opened.append(HttpListener(front, sources.http_listen, settings.drain_s))
     for server in servers:
+        access_logs = AccessLogService(intake, mapping.envoy)
         server.add(TraceService(intake, mapping.otlp), otlp_service.SERVICE, SCOPE)
+        server.add(access_logs, envoy_messages.SERVICE, SCOPE)
+        server.before_stop(access_logs.drain)
     return tuple(opened)
 
 

@@ -8,63 +8,26 @@ are those of Envoy's API, so both sides understand each other; fields left out a
 from typing import Any
 
 from google.protobuf import duration_pb2, struct_pb2, wrappers_pb2
-from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
-    EnumDescriptorProto,
-    EnumValueDescriptorProto,
-    FieldDescriptorProto,
     FileDescriptorProto,
     MethodDescriptorProto,
     ServiceDescriptorProto,
 )
-from google.protobuf.descriptor_pool import Default
 from google.protobuf.message_factory import GetMessageClass
+
+from kit.rpc.declaring import declare_enum, declare_message, declare_service
 
 _CORE = "envoy.config.core.v3"
 _TYPE = "envoy.type.v3"
 _COMMON = "envoy.extensions.common.ratelimit.v3"
 _SERVICE = "envoy.service.ratelimit.v3"
 
-_SCALARS = {
-    "string": FieldDescriptorProto.TYPE_STRING,
-    "uint32": FieldDescriptorProto.TYPE_UINT32,
-}
 _UNITS = {"UNKNOWN": 0, "SECOND": 1, "MINUTE": 2, "HOUR": 3, "DAY": 4, "MONTH": 5, "YEAR": 6}
 
 
-def _enum(name: str, values: dict[str, int]) -> EnumDescriptorProto:
-    listed = [EnumValueDescriptorProto(name=each, number=values[each]) for each in values]
-    return EnumDescriptorProto(name=name, value=listed)
-
-
-def _field(number: int, name: str, kind: str) -> FieldDescriptorProto:
-    """Declare a field; its kind is `string`, `uint32`, `.a.Message` or `enum .an.Enum`."""
-    is_many = kind.startswith("repeated ")
-    kind = kind.removeprefix("repeated ")
-    field = FieldDescriptorProto(name=name, number=number)
-    field.label = FieldDescriptorProto.LABEL_REPEATED if is_many else field.LABEL_OPTIONAL
-    if kind in _SCALARS:
-        field.type = _SCALARS[kind]
-    elif kind.startswith("enum "):
-        field.type, field.type_name = field.TYPE_ENUM, kind.removeprefix("enum ")
-    else:
-        field.type, field.type_name = field.TYPE_MESSAGE, kind
-    return field
-
-
-def _message(
-    name: str,
-    fields: dict[str, tuple[int, str]],
-    nested: tuple[DescriptorProto, ...] = (),
-    enums: tuple[EnumDescriptorProto, ...] = (),
-) -> DescriptorProto:
-    declared = [_field(number, each, kind) for each, (number, kind) in fields.items()]
-    return DescriptorProto(name=name, field=declared, nested_type=nested, enum_type=enums)
-
-
 def _header_file() -> FileDescriptorProto:
-    header = _message("HeaderValue", {"key": (1, "string"), "value": (2, "string")})
+    header = declare_message("HeaderValue", {"key": (1, "string"), "value": (2, "string")})
     return FileDescriptorProto(
         name="tollkeeper/envoy/header.proto", package=_CORE, message_type=[header]
     )
@@ -74,18 +37,18 @@ def _unit_file() -> FileDescriptorProto:
     return FileDescriptorProto(
         name="tollkeeper/envoy/unit.proto",
         package=_TYPE,
-        enum_type=[_enum("RateLimitUnit", _UNITS)],
+        enum_type=[declare_enum("RateLimitUnit", _UNITS)],
     )
 
 
 def _descriptor_file() -> FileDescriptorProto:
-    entry = _message("Entry", {"key": (1, "string"), "value": (2, "string")})
-    override = _message(
+    entry = declare_message("Entry", {"key": (1, "string"), "value": (2, "string")})
+    override = declare_message(
         "RateLimitOverride",
         {"requests_per_unit": (1, "uint32"), "unit": (2, f"enum .{_TYPE}.RateLimitUnit")},
     )
     inside = f".{_COMMON}.RateLimitDescriptor"
-    descriptor = _message(
+    descriptor = declare_message(
         "RateLimitDescriptor",
         {
             "entries": (1, f"repeated {inside}.Entry"),
@@ -103,7 +66,7 @@ def _descriptor_file() -> FileDescriptorProto:
 
 
 def _service_file() -> FileDescriptorProto:
-    request = _message(
+    request = declare_message(
         "RateLimitRequest",
         {
             "domain": (1, "string"),
@@ -132,16 +95,16 @@ def _service_file() -> FileDescriptorProto:
 
 def _response() -> DescriptorProto:
     inside = f".{_SERVICE}.RateLimitResponse"
-    limit = _message(
+    limit = declare_message(
         "RateLimit",
         {
             "requests_per_unit": (1, "uint32"),
             "unit": (2, f"enum {inside}.RateLimit.Unit"),
             "name": (3, "string"),
         },
-        enums=(_enum("Unit", {**_UNITS, "WEEK": 7}),),
+        enums=(declare_enum("Unit", {**_UNITS, "WEEK": 7}),),
     )
-    status = _message(
+    status = declare_message(
         "DescriptorStatus",
         {
             "code": (1, f"enum {inside}.Code"),
@@ -151,7 +114,7 @@ def _response() -> DescriptorProto:
         },
     )
     header = f"repeated .{_CORE}.HeaderValue"
-    return _message(
+    return declare_message(
         "RateLimitResponse",
         {
             "overall_code": (1, f"enum {inside}.Code"),
@@ -161,19 +124,13 @@ def _response() -> DescriptorProto:
             "dynamic_metadata": (6, ".google.protobuf.Struct"),
         },
         (limit, status),
-        (_enum("Code", {"UNKNOWN": 0, "OK": 1, "OVER_LIMIT": 2}),),
+        (declare_enum("Code", {"UNKNOWN": 0, "OK": 1, "OVER_LIMIT": 2}),),
     )
 
 
-def _declare() -> ServiceDescriptor:
-    pool = Default()
-    for file in (_header_file(), _unit_file(), _descriptor_file(), _service_file()):
-        file.syntax = "proto3"
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool.FindServiceByName(f"{_SERVICE}.RateLimitService")
+_FILES = (_header_file(), _unit_file(), _descriptor_file(), _service_file())
 
-
-SERVICE = _declare()
+SERVICE = declare_service(_FILES, f"{_SERVICE}.RateLimitService")
 METHOD = f"/{SERVICE.full_name}/ShouldRateLimit"
 
 _SHOULD_RATE_LIMIT = SERVICE.methods_by_name["ShouldRateLimit"]
