@@ -6,6 +6,7 @@ import typer
 
 from cli.commands import costs, invoices, keys, limits, plans, quota, tax
 from cli.commands.demo import demo
+from cli.commands.import_usage import import_usage
 from cli.commands.migrate import migrate
 from cli.commands.replay import replay
 from cli.commands.up import up
@@ -28,6 +29,7 @@ app.command()(demo)
 app.command()(up)
 app.command()(migrate)
 app.command()(replay)
+app.command("import")(import_usage)
 app.command()(usage)
 app.add_typer(plans.app, name="plans")
 app.add_typer(costs.app, name="costs")

@@ -55,15 +55,22 @@ Answer = TypeVar("Answer", bound=Message)
 Settled = Callable[[UsageEvent, bool], None]
 
 
+def _identity(event: UsageEvent) -> str:
+    return f"event {event.event_id} of {event.source}"
+
+
 @dataclass(slots=True)
 class Tally:
     """What became of the calls.
 
-    `created`, `duplicate` and `untaken` count what the meter said of events; an event whose answer
-    was lost in a restart is a duplicate when it is sent again. `denied` counts the calls that the
-    gate refused, by limit. `problems` are the first sentences about what was not taken.
+    `name` tells an event of which something has to be said. `created`, `duplicate` and `untaken`
+    count what the meter said of events; an event whose answer was lost in a restart is a duplicate
+    when it is sent again. `denied` counts the calls that the gate refused, by limit. `problems` are
+    the first sentences about what was not taken.
     """
 
+    name: Callable[[UsageEvent], str] = _identity
+    problems_max: int = _PROBLEMS_SHOWN_MAX
     created: int = 0
     duplicate: int = 0
     untaken: int = 0
@@ -72,7 +79,7 @@ class Tally:
 
     def complain(self, problem: str) -> None:
         """Keep a sentence about what was not taken, if it is among the first."""
-        if len(self.problems) < _PROBLEMS_SHOWN_MAX:
+        if len(self.problems) < self.problems_max:
             self.problems.append(problem[:_PROBLEM_LENGTH_MAX])
 
 
@@ -167,13 +174,12 @@ def _count(
     tally.created += list(answer.outcomes).count(INGEST_OUTCOME_CREATED)
     tally.duplicate += list(answer.outcomes).count(INGEST_OUTCOME_DUPLICATE)
     tally.untaken += len(answer.problems)
-    for event, outcome in zip(batch, answer.outcomes, strict=True):
-        settled(event, outcome in _TAKEN)
     for problem in answer.problems:
         outcome_name = IngestOutcome.Name(problem.outcome).removeprefix("INGEST_OUTCOME_")
         details = "; ".join(f"{each.field}: {each.description}" for each in problem.violations)
-        event = batch[problem.index]
-        tally.complain(f"{outcome_name} event {event.event_id} of {event.source}: {details}")
+        tally.complain(f"{outcome_name} {tally.name(batch[problem.index])}: {details}")
+    for event, outcome in zip(batch, answer.outcomes, strict=True):
+        settled(event, outcome in _TAKEN)
 
 
 async def send_through_gate(

@@ -7,7 +7,6 @@ last, so none passes through a float. Whatever is wrong is named as CloudEvents 
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.errors import Violation
+from services.meter.convert.exact_json import NotJson, Number, read_json
 from services.meter.convert.fields import entry_path
 from services.meter.sources.intake import Draft
 from tollkeeper.api.meter.v1.cloud_event_pb2 import CloudEvent, CloudEventAttributeValue
@@ -39,16 +39,6 @@ _NAMES: Final = {
 _ENTRY: Final = re.compile(r"(dimensions|quantities)(\[.*\])", re.DOTALL).fullmatch
 
 
-class Number(str):
-    """A number of JSON, as the text that it was written in."""
-
-    __slots__ = ()
-
-
-class NotJson(ValueError):
-    """A text that is no JSON, and why."""
-
-
 class Given(NamedTuple):
     """A CloudEvent as it came: its attributes, its data, and what is wrong with them so far."""
 
@@ -60,22 +50,6 @@ class Given(NamedTuple):
 def draft_of(given: Given) -> Draft:
     """Turn a CloudEvent into a draft of the usage event it stands for."""
     return _Reading(given).draft()
-
-
-def read_json(text: str | bytes) -> object:
-    """Read JSON; numbers become `Number`.
-
-    Raises:
-        NotJson: it is none, has a key twice, or nests too deep.
-    """
-    try:
-        return _DECODER.decode(text if isinstance(text, str) else text.decode())
-    except UnicodeDecodeError:
-        raise NotJson("is not text in UTF-8") from None
-    except NotJson:
-        raise
-    except (ValueError, RecursionError):
-        raise NotJson("is not JSON") from None
 
 
 def given_structured(event: object) -> Given:
@@ -250,27 +224,6 @@ def _scalar(value: object) -> str | None:
 
 def _no_name(field: str) -> str:
     return field
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value] # The usual trick.
-        raise NotJson(f"has the key {json.dumps(twice)[:80]} twice")
-    return entries
-
-
-def _no_constant(name: str) -> object:
-    raise NotJson(f"holds {name}, which is not JSON")
-
-
-_DECODER: Final = json.JSONDecoder(
-    parse_int=Number,
-    parse_float=Number,
-    parse_constant=_no_constant,
-    object_pairs_hook=_unique,
-)
 
 
 def given_batch(text: bytes) -> Iterator[Given]:

@@ -32,15 +32,14 @@ from kit.errors import (
 )
 from kit.rpc.auth import Admission, Caller, TokenVerifier
 from services.meter.convert.events import check_event_count
+from services.meter.convert.exact_json import NotJson, read_json
 from services.meter.model import Fate, Outcome
 from services.meter.sources.cloudevents import (
     Given,
-    NotJson,
     draft_of,
     given_batch,
     given_binary,
     given_structured,
-    read_json,
 )
 from services.meter.sources.intake import Intake
 
