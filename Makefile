@@ -96,6 +96,11 @@ test-unit test-properties test-contract test-integration test-e2e:
 test-meter-laws: $(READY) ## usage against its model, in many more examples than CI draws
 	@METER_LAWS_EXAMPLES=300 $(BIN)/pytest tests/properties/test_meter_usage_laws.py
 
+.PHONY: chaos
+chaos: $(READY) ## kill servers at random, in ROUNDS=20 seeded rounds; SEED=n repeats from one
+	@TOLLKEEPER_CHAOS_ROUNDS=$(or $(ROUNDS),20) TOLLKEEPER_CHAOS_SEED=$(or $(SEED),1) \
+		$(BIN)/pytest tests/chaos
+
 .PHONY: golden
 golden: $(READY) ## rewrite the golden cases; review the diff
 	@REWRITE_GOLDEN=1 $(BIN)/pytest tests/golden

@@ -31,7 +31,7 @@ from kit.settings import DEFAULT_ADDRESSES, ServiceSettings
 from tests.http_caller import post
 from tests.integration.test_meter_otlp import stub
 from tests.meter_world import CREATED, World, a_meter, meter_world
-from tests.unit.meter.test_otlp import attributes
+from tests.unit.meter.test_otlp import Value, attributes
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
 
 COMMAND = Path(sys.executable).with_name("tollkeeper")
@@ -116,7 +116,9 @@ class Meter:
             "TOLLKEEPER_METER_ADDRESS": self.world.address,
         }
         return await asyncio.create_subprocess_exec(
-            *(COMMAND, "import", *map(str, arguments)),
+            COMMAND,
+            "import",
+            *map(str, arguments),
             env={**os.environ, **environment},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -204,7 +206,11 @@ async def by_otlp(meter: Meter, tenant: str, _folder: Path) -> None:
                         for quantity, text in event.quantities.items()
                         if quantity in names
                     }
-                    told = {"gen_ai.operation.name": "chat", "customer.id": name, **counts}
+                    told: dict[str, Value] = {
+                        "gen_ai.operation.name": "chat",
+                        "customer.id": name,
+                        **counts,
+                    }
                     spans.add(
                         trace_id=bytes([trace]) * 16,
                         span_id=(number * BATCH + place).to_bytes(8, "big"),
