@@ -7,6 +7,9 @@ import typer
 
 LEVELS = ("customer", "project", "user", "key", "run")
 PERIODS = ("hour", "day", "week", "month", "year")
+BILLING, CONCURRENCY = "billing", "concurrency"
+WINDOWS = (*PERIODS, BILLING, CONCURRENCY)
+ENFORCEMENTS = ("hard", "soft", "shadow")
 
 LimitId = Annotated[
     str, typer.Argument(help="The limit; leave it out with --file.", show_default=False)
@@ -21,7 +24,19 @@ Unit = Annotated[
 Capacity = Annotated[
     str, typer.Option(help="How much each window admits, in units, as 1000000 or 12.50.")
 ]
-Per = Annotated[str, typer.Option(help=f"Start afresh each {', '.join(PERIODS)} of the calendar.")]
+Per = Annotated[
+    str,
+    typer.Option(
+        help=f"Start afresh each {', '.join(PERIODS)} of the calendar or each {BILLING} period; or"
+        f" {CONCURRENCY}: count the holds that are open at once."
+    ),
+]
+Anchor = Annotated[str, typer.Option(help="A day on which a billing period starts, as 2026-01-31.")]
+Months = Annotated[int, typer.Option(help="How many months a billing period has.")]
+Overdraft = Annotated[str, typer.Option(help="How much beyond the capacity calls may take.")]
+Enforcement = Annotated[
+    str, typer.Option(help=f"What happens without room: {', '.join(ENFORCEMENTS)}.")
+]
 TimeZone = Annotated[str, typer.Option(help="Whose calendar; by default UTC.")]
 Rolling = Annotated[
     str, typer.Option(help="Refill continuously within this time, as 60s, 15m or 1h.")

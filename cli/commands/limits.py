@@ -1,12 +1,14 @@
 """`tollkeeper limits`: put limits, from options or a file, and look at them."""
 
+from datetime import date
 from decimal import Decimal, InvalidOperation
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import grpc
 import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
+from google.type.date_pb2 import Date
 
 from cli import limit_options as options
 from cli.contract_files import parse_duration
@@ -19,8 +21,10 @@ from cli.services import CALL_TIMEOUT_S, Addresses, Services, new_request_id, ru
 from cli.times import parse_time_option
 from tollkeeper.amounts import from_quanta, to_quanta
 from tollkeeper.api.quota.v1.quota_pb2 import (
+    BillingPeriodWindow,
     CalendarPeriod,
     CalendarWindow,
+    Enforcement,
     Level,
     Limit,
     RollingRate,
@@ -49,9 +53,13 @@ def put(
     capacity: options.Capacity = "",
     per: options.Per = "",
     time_zone: options.TimeZone = "",
+    anchor: options.Anchor = "",
+    months: options.Months = 1,
     rolling: options.Rolling = "",
     burst: options.Burst = "",
     lifetime: options.Lifetime = False,
+    overdraft: options.Overdraft = "",
+    enforcement: options.Enforcement = "hard",
     customer: options.Customer = "",
     project: options.Project = "",
     user: options.User = "",
@@ -73,7 +81,7 @@ def put(
         limit_file = read_limit_file(file)
         limits = run(data_dir, address, lambda services: _put_file(services, limit_file))
     else:
-        units = unit or ["requests"]
+        units = unit or ["holds" if per == options.CONCURRENCY else "requests"]
         limit = Limit(
             limit_id=limit_id,
             display_name=name,
@@ -82,16 +90,19 @@ def put(
             dimensions=dict(map(_parse_dimension, dimension or ())),
             units=units,
             capacity=_parse_amount("--capacity", capacity, units[0]),
+            overdraft=_parse_amount("--overdraft", overdraft or "0", units[0]),
+            enforcement=Enforcement.Value(
+                "ENFORCEMENT_" + _one_of("--enforcement", enforcement, options.ENFORCEMENTS).upper()
+            ),
             filter=only_if,
             overrides=overrides,
             plan_id=plan,
         )
         if until:
             limit.expire_time.FromDatetime(parse_time_option("--until", until))
-        if lifetime:
-            _set_lifetime(limit, per, time_zone, rolling, burst)
-        else:
-            _set_window(limit, per, time_zone, rolling, burst)
+        _set_window(
+            limit, _Window(per, time_zone, anchor, months, rolling, burst, is_lifetime=lifetime)
+        )
         limits = run(data_dir, address, lambda services: _put_one(services, limit))
     output = Output(as_json=as_json)
     output.value({"limits": [_facts(each) for each in limits]})
@@ -193,19 +204,63 @@ async def _put_file(services: Services, file: LimitFile) -> list[Limit]:
     return stored
 
 
-def _set_window(limit: Limit, per: str, time_zone: str, rolling: str, burst: str) -> None:
-    if bool(per) == bool(rolling):
-        raise CommandError("choose a window: either --per or --rolling, or --lifetime")
-    if per:
-        if burst:
-            raise CommandError("--burst belongs to --rolling")
-        period = CalendarPeriod.Value(
-            f"CALENDAR_PERIOD_{_one_of('--per', per, options.PERIODS).upper()}"
-        )
-        limit.calendar.CopyFrom(CalendarWindow(period=period, time_zone=time_zone))
+class _Window(NamedTuple):
+    """What the options say of a window."""
+
+    per: str
+    time_zone: str
+    anchor: str
+    months: int
+    rolling: str
+    burst: str
+    is_lifetime: bool
+
+
+def _set_window(limit: Limit, window: _Window) -> None:
+    per = window.per
+    if window.is_lifetime:
+        if any((per, window.time_zone, window.anchor, window.rolling, window.burst)):
+            raise CommandError("--lifetime stands alone: what has one has no window")
+        limit.lifetime.SetInParent()
         return
-    if time_zone:
-        raise CommandError("--time-zone belongs to --per")
+    if bool(per) == bool(window.rolling):
+        raise CommandError("choose a window: either --per or --rolling, or --lifetime")
+    if window.burst and not window.rolling:
+        raise CommandError("--burst belongs to --rolling")
+    if window.time_zone and per not in (*options.PERIODS, options.BILLING):
+        raise CommandError("--time-zone belongs to --per with a period")
+    if window.anchor and per != options.BILLING:
+        raise CommandError("--anchor belongs to --per billing")
+    if per:
+        _set_period(limit, per, window.time_zone, window.anchor, window.months)
+    else:
+        _set_rate(limit, window.rolling, window.burst)
+
+
+def _set_period(limit: Limit, per: str, time_zone: str, anchor: str, months: int) -> None:
+    match _one_of("--per", per, options.WINDOWS):
+        case options.CONCURRENCY:
+            limit.concurrency.SetInParent()
+        case options.BILLING:
+            limit.billing_period.CopyFrom(
+                BillingPeriodWindow(
+                    anchor=_parse_anchor(anchor), months=months, time_zone=time_zone
+                )
+            )
+        case period:
+            number = CalendarPeriod.Value(f"CALENDAR_PERIOD_{period.upper()}")
+            limit.calendar.CopyFrom(CalendarWindow(period=number, time_zone=time_zone))
+
+
+def _parse_anchor(text: str) -> Date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise CommandError(f"--anchor {text!r} is not a day such as 2026-01-31") from None
+    return Date(year=day.year, month=day.month, day=day.day)
+
+
+def _set_rate(limit: Limit, rolling: str, burst: str) -> None:
     duration = parse_duration(rolling)
     if duration is None:
         raise CommandError(f"--rolling {rolling!r} is not a time such as 60s, 15m or 1h")
@@ -213,12 +268,6 @@ def _set_window(limit: Limit, per: str, time_zone: str, rolling: str, burst: str
     message.FromTimedelta(duration)
     most = _parse_amount("--burst", burst, limit.units[0]) if burst else 0
     limit.rolling.CopyFrom(RollingRate(period=message, burst=most))
-
-
-def _set_lifetime(limit: Limit, *windows: str) -> None:
-    if any(windows):
-        raise CommandError("--lifetime stands alone: what has one has no window")
-    limit.lifetime.SetInParent()
 
 
 def _parse_amount(option: str, text: str, unit: str) -> int:
@@ -270,17 +319,20 @@ def _capacity(limit: Limit) -> str:
 
 
 def _window(limit: Limit) -> str:
-    if limit.HasField("calendar"):
-        period = CalendarPeriod.Name(limit.calendar.period).removeprefix("CALENDAR_PERIOD_")
-        return f"each {period.lower()}, {limit.calendar.time_zone or 'UTC'}"
-    if limit.HasField("lifetime"):
-        return "once"
-    if limit.HasField("billing_period"):
-        billing = limit.billing_period
-        months = "month" if billing.months in (0, 1) else f"{billing.months} months"
-        return f"each {months} from day {billing.anchor.day}, {billing.time_zone or 'UTC'}"
-    if limit.HasField("concurrency"):
-        return "open at the same time"
-    rolling = limit.rolling
-    most = from_quanta(limit.units[0], rolling.burst or limit.capacity)
-    return f"rolling {rolling.period.ToTimedelta()}, at most {most:,} at once"
+    match limit.WhichOneof("window"):
+        case "calendar":
+            period = CalendarPeriod.Name(limit.calendar.period).removeprefix("CALENDAR_PERIOD_")
+            return f"each {period.lower()}, {limit.calendar.time_zone or 'UTC'}"
+        case "billing_period":
+            window = limit.billing_period
+            months = "month" if window.months == 1 else f"{window.months} months"
+            return f"each {months} from the {window.anchor.day}., {window.time_zone or 'UTC'}"
+        case "rolling":
+            rolling = limit.rolling
+            most = from_quanta(limit.units[0], rolling.burst or limit.capacity)
+            return f"rolling {rolling.period.ToTimedelta()}, at most {most:,} at once"
+        case "concurrency":
+            return "at once"
+        case _:
+            overdraft = from_quanta(limit.units[0], limit.overdraft)
+            return f"once, and {overdraft:,} beyond" if overdraft else "once"

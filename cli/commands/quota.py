@@ -4,18 +4,112 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from google.protobuf.json_format import MessageToDict
 
+from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
+from cli.options import AsJson, DataDir
+from cli.output import Column, Output
+from cli.services import Addresses, Services, run
 from services.quota.envoy.configuration import count_limits
 from services.quota.envoy.fields import BadConfiguration
 from services.quota.envoy.files import load_rules
+from tollkeeper.api.quota.v1.quota_pb2 import Decision, Reservation
+from tollkeeper.api.quota.v1.quota_service_pb2 import (
+    ExplainDecisionRequest,
+    ExplainDecisionResponse,
+    ListReservationsRequest,
+)
 
-app = typer.Typer(no_args_is_help=True, help="Check what the gate is configured with.")
+app = typer.Typer(
+    no_args_is_help=True, help="See who holds what, why calls were refused, and check the gate."
+)
+
+_HOLDS_PER_PAGE = 1000
 
 
-@app.callback()
-def commands() -> None:
-    """Keep the name of the command, of which there is only one."""
+@app.command()
+def holds(
+    customer: Annotated[str, typer.Argument(help="Whose holds.")],
+    *,
+    limit: Annotated[str, typer.Option(help="Only those that took from this limit.")] = "",
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the open holds of a customer, the first to expire first."""
+
+    async def work(services: Services) -> list[Reservation]:
+        found: list[Reservation] = []
+        request = ListReservationsRequest(
+            customer_id=customer, limit_id=limit, page_size=_HOLDS_PER_PAGE
+        )
+        while True:
+            page = await services.ask(services.quota.ListReservations, request)
+            found += page.reservations
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    _show_holds(Output(as_json=as_json), run(data_dir, address, work))
+
+
+@app.command()
+def explain(
+    customer: Annotated[str, typer.Argument(help="Whose call.")],
+    request_id: Annotated[str, typer.Argument(help="The request id of the call.")],
+    *,
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a call was decided as it was, while it is remembered: ten minutes at least."""
+    request = ExplainDecisionRequest(customer_id=customer, decided_request_id=request_id)
+
+    async def work(services: Services) -> ExplainDecisionResponse:
+        return await services.ask(services.quota.ExplainDecision, request)
+
+    explained = run(data_dir, address, work)
+    output = Output(as_json=as_json)
+    output.value(MessageToDict(explained, preserving_proto_field_name=True))
+    decision = Decision.Name(explained.decision).removeprefix("DECISION_")
+    output.say(f"{decision} at {explained.decide_time.ToJsonString()}")
+    for reason in explained.reasons:
+        output.say(reason)
+    if not as_json and explained.holders:
+        _show_holds(output, list(explained.holders))
+
+
+def _show_holds(output: Output, found: list[Reservation]) -> None:
+    output.value(
+        {"reservations": [MessageToDict(each, preserving_proto_field_name=True) for each in found]}
+    )
+    output.table(
+        [
+            Column("hold"),
+            Column("of"),
+            Column("expires"),
+            Column("state"),
+            Column("holds"),
+        ],
+        [
+            (
+                each.reservation_id,
+                "/".join(filter(None, (each.subject.project_id, each.subject.key_id))) or "-",
+                each.expire_time.ToJsonString(),
+                _state(each),
+                ", ".join(f"{held.quantity:,} of {held.limit_id}" for held in each.held),
+            )
+            for each in found
+        ],
+        empty="there are no open holds",
+    )
+
+
+def _state(hold: Reservation) -> str:
+    if hold.awaits_commit:
+        return "awaits commit"
+    return "dispatched" if hold.dispatched else "open"
 
 
 @app.command()

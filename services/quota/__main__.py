@@ -18,11 +18,12 @@ from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
 from services.quota.expiry_index import ExpiryIndex
+from services.quota.inspection import Inspection
 from services.quota.rate_cards import RateCards
 from services.quota.redis_link import Link, RedisLink
 from services.quota.service import QuotaService
 from services.quota.sweeper import Sweeper
-from services.quota.usecases import Gate, LimitUseCases
+from services.quota.usecases import Gate, HoldUseCases, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2
 
 
@@ -39,7 +40,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     batcher = Batcher(counters, catalogue.cover)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher)
-    service = QuotaService(gate, limits, clock)
+    holds = HoldUseCases(Inspection(link))
+    service = QuotaService(gate, holds, limits, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     foundation.server.add(service, descriptor, request_types={"Session": SessionRequest})
     foundation.server.before_stop(service.drain)

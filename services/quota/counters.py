@@ -24,7 +24,7 @@ from kit.errors import (
 )
 from services.quota.coverage import Coverage, DescribedHold, described_hold, remembered
 from services.quota.expiry_index import ExpiryIndex
-from services.quota.model import HoldState, Kind
+from services.quota.model import HoldState, Kind, Outcome
 from services.quota.operations import Operation
 from services.quota.redis_link import Link, Reply, ReplyError, packed
 
@@ -50,6 +50,9 @@ _METHODS = {
     Kind.RECORD: "Record",
 }
 _KINDS = 16
+_FIGURES = 3
+_FIGURES_WITH_WAIT = 4
+_WITH_WAITS = frozenset(map(int, (Outcome.EXCEEDING, Outcome.DENIED, Outcome.PARTIAL)))
 
 
 # The script's reader knows no binary strings, so bytes go as the older raw strings. There is one
@@ -89,6 +92,13 @@ class Answer(NamedTuple):
     hold: str
     coverage: Coverage
     figures: Sequence[int]
+
+    def waits_ms(self) -> Sequence[int]:
+        """Say of each limit how long to wait for it, where something did not fit; else -1."""
+        limits_count = len(self.coverage.limits)
+        if self.outcome not in _WITH_WAITS:
+            return [-1] * limits_count
+        return self.figures[_FIGURES : _FIGURES_WITH_WAIT * limits_count : _FIGURES_WITH_WAIT]
 
 
 class Batch(NamedTuple):
@@ -349,12 +359,21 @@ def _answer(
         return LimitsChanged(description)
     if len(record) <= _ERROR_LENGTH_MAX:
         return _error(root, operation, record.decode())
-    figures = _unpacked(record[_COVERAGE_ID.stop :])
-    code, now_ms, detail, hold = figures[:_HEAD]
-    del figures[:_HEAD]
     coverage = operation.coverage
     if record[_COVERAGE_ID] != coverage.id:
         coverage = remembered(exhibits[record[_COVERAGE_ID]])
+    return _answer_about(coverage, record)
+
+
+def remembered_answer(record: bytes, exhibit: bytes) -> Answer:
+    """Read an answer that was given before, about limits of which only the exhibit is left."""
+    return _answer_about(remembered(exhibit), record)
+
+
+def _answer_about(coverage: Coverage, record: bytes) -> Answer:
+    figures = _unpacked(record[_COVERAGE_ID.stop :])
+    code, now_ms, detail, hold = figures[:_HEAD]
+    del figures[:_HEAD]
     return Answer(code // _KINDS, code % _KINDS, now_ms, detail, hold.decode(), coverage, figures)
 
 

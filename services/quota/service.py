@@ -32,6 +32,12 @@ from services.quota.convert.calls import (
     parse_release,
     parse_reserve,
 )
+from services.quota.convert.inspection import (
+    parse_explain_decision,
+    parse_list_reservations,
+    render_explanation,
+    render_reservations,
+)
 from services.quota.convert.limits import (
     parse_customer,
     parse_delete_limit,
@@ -43,7 +49,7 @@ from services.quota.convert.limits import (
     render_top_up,
 )
 from services.quota.sessions import Session
-from services.quota.usecases import Gate, LimitUseCases
+from services.quota.usecases import Gate, HoldUseCases, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,8 +58,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class QuotaService:
     """Serves `tollkeeper.api.quota.v1.QuotaService`."""
 
-    def __init__(self, gate: Gate, limits: LimitUseCases, clock: Clock) -> None:
+    def __init__(
+        self, gate: Gate, holds: HoldUseCases, limits: LimitUseCases, clock: Clock
+    ) -> None:
         self._gate = gate
+        self._holds = holds
         self._limits = limits
         self._clock = clock
         self._sessions: set[Session] = set()
@@ -109,6 +118,28 @@ class QuotaService:
     ) -> WrittenMessage:
         answer = await self._gate.decide(caller(context).tenant, parse_get_balances(request))
         return WrittenMessage(render_balances(answer))
+
+    async def ListReservations(
+        self, request: wire.ListReservationsRequest, context: Context
+    ) -> wire.ListReservationsResponse:
+        customer, limit_id = parse_list_reservations(request)
+        page = await self._holds.list_reservations(
+            caller(context).tenant,
+            customer,
+            limit_id,
+            request.page_token,
+            page_size(request.page_size),
+        )
+        return render_reservations(page)
+
+    async def ExplainDecision(
+        self, request: wire.ExplainDecisionRequest, context: Context
+    ) -> wire.ExplainDecisionResponse:
+        customer, request_id = parse_explain_decision(request)
+        answer, holders = await self._holds.explain_decision(
+            caller(context).tenant, customer, request_id
+        )
+        return render_explanation(answer, holders)
 
     async def PutLimit(
         self, request: wire.PutLimitRequest, context: Context

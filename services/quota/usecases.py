@@ -5,7 +5,7 @@ limit is one transaction; every replica is told after its commit.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TypeVar, assert_never
 
@@ -20,6 +20,8 @@ from services.quota.batcher import Batcher, OfHold
 from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Answer, Root
 from services.quota.coverage import overridden_in_turn
+from services.quota.holdings import Holding, holders_of
+from services.quota.inspection import Inspection
 from services.quota.model import (
     Call,
     CheckCall,
@@ -142,6 +144,65 @@ class Gate:
         if isinstance(call, ExtendCall):
             return root, extend_operation(call, coverage)
         return root, commit_operation(call, coverage)
+
+
+class HoldUseCases:
+    """Shows who holds what, and why calls were decided as they were."""
+
+    def __init__(self, inspection: Inspection) -> None:
+        self._inspection = inspection
+
+    @traced("quota.list_reservations")
+    async def list_reservations(
+        self, tenant: str, customer: str, limit_id: str, page_token: str, page_size: int
+    ) -> Page[Holding]:
+        """List the holds of a customer that have not ended, all or those on a limit.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        filtered = f"quota.reservations {customer} {limit_id}"
+        last = decode_page_token(page_token, filtered)
+        after = (int(last[0]), last[1]) if last else (0, "")
+        found = [
+            each
+            for each in await self._inspection.holdings(Root(tenant, customer))
+            if (each.expire_ms, each.name) > after
+            and (not limit_id or any(held.limit_id == limit_id for held in each.held))
+        ]
+        items = tuple(found[:page_size])
+        if len(found) <= page_size:
+            return Page(items, "")
+        token = encode_page_token(filtered, (str(items[-1].expire_ms), items[-1].name))
+        return Page(items, token)
+
+    @traced("quota.explain_decision")
+    async def explain_decision(
+        self, tenant: str, customer: str, request_id: str
+    ) -> tuple[Answer, Sequence[Holding]]:
+        """Recall how a call was decided, and find who held most on the limits that refused it.
+
+        Raises:
+            NotFound: DECISION_NOT_FOUND.
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        root = Root(tenant, customer)
+        answer = await self._inspection.decision(root, request_id)
+        if answer is None:
+            raise NotFound(
+                "DECISION_NOT_FOUND",
+                f"no decision on the request {request_id} is remembered",
+                metadata={"request_id": request_id},
+            )
+        refusing = frozenset(
+            (limit.limit_id, limit.scope)
+            for limit, wait_ms in zip(answer.coverage.limits, answer.waits_ms(), strict=True)
+            if wait_ms >= 0
+        )
+        if not refusing:
+            return answer, ()
+        return answer, holders_of(await self._inspection.holdings(root), refusing, answer.now_ms)
 
 
 class LimitUseCases:

@@ -206,6 +206,34 @@ async def test_what_a_service_refuses_of_a_plan_file_is_told_with_its_line(shell
     assert "llm_tokens" in outcome.errors
 
 
+async def test_limits_of_every_window_are_put_from_options(shell: Shell) -> None:
+    """A balance with an overdraft, a billing period, and holds at once; some do not refuse."""
+    put = [
+        await shell.lines("limits", "put", *words)
+        for words in (
+            ("balance", "--capacity", 20, "--lifetime", "--overdraft", 5),
+            ("bill", "--capacity", 9, "--per", "billing", "--anchor", "2026-01-31"),
+            ("flying", "--capacity", 2, "--per", "concurrency", "--enforcement", "shadow"),
+        )
+    ]
+
+    assert put == [
+        ["limit balance: 20 requests once, and 5 beyond"],
+        ["limit bill: 9 requests each month from the 31., UTC"],
+        ["limit flying: 2 holds at once"],
+    ]
+
+
+async def test_holds_and_refusals_are_shown(shell: Shell) -> None:
+    """Who holds what, and why a call was refused, in words."""
+    await shell.lines("limits", "put", "few", "--capacity", 3, "--per", "day")
+    nothing = await shell.lines("quota", "holds", "acme")
+    unknown = await shell.run("quota", "explain", "acme", "never-asked")
+
+    assert nothing == ["there are no open holds"]
+    assert "no decision on the request never-asked is remembered" in unknown.errors
+
+
 async def test_limits_are_put_from_options_and_files_and_listed(shell: Shell) -> None:
     """Amounts are in units on the command line; the list shows them so."""
     put = await shell.lines(

@@ -6,7 +6,7 @@ figures change; it is filled in and serialized in one go, and never handed out. 
 which times and amounts are bytes that were written once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, assert_never, cast
@@ -138,6 +138,18 @@ def render_session_error(call_id: int, status: Status) -> bytes:
 def _written(message: Any) -> bytes:  # noqa: ANN401 - made at run time.
     data: bytes = message.SerializeToString()
     return data
+
+
+def decision_of(answer: Answer) -> quota_pb2.Decision.ValueType:
+    """Say what was decided; unspecified for what only books."""
+    return _DECISIONS.get(answer.outcome, quota_pb2.DECISION_UNSPECIFIED)
+
+
+def statuses_of(answer: Answer) -> Sequence[quota_pb2.LimitStatus]:
+    """Write the limits of any answer."""
+    if answer.outcome in _DECISIONS:
+        return wire.CheckResponse.FromString(render_check(answer)).limits
+    return wire.RecordResponse.FromString(render_record(answer)).limits
 
 
 def _alone(answer: wire.SessionAnswer) -> bytes:

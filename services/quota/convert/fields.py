@@ -56,6 +56,13 @@ def parse_path(message: subject_pb2.Subject) -> Subject:
     return Subject(*ids)
 
 
+def parse_customer_id(customer_id: str) -> str:
+    """Read a customer who must be named."""
+    if not customer_id:
+        raise InvalidInput.of("customer_id", "is required")
+    return parse_path(subject_pb2.Subject(customer_id=customer_id)).customer
+
+
 def render_subject(subject: Subject) -> subject_pb2.Subject:
     """Write a path."""
     return subject_pb2.Subject(**dict(zip(_SUBJECT_FIELDS, subject, strict=True)))

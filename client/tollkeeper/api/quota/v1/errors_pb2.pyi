@@ -67,6 +67,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The rate card of a plan that a limit names cannot be had.
     Metadata: `{"plan_id": "…"}`.
     """
+    ERROR_REASON_DECISION_NOT_FOUND: _ErrorReason.ValueType  # 12
+    """No decision with this request id is remembered.
+    Metadata: `{"request_id": "…"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -128,6 +132,10 @@ or its capacity would pass 10^15. Metadata: `{"limit_id": "…"}`.
 ERROR_REASON_RATE_CARD_UNAVAILABLE: ErrorReason.ValueType  # 14
 """The rate card of a plan that a limit names cannot be had.
 Metadata: `{"plan_id": "…"}`.
+"""
+ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 12
+"""No decision with this request id is remembered.
+Metadata: `{"request_id": "…"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

@@ -83,6 +83,16 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetBalancesRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetBalancesResponse.FromString,
                 _registered_method=True)
+        self.ListReservations = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/ListReservations',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
+        self.ExplainDecision = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/ExplainDecision',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionResponse.FromString,
+                _registered_method=True)
         self.PutLimit = channel.unary_unary(
                 '/tollkeeper.api.quota.v1.QuotaService/PutLimit',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitRequest.SerializeToString,
@@ -184,6 +194,21 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReservations(self, request, context):
+        """Lists the open holds of a customer, the first to expire first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainDecision(self, request, context):
+        """Says why a call was decided as it was: every limit with its figures then,
+        and who held what. Decisions are remembered for at least 10 minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutLimit(self, request, context):
         """Creates a limit or replaces the one of the same id; its counters stay.
         Every replica decides by it within a second.
@@ -268,6 +293,16 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetBalances,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetBalancesRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetBalancesResponse.SerializeToString,
+            ),
+            'ListReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservations,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListReservationsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'ExplainDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDecision,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionResponse.SerializeToString,
             ),
             'PutLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.PutLimit,
@@ -542,6 +577,60 @@ class QuotaService:
             '/tollkeeper.api.quota.v1.QuotaService/GetBalances',
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetBalancesRequest.SerializeToString,
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/ListReservations',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListReservationsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/ExplainDecision',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,12 @@ class QuotaServiceStub:
     """
     GetBalances: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetBalancesRequest, _quota_service_pb2.GetBalancesResponse]
     """Shows how every limit stands that applies to a subject. Counts nothing."""
+    ListReservations: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListReservationsRequest, _quota_service_pb2.ListReservationsResponse]
+    """Lists the open holds of a customer, the first to expire first."""
+    ExplainDecision: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ExplainDecisionRequest, _quota_service_pb2.ExplainDecisionResponse]
+    """Says why a call was decided as it was: every limit with its figures then,
+    and who held what. Decisions are remembered for at least 10 minutes.
+    """
     PutLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]
     """Creates a limit or replaces the one of the same id; its counters stay.
     Every replica decides by it within a second.
@@ -111,6 +117,12 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """
     GetBalances: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetBalancesRequest, _quota_service_pb2.GetBalancesResponse]  # type: ignore[assignment]
     """Shows how every limit stands that applies to a subject. Counts nothing."""
+    ListReservations: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ListReservationsRequest, _quota_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
+    """Lists the open holds of a customer, the first to expire first."""
+    ExplainDecision: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ExplainDecisionRequest, _quota_service_pb2.ExplainDecisionResponse]  # type: ignore[assignment]
+    """Says why a call was decided as it was: every limit with its figures then,
+    and who held what. Decisions are remembered for at least 10 minutes.
+    """
     PutLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]  # type: ignore[assignment]
     """Creates a limit or replaces the one of the same id; its counters stay.
     Every replica decides by it within a second.
@@ -211,6 +223,24 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.GetBalancesResponse, _abc.Awaitable[_quota_service_pb2.GetBalancesResponse]]:
         """Shows how every limit stands that applies to a subject. Counts nothing."""
+
+    @_abc_1.abstractmethod
+    def ListReservations(
+        self,
+        request: _quota_service_pb2.ListReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.ListReservationsResponse, _abc.Awaitable[_quota_service_pb2.ListReservationsResponse]]:
+        """Lists the open holds of a customer, the first to expire first."""
+
+    @_abc_1.abstractmethod
+    def ExplainDecision(
+        self,
+        request: _quota_service_pb2.ExplainDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.ExplainDecisionResponse, _abc.Awaitable[_quota_service_pb2.ExplainDecisionResponse]]:
+        """Says why a call was decided as it was: every limit with its figures then,
+        and who held what. Decisions are remembered for at least 10 minutes.
+        """
 
     @_abc_1.abstractmethod
     def PutLimit(
