@@ -26,13 +26,16 @@ class GroupLimits:
     """How much is shared, and how much may wait.
 
     `tenant_transactions_max` and `transactions_max` run at once; a transaction takes calls until
-    it has `transaction_items`; `items_max` may wait and run together.
+    it has `transaction_items`; `items_max` may wait and run together. Beside a transaction of the
+    tenant that runs another one begins only for `parallel_items` that wait: fewer are better off
+    sharing the next one, as a transaction costs more than they do.
     """
 
     tenant_transactions_max: int
     transactions_max: int
     transaction_items: int
     items_max: int
+    parallel_items: int = 1
 
 
 class GroupCommit(Generic[Item, Answer]):
@@ -70,8 +73,11 @@ class GroupCommit(Generic[Item, Answer]):
         queue = self._queues.setdefault(tenant, _Queue())
         call: _Call[Item, Answer] = _Call(items, asyncio.get_running_loop().create_future())
         queue.calls.append(call)
+        queue.items += len(items)
         self._items += len(items)
-        if len(queue.tasks) < self._limits.tenant_transactions_max:
+        if len(queue.tasks) < self._limits.tenant_transactions_max and self._has_work(
+            queue, beside=len(queue.tasks)
+        ):
             queue.tasks.add(asyncio.create_task(self._run(tenant, queue)))
         return await call.answers
 
@@ -93,7 +99,8 @@ class GroupCommit(Generic[Item, Answer]):
         return not self._items or self._items + count <= self._limits.items_max
 
     async def _run(self, tenant: str, queue: "_Queue[Item, Answer]") -> None:
-        while queue.calls:
+        # This task is one of them.
+        while self._has_work(queue, beside=len(queue.tasks) - 1):
             async with self._transactions:
                 calls = self._take(queue)
                 try:
@@ -105,12 +112,17 @@ class GroupCommit(Generic[Item, Answer]):
         if not queue.tasks:
             del self._queues[tenant]
 
+    def _has_work(self, queue: "_Queue[Item, Answer]", beside: int) -> bool:
+        """Tell whether what waits deserves a transaction beside so many that run."""
+        return queue.items >= (self._limits.parallel_items if beside else 1)
+
     def _take(self, queue: "_Queue[Item, Answer]") -> "list[_Call[Item, Answer]]":
         calls = [queue.calls.popleft()] if queue.calls else []
         count = sum(len(call.items) for call in calls)
         while queue.calls and count + len(queue.calls[0].items) <= self._limits.transaction_items:
             calls.append(queue.calls.popleft())
             count += len(calls[-1].items)
+        queue.items -= count
         return calls
 
     async def _store_together(self, tenant: str, calls: "list[_Call[Item, Answer]]") -> None:
@@ -141,7 +153,8 @@ class _Call(Generic[Item, Answer]):
             self.answers.set_exception(error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Queue(Generic[Item, Answer]):
+    items: int = 0
     calls: deque[_Call[Item, Answer]] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -46,6 +47,7 @@ SENDERS = 4
 KILLS = 3
 MODELS = ("large", "small", "tiny")
 TIMEOUT_S = 20
+RESTART_S = 120
 PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -156,11 +158,16 @@ async def pause_after(error: grpc.aio.AioRpcError) -> None:
 
 def start_again(postgres: EmbeddedPostgres) -> None:
     """Start PostgreSQL where it was, once the last of its processes has let go of its memory."""
-    for _ in range(20):
-        with suppress(CommandError):
+    deadline_s = time.monotonic() + RESTART_S
+    while True:
+        try:
             postgres.start()
+        except CommandError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
+        else:
             return
-    postgres.start()
 
 
 def identity_of(event: meter_pb2.UsageEvent) -> Identity:

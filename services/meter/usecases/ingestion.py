@@ -21,7 +21,11 @@ from services.meter.store.meters import load_versions, lock_for_events
 from services.meter.store.rollups import Rollups
 
 LIMITS: Final = GroupLimits(
-    tenant_transactions_max=2, transactions_max=4, transaction_items=20_000, items_max=100_000
+    tenant_transactions_max=2,
+    transactions_max=4,
+    transaction_items=20_000,
+    items_max=100_000,
+    parallel_items=500,
 )
 _TENANTS_REMEMBERED_MAX: Final = 10_000
 _CREATED: Final = Fate(Outcome.CREATED)

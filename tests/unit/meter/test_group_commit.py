@@ -168,3 +168,28 @@ async def test_a_call_that_waits_is_never_refused() -> None:
 
     assert (await asyncio.gather(*tasks), await waiting) == (["ABCDEFGH"], ["I", "J", "K"])
     assert (before, store.groups) == (["t:abcdefgh"], ["t:abcdefgh", "t:ijk"])
+
+
+async def test_a_few_items_share_the_next_transaction_instead_of_having_their_own() -> None:
+    """Beside one that runs a transaction begins only for enough items; what waits is not lost."""
+    store = Store()
+    limits = GroupLimits(
+        tenant_transactions_max=2,
+        transactions_max=4,
+        transaction_items=10,
+        items_max=20,
+        parallel_items=3,
+    )
+    commit = GroupCommit(store, limits)
+
+    tasks = await begin(commit, "t", "a")
+    tasks += await begin(commit, "t", "b", "c")
+    one_runs = list(store.groups)
+    tasks += await begin(commit, "t", "d")
+    two_run = list(store.groups)
+    tasks += await begin(commit, "t", "e")
+    store.gate.set()
+
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D", "E"]
+    assert (one_runs, two_run) == (["t:a"], ["t:a", "t:bcd"])
+    assert store.groups == ["t:a", "t:bcd", "t:e"]
