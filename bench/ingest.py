@@ -5,14 +5,17 @@ keys and four models, with two quantities; meters add one up by model. The raw l
 COPY of the same events, by one connection in transactions of 1,000 rows, into one table with the
 same columns and indexes, without deduplication and rollups; the better of two runs counts.
 
-The figures at the top are of batches of 1,000 without duplicates by 16 callers, with one meter. A
-duplicate repeats an event of the batch before.
+The figures at the top are of batches of 1,000 without duplicates by 16 callers, with one meter, and
+of calls with a single event by 64 callers. A duplicate repeats an event of the batch before. A
+caller of `StreamEvents` has one stream with at most 4 batches that are not answered. `cpu_us` is
+how many microseconds of a processor the service spends on an event, `sender_cpu_us` this process.
 """
 
 import argparse
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +35,8 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 
 _INGEST = "/tollkeeper.api.meter.v1.MeterService/IngestEvents"
+_STREAM = "/tollkeeper.api.meter.v1.MeterService/StreamEvents"
+_BATCHES_UNDER_WAY_MAX = 4
 _SOURCE = "gateway-000"
 _MODELS = ("large", "medium", "small", "tiny")
 _CUSTOMERS = 1_000
@@ -61,6 +66,7 @@ class Case:
     callers: int
     duplicate_percent: int = 0
     meters: int = 1
+    streams: bool = False
 
     @property
     def tenant(self) -> str:
@@ -76,22 +82,28 @@ class Figures:
     callers: int
     duplicate_percent: int
     meters: int
+    streams: bool
     events: int
     events_per_s: int
     p50_ms: float
     p99_ms: float
+    cpu_us: float
+    sender_cpu_us: float
 
 
 WARM_UP = Case(batch=1_000, callers=2)
 TOP = Case(batch=1_000, callers=16)
+SINGLE = Case(batch=1, callers=64)
 CASES = [
     *(
         Case(batch, callers, duplicate_percent)
-        for batch, many in ((1, 64), (100, 16), (1_000, 16), (5_000, 8))
-        for callers in (1, many)
+        for batch in (1, 100, 1_000, 5_000)
+        for callers in (1, 4, 16)
         for duplicate_percent in (0, 30)
     ),
+    SINGLE,
     Case(batch=1_000, callers=16, meters=4),
+    *(Case(batch, callers, streams=True) for batch in (1, 100, 1_000) for callers in (1, 4)),
 ]
 
 
@@ -99,7 +111,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Measure, and answer the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench ingest", description=__doc__)
     parser.add_argument("--top", action="store_true", help="only the figures at the top")
-    cases = [TOP] if parser.parse_args(arguments).top else CASES
+    cases = [TOP, SINGLE] if parser.parse_args(arguments).top else CASES
     with running("meter") as rig, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_measure(rig, cases))
 
@@ -118,12 +130,14 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
         figures = [await sender.run(written, case, number) for number, case in enumerate(cases, 1)]
     copied.append(await _copy(database, events, run=1))
     await database.close()
-    top = figures[cases.index(TOP)]
+    top, single = figures[cases.index(TOP)], figures[cases.index(SINGLE)]
     return {
         "events_per_s": top.events_per_s,
         "p99_ms": top.p99_ms,
         "ratio_to_copy": round(top.events_per_s / max(copied), 3),
         "copy_rows_per_s": max(copied),
+        "single_events_per_s": single.events_per_s,
+        "single_p99_ms": single.p99_ms,
         "service_peak_mb": rig.peak_memory_mb(),
         "cases": [asdict(each) for each in figures],
     }
@@ -181,6 +195,9 @@ class _Sender:
         self._ingest: Any = channel.unary_unary(
             _INGEST, response_deserializer=messages.IngestEventsResponse.FromString
         )
+        self._stream: Any = channel.stream_stream(
+            _STREAM, response_deserializer=messages.StreamEventsResponse.FromString
+        )
         self._stub = MeterServiceStub(channel)
         self._rig = rig
 
@@ -202,10 +219,30 @@ class _Sender:
     async def run(self, events: Sequence[bytes], case: Case, number: int) -> Figures:
         """Send until the time or the events are over."""
         requests = _requests(events, case, source=f"gateway-{number:03}".encode())
+        before_cpu_s, own_before_s = self._rig.cpu_seconds(), time.process_time()
         metadata = self._rig.metadata(case.tenant, "meter.ingest")
         latencies_s: list[float] = []
         answered = 0
         started_s = time.perf_counter()
+
+        async def stream_in_turn() -> None:
+            nonlocal answered
+            sent_s: deque[float] = deque()
+            stream = self._stream(metadata=metadata)
+            for request in requests:
+                sent_s.append(time.perf_counter())
+                await stream.write(_as_batch(request))
+                is_over = time.perf_counter() - started_s > _CASE_S
+                while len(sent_s) >= (1 if is_over else _BATCHES_UNDER_WAY_MAX):
+                    answer = await stream.read()
+                    latencies_s.append(time.perf_counter() - sent_s.popleft())
+                    answered += len(answer.outcomes)
+                if is_over:
+                    break
+            await stream.done_writing()
+            while (answer := await stream.read()) != grpc.aio.EOF:
+                latencies_s.append(time.perf_counter() - sent_s.popleft())
+                answered += len(answer.outcomes)
 
         async def call_in_turn() -> None:
             nonlocal answered
@@ -218,8 +255,10 @@ class _Sender:
                 if after_s - started_s > _CASE_S:
                     return
 
-        await asyncio.gather(*(call_in_turn() for _ in range(case.callers)))
+        send = stream_in_turn if case.streams else call_in_turn
+        await asyncio.gather(*(send() for _ in range(case.callers)))
         elapsed_s = time.perf_counter() - started_s
+        cpu_s, own_s = self._rig.cpu_seconds() - before_cpu_s, time.process_time() - own_before_s
         latencies_s.sort()
         return Figures(
             **asdict(case),
@@ -227,6 +266,8 @@ class _Sender:
             events_per_s=round(answered / elapsed_s),
             p50_ms=round(latencies_s[len(latencies_s) // 2] * 1000, 1),
             p99_ms=round(latencies_s[len(latencies_s) * 99 // 100] * 1000, 1),
+            cpu_us=round(cpu_s / answered * 1e6, 1),
+            sender_cpu_us=round(own_s / answered * 1e6, 1),
         )
 
 
@@ -244,3 +285,9 @@ def _requests(events: Sequence[bytes], case: Case, source: bytes) -> Iterator[by
 def _written(event: meter_pb2.UsageEvent) -> bytes:
     # Protobuf messages are joined by joining their bytes.
     return messages.IngestEventsRequest(events=[event]).SerializeToString()
+
+
+def _as_batch(request: bytes) -> bytes:
+    """Write the events of a call as a batch of a stream."""
+    events = messages.IngestEventsRequest.FromString(request).events
+    return messages.StreamEventsRequest(events=events).SerializeToString()
