@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pool import Default
 _SCALARS = {
     "string": FieldDescriptorProto.TYPE_STRING,
     "uint32": FieldDescriptorProto.TYPE_UINT32,
+    "uint64": FieldDescriptorProto.TYPE_UINT64,
     "bool": FieldDescriptorProto.TYPE_BOOL,
 }
 _REPEATED, _MAP, _ENUM = "repeated ", "map ", "enum "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 import yaml
+from google.protobuf.message_factory import GetMessageClass
 
 from cli.embedded.loopback import choose_ports
 from cli.signing_keys import SigningKeys
@@ -17,7 +19,12 @@ from kit.errors import DomainError
 from kit.rpc.channel import open_channel
 from kit.rpc.status import read_error
 from kit.settings import ServiceSettings
-from services.quota.envoy.messages import METHOD, RateLimitRequest, RateLimitResponse
+from services.quota.envoy.messages import (
+    KUADRANT_SERVICE,
+    METHOD,
+    RateLimitRequest,
+    RateLimitResponse,
+)
 from tests.quota_world import QuotaWorld, Standing, a_limit, quota_world
 
 MAPPING: Mapping[str, Any] = {
@@ -52,6 +59,23 @@ class Place:
             METHOD,
             request_serializer=RateLimitRequest.SerializeToString,
             response_deserializer=RateLimitResponse.FromString,
+        )
+        try:
+            return await call(request, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            raise read_error(error) from error
+
+    async def kuadrant(self, method: str, entries: Mapping[str, str], **fields: Any) -> Any:  # noqa: ANN401 - as above.
+        """Ask as Kuadrant's filter does; a failure is raised as the domain error it was."""
+        described = KUADRANT_SERVICE.methods_by_name[method]
+        request = GetMessageClass(described.input_type)(**{"domain": "calls", **fields})
+        descriptor = request.descriptors.add()  # type: ignore[attr-defined]  # as above.
+        for key, value in entries.items():
+            descriptor.entries.add(key=key, value=value)
+        call: Any = self.channel.unary_unary(
+            f"/{KUADRANT_SERVICE.full_name}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=GetMessageClass(described.output_type).FromString,
         )
         try:
             return await call(request, timeout=10)
@@ -157,6 +181,71 @@ async def test_several_descriptors_are_one_call(place: Place) -> None:
 
     assert [status.current_limit.name for status in answer.statuses] == ["tokens", "", "tokens"]
     assert await place.standing() == standing(0, reserved=10)
+
+
+async def test_kuadrant_holds_and_commits(place: Place) -> None:
+    """Amounts stand in for hits; a commit books in full, and says whether the hold was open."""
+    entries = {"api_key": "k-1", "unit": "tokens"}
+    held = await place.kuadrant("Reserve", entries, amount=60)
+    refused = await place.kuadrant("Reserve", entries, amount=41)
+    while_held = await place.standing()
+    ended = [
+        await place.kuadrant(
+            "Commit", entries, reservation_id=held.reservation_id, actual_amount=25
+        )
+        for _ in range(2)
+    ]
+
+    assert (held.code, bool(held.reservation_id)) == (RateLimitResponse.OK, True)
+    assert (refused.code, refused.reservation_id) == (RateLimitResponse.OVER_LIMIT, "")
+    assert while_held == standing(0, reserved=60)
+    assert [each.reservation_released for each in ended] == [True, False]
+    assert await place.standing() == standing(50, reserved=0)
+
+
+async def test_kuadrant_checks_and_reports(place: Place) -> None:
+    """A check is for one and counts nothing; a report counts and refuses nothing."""
+    entries = {"api_key": "k-1", "unit": "tokens"}
+    before = await place.kuadrant("CheckRateLimit", entries, hits_addend=500)
+    await place.kuadrant("Report", entries, hits_addend=100)
+    after = await place.kuadrant("CheckRateLimit", entries)
+
+    assert before.overall_code == RateLimitResponse.OK
+    assert after.overall_code == RateLimitResponse.OVER_LIMIT
+    assert await place.standing() == standing(100, reserved=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "violation"),
+    [
+        ("Reserve", {"domain": "shop"}, ("domain", "is not mapped to Tollkeeper's limits")),
+        (
+            "Reserve",
+            {"ttl": timedelta(days=2)},
+            ("ttl", "must be from 100 milliseconds to 24 hours"),
+        ),
+        (
+            "Commit",
+            {"reservation_id": "a-1.somebody"},
+            ("reservation_id", "is of another customer"),
+        ),
+        (
+            "Commit",
+            {"reservation_id": "?"},
+            ("reservation_id", "must be the reservation_id of a ReserveResponse"),
+        ),
+    ],
+)
+async def test_kuadrant_is_refused_what_makes_no_sense(
+    place: Place, method: str, fields: Mapping[str, Any], violation: tuple[str, str]
+) -> None:
+    """The error names the field, and nothing is held or booked."""
+    with pytest.raises(DomainError) as refused:
+        await place.kuadrant(method, {"api_key": "k-1", "unit": "tokens"}, **fields)
+
+    (found,) = refused.value.violations
+    assert (found.field, found.description) == violation
+    assert await place.standing() == standing(0, reserved=0)
 
 
 @pytest.mark.parametrize(

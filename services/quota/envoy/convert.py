@@ -58,6 +58,15 @@ def parse_request(message: Any) -> list[Descriptor]:  # noqa: ANN401 - made at r
     Raises:
         InvalidInput: naming every bad field.
     """
+    return parse_descriptors(message, message.hits_addend or 1)
+
+
+def parse_descriptors(message: Any, addend: int) -> list[Descriptor]:  # noqa: ANN401 - as above.
+    """Read the descriptors of a request that adds so many hits where they do not say it.
+
+    Raises:
+        InvalidInput: naming every bad field.
+    """
     violations = Violations()
     if not message.domain:
         violations.add("domain", "must not be empty")
@@ -66,7 +75,6 @@ def parse_request(message: Any) -> list[Descriptor]:  # noqa: ANN401 - made at r
     if len(message.descriptors) > DESCRIPTORS_MAX:
         violations.add("descriptors", f"must be at most {DESCRIPTORS_MAX}")
     violations.raise_if_any()
-    addend = message.hits_addend or 1
     descriptors = [
         _descriptor(each, addend, f"descriptors[{place}]", violations)
         for place, each in enumerate(message.descriptors)

@@ -14,9 +14,10 @@ from services.quota.envoy.batcher import Batcher
 from services.quota.envoy.convert import Headers
 from services.quota.envoy.counters import Counters
 from services.quota.envoy.files import RuleFiles
+from services.quota.envoy.kuadrant import KuadrantService
 from services.quota.envoy.limiter import Limiter
 from services.quota.envoy.mapped import MappedCalls
-from services.quota.envoy.messages import SERVICE
+from services.quota.envoy.messages import KUADRANT_SERVICE, SERVICE
 from services.quota.envoy.service import RateLimitService
 from services.quota.envoy.settings import EnvoySettings
 from services.quota.envoy.verdict import Modes
@@ -76,11 +77,9 @@ def facade(
         message_bytes_max=settings.message_bytes_max,
         nameless=nameless,
     )
-    servicer = RateLimitService(
-        limiter,
-        MappedCalls(gate, clock),
-        headers if envoy.has_headers else None,
-        has_metadata=envoy.has_metadata,
-    )
+    calls = MappedCalls(gate, clock)
+    told = headers if envoy.has_headers else None
+    servicer = RateLimitService(limiter, calls, told, has_metadata=envoy.has_metadata)
     server.add(servicer, SERVICE, SCOPE)
+    server.add(KuadrantService(limiter, calls, told), KUADRANT_SERVICE, SCOPE)
     return files, counters, batcher, Listener(server, settings.drain_s)

@@ -13,13 +13,19 @@ from typing import NamedTuple
 
 from kit.clock import Clock
 from kit.errors import Conflict, InvalidInput, Precondition, Violations
-from services.quota.convert.answers import render_record, render_reserve
-from services.quota.convert.fields import parse_amounts, parse_dimensions, parse_subject
+from services.quota.convert.answers import render_check, render_record, render_reserve
+from services.quota.convert.fields import (
+    parse_amounts,
+    parse_dimensions,
+    parse_hold,
+    parse_subject,
+)
 from services.quota.counters import Answer
 from services.quota.envoy.convert import Decided, Descriptor
 from services.quota.envoy.mapping import CallMapping, MappedCall, Unmappable, map_call
 from services.quota.model import (
     Amounts,
+    CheckCall,
     CommitCall,
     Dimensions,
     HoldId,
@@ -73,6 +79,68 @@ class MappedCalls:
         await self._settle(tenant, asked, hold)
         return Decided(is_over=False, limits=(), units=mapped.units, now=self._clock.now())
 
+    async def check(
+        self, tenant: str, mapping: CallMapping, descriptors: Sequence[Descriptor]
+    ) -> Decided:
+        """Tell whether one more of each unit would pass; nothing is counted.
+
+        Raises:
+            InvalidInput: as `decide`.
+            Unavailable: as `decide`.
+        """
+        mapped = read_call(mapping, [each._replace(addend=1) for each in descriptors])
+        answer = await self._gate.decide(tenant, CheckCall(*_asked(mapped)))
+        response = quota_service_pb2.CheckResponse.FromString(render_check(answer))
+        is_over = response.decision == quota_pb2.DECISION_DENY
+        return Decided(is_over, response.limits, mapped.units, self._clock.now())
+
+    async def report(
+        self, tenant: str, mapping: CallMapping, descriptors: Sequence[Descriptor]
+    ) -> Decided:
+        """Book what was used without a hold.
+
+        Raises:
+            InvalidInput: as `decide`.
+            Unavailable: as `decide`.
+        """
+        return await self._record(tenant, read_call(mapping, descriptors))
+
+    async def reserve(
+        self, tenant: str, mapping: CallMapping, descriptors: Sequence[Descriptor], ttl_ms: int
+    ) -> str:
+        """Hold a call for whoever commits by the hold's id; empty when it is refused.
+
+        Raises:
+            InvalidInput: as `decide`.
+            Unavailable: as `decide`.
+        """
+        asked = _asked(read_call(mapping, descriptors))
+        call = ReserveCall(
+            *_once(), asked.subject, asked.dimensions, asked.amounts, ttl_ms or mapping.ttl_ms
+        )
+        answer = await self._gate.decide(tenant, call)
+        response = quota_service_pb2.ReserveResponse.FromString(render_reserve(answer, call))
+        return response.reservation_id
+
+    async def commit(
+        self,
+        tenant: str,
+        mapping: CallMapping,
+        descriptors: Sequence[Descriptor],
+        reservation_id: str,
+    ) -> bool:
+        """Book what a call used, in full, and tell whether its hold was open.
+
+        Raises:
+            InvalidInput: as `decide`, or the hold is of another customer.
+            Unavailable: as `decide`.
+        """
+        asked = _asked(read_call(mapping, descriptors))
+        hold = parse_hold(reservation_id, "reservation_id") if reservation_id else None
+        if hold is not None and hold.customer != asked.subject.customer:
+            raise InvalidInput.of("reservation_id", "is of another customer")
+        return await self._settle(tenant, asked, hold)
+
     async def _hold(self, tenant: str, mapping: CallMapping, mapped: MappedCall) -> Decided:
         """Hold a call; one without an id is booked at once, as nobody could settle it."""
         asked = _asked(mapped)
@@ -87,14 +155,15 @@ class MappedCalls:
                 await self._gate.decide(tenant, MarkDispatchedCall(*_once(), hold))
         return Decided(is_over, response.limits, mapped.units, self._clock.now())
 
-    async def _settle(self, tenant: str, asked: _Asked, hold: HoldId) -> None:
-        """Book a call in full, and end its hold if that is open."""
+    async def _settle(self, tenant: str, asked: _Asked, hold: HoldId | None) -> bool:
+        """Book a call in full, and end its hold if that is open; tell whether it was."""
         commit = CommitCall(*_once(), hold, asked.subject, asked.dimensions, asked.amounts)
         try:
-            await self._gate.decide(tenant, commit)
+            return bool((await self._gate.decide(tenant, commit)).detail)
         except Precondition:
             # The hold was settled by another call of the same id.
             await self._gate.decide(tenant, commit._replace(hold=None))
+            return False
 
     async def _record(self, tenant: str, mapped: MappedCall) -> Decided:
         """Book what a call used that nobody has held."""

@@ -1,5 +1,7 @@
 """The messages of `envoy.service.ratelimit.v3`, of which only the parts used here are declared.
 
+Beside them are those of `kuadrant.service.ratelimit.v1`, which are made of them.
+
 They are declared here and not taken from the package `xds-protos`, because that one installs files
 over those of googleapis-common-protos, opentelemetry-proto and the CEL evaluator. Numbers and names
 are those of Envoy's API, so both sides understand each other; fields left out are ignored.
@@ -22,6 +24,7 @@ _CORE = "envoy.config.core.v3"
 _TYPE = "envoy.type.v3"
 _COMMON = "envoy.extensions.common.ratelimit.v3"
 _SERVICE = "envoy.service.ratelimit.v3"
+_KUADRANT = "kuadrant.service.ratelimit.v1"
 
 _UNITS = {"UNKNOWN": 0, "SECOND": 1, "MINUTE": 2, "HOUR": 3, "DAY": 4, "MONTH": 5, "YEAR": 6}
 
@@ -128,12 +131,71 @@ def _response() -> DescriptorProto:
     )
 
 
+def _kuadrant_file() -> FileDescriptorProto:
+    """Declare `kuadrantrls.proto` of Limitador's server."""
+    descriptors = (2, f"repeated .{_COMMON}.RateLimitDescriptor")
+    messages = [
+        declare_message(
+            "ReserveRequest",
+            {
+                "domain": (1, "string"),
+                "descriptors": descriptors,
+                "amount": (3, "uint64"),
+                "ttl": (4, ".google.protobuf.Duration"),
+            },
+        ),
+        declare_message(
+            "ReserveResponse",
+            {
+                "code": (1, f"enum .{_SERVICE}.RateLimitResponse.Code"),
+                "reservation_id": (2, "string"),
+            },
+        ),
+        declare_message(
+            "CommitRequest",
+            {
+                "domain": (1, "string"),
+                "descriptors": descriptors,
+                "reservation_id": (3, "string"),
+                "actual_amount": (4, "uint64"),
+            },
+        ),
+        declare_message("CommitResponse", {"reservation_released": (1, "bool")}),
+    ]
+    as_envoy = (f".{_SERVICE}.RateLimitRequest", f".{_SERVICE}.RateLimitResponse")
+    methods = {
+        "CheckRateLimit": as_envoy,
+        "Report": as_envoy,
+        "Reserve": (f".{_KUADRANT}.ReserveRequest", f".{_KUADRANT}.ReserveResponse"),
+        "Commit": (f".{_KUADRANT}.CommitRequest", f".{_KUADRANT}.CommitResponse"),
+    }
+    listed = [
+        MethodDescriptorProto(name=name, input_type=asked, output_type=answered)
+        for name, (asked, answered) in methods.items()
+    ]
+    return FileDescriptorProto(
+        name="tollkeeper/envoy/kuadrant.proto",
+        package=_KUADRANT,
+        dependency=[
+            "tollkeeper/envoy/descriptor.proto",
+            "tollkeeper/envoy/service.proto",
+            duration_pb2.DESCRIPTOR.name,
+        ],
+        message_type=messages,
+        service=[ServiceDescriptorProto(name="RateLimitService", method=listed)],
+    )
+
+
 _FILES = (_header_file(), _unit_file(), _descriptor_file(), _service_file())
 
 SERVICE = declare_service(_FILES, f"{_SERVICE}.RateLimitService")
+KUADRANT_SERVICE = declare_service((_kuadrant_file(),), f"{_KUADRANT}.RateLimitService")
 METHOD = f"/{SERVICE.full_name}/ShouldRateLimit"
 
 _SHOULD_RATE_LIMIT = SERVICE.methods_by_name["ShouldRateLimit"]
 # Messages made at run time have no types that a checker knows.
 RateLimitRequest: Any = GetMessageClass(_SHOULD_RATE_LIMIT.input_type)
 RateLimitResponse: Any = GetMessageClass(_SHOULD_RATE_LIMIT.output_type)
+_KUADRANT_METHODS = KUADRANT_SERVICE.methods_by_name
+KuadrantReserveResponse: Any = GetMessageClass(_KUADRANT_METHODS["Reserve"].output_type)
+KuadrantCommitResponse: Any = GetMessageClass(_KUADRANT_METHODS["Commit"].output_type)
