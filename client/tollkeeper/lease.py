@@ -8,7 +8,8 @@ each unit it keeps one equation, at every moment:
 A chunk is given up only while `left` stays at zero or above without it, so what running calls have
 taken is held at the gate all the time, and no limit is exceeded. Before the amounts or the time of
 a chunk run out the next one is held, with room for the calls that run; then the old one is
-committed with what was used. What a lease keeps from others without use is its bound (twice that
+committed with what was used. Where no next one is to be had, as a limit is used up, the last lives
+on while calls need it. What a lease keeps from others without use is its bound (twice that
 for the moment of a change), and a lease that nobody uses commits and ends.
 """
 
@@ -20,7 +21,7 @@ import math
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -28,6 +29,7 @@ from tollkeeper.amounts import Number, quanta_per_unit, to_quanta
 from tollkeeper.api.quota.v1.quota_pb2 import DECISION_ALLOW, Amount
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
     CommitRequest,
+    ExtendRequest,
     ReserveRequest,
     SessionAnswer,
     SessionCall,
@@ -45,6 +47,7 @@ TTL_S = 10
 # A chunk is not used in its last second, so that clocks and answers may be slow.
 MARGIN_S = 1.0
 REFRESH_S = 6.0
+PROLONG_S = 7.5
 CHUNKS_TO_BOUND = 64
 BACKOFF_S = 0.2
 # So long is a refusal repeated without asking, to callers who want as much or more.
@@ -133,7 +136,7 @@ class Lease:
         self._renewal: asyncio.Task[_Refusal | None] | None = None
         self._refusal: _Refusal | None = None
         self._retry_at = NEVER
-        self._ending: set[asyncio.Future[object]] = set()
+        self._ending: set[asyncio.Future[Any]] = set()
         self._is_closed = False
 
     def take(self, *amounts: Number) -> Taken | None:
@@ -354,10 +357,15 @@ class Lease:
         self._note_chunks()
         for other in tuple(self._chunks[:-1]):
             self._give_up_if_spare(other)
+        self._watch(chunk, begun)
+        return ()
+
+    def _watch(self, chunk: _Chunk, begun: float) -> None:
+        """See to a chunk before its time is over."""
         loop = asyncio.get_running_loop()
         loop.call_at(begun + REFRESH_S, self._refresh, chunk)
+        loop.call_at(begun + PROLONG_S, self._keep, chunk)
         loop.call_at(chunk.usable_until, self._end, chunk)
-        return ()
 
     def _resize(self, now: float) -> None:
         """Ask for more next time when a chunk was used up early, for less when most was left."""
@@ -384,9 +392,35 @@ class Lease:
         if chunk in self._chunks and (any(self._used) or any(self._running())):
             self._ask_for_more((0,) * len(self._left))
 
+    def _keep(self, chunk: _Chunk) -> None:
+        """Let a chunk live longer that could not be replaced and that running calls need."""
+        if chunk in self._chunks and any(self._running()):
+            prolonging = asyncio.ensure_future(self._prolong(chunk))
+            self._ending.add(prolonging)
+            prolonging.add_done_callback(self._ending.discard)
+
+    async def _prolong(self, chunk: _Chunk) -> None:
+        begun = self._now()
+        request = ExtendRequest(
+            request_id=self._new_request_id(),
+            reservation_id=chunk.reservation_id,
+            ttl=Duration(seconds=TTL_S),
+            subject=self._calls.subject,
+            dimensions=self._calls.dimensions,
+        )
+        try:
+            answer = (await self._ask(SessionCall(extend=request))).extend
+        except TollkeeperError as error:
+            logger.warning("a lease of running calls is not prolonged: %s", error)
+            return
+        if answer.decision == DECISION_ALLOW and chunk in self._chunks:
+            chunk.usable_until = begun + TTL_S - MARGIN_S
+            self._note_chunks()
+            self._watch(chunk, begun)
+
     def _end(self, chunk: _Chunk) -> None:
         """Give up a chunk whose time is over."""
-        if chunk in self._chunks:
+        if chunk in self._chunks and self._now() >= chunk.usable_until:
             self._give_up(chunk)
 
     def _give_up_if_spare(self, chunk: _Chunk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -59,8 +60,12 @@ class Gate:
         request = getattr(call, kind or "")
         if request.request_id not in self.answers:
             amounts = {each.unit: each.quantity for each in request.amounts}
-            decide = self._reserve if kind == "reserve" else self._commit
-            self.answers[request.request_id] = decide(request, amounts)
+            decide: dict[str, Callable[..., messages.SessionAnswer]] = {
+                "reserve": self._reserve,
+                "extend": self._extend,
+                "commit": self._commit,
+            }
+            self.answers[request.request_id] = decide[kind or ""](request, amounts)
         return self.answers[request.request_id]
 
     def _reserve(
@@ -81,6 +86,15 @@ class Gate:
             )
         return messages.SessionAnswer(reserve=answer)
 
+    def _extend(
+        self, request: messages.ExtendRequest, _amounts: dict[str, int]
+    ) -> messages.SessionAnswer:
+        until, held = self.holds[request.reservation_id]
+        longer = asyncio.get_running_loop().time() + request.ttl.seconds
+        self.holds[request.reservation_id] = (max(until, longer), held)
+        answer = messages.ExtendResponse(decision=quota.DECISION_ALLOW)
+        return messages.SessionAnswer(extend=answer)
+
     def _commit(
         self, request: messages.CommitRequest, amounts: dict[str, int]
     ) -> messages.SessionAnswer:
@@ -97,6 +111,7 @@ class Gateway:
     gate: Gate
     random: Random
     most: tuple[int, int]
+    longest_s: float
     name: str
     all: list[Gateway]
     running: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UNITS, 0))
@@ -129,7 +144,7 @@ class Gateway:
         except (QuotaDenied, QuotaUnavailable):
             return
         self._note(1, 1, wanted)
-        await asyncio.sleep(self.random.random())
+        await asyncio.sleep(self.random.random() * self.longest_s)
         spent = self.random.randint(0, wanted)
         has_run = self.random.random() < 0.9
         self._note(-1, 1, wanted)
@@ -160,6 +175,7 @@ class Traffic:
     broken: float
     pause_s: float
     wanted_most: int
+    longest_s: float
 
     def gate(self) -> Gate:
         """Make the gate of this case."""
@@ -170,7 +186,8 @@ class Traffic:
         """Make gateways of this case that share a gate."""
         together: list[Gateway] = []
         together += [
-            Gateway(gate, Random(f"{self.seed}{name}"), self.most, name, together) for name in names
+            Gateway(gate, Random(f"{self.seed}{name}"), self.most, self.longest_s, name, together)
+            for name in names
         ]
         return together
 
@@ -194,6 +211,8 @@ def traffic(*, broken: float = 0.0) -> st.SearchStrategy[Traffic]:
         broken=st.just(broken),
         pause_s=st.sampled_from([0.0, 0.01, 0.1, 1.0]),
         wanted_most=st.integers(1, 500),
+        # Calls that outlive a lease's holds, too.
+        longest_s=st.sampled_from([1.0, 40.0]),
     )
 
 
@@ -202,7 +221,8 @@ def traffic(*, broken: float = 0.0) -> st.SearchStrategy[Traffic]:
 def test_no_call_too_many_passes_and_no_unit_is_lost(case: Traffic) -> None:
     """Running and used amounts stay within the limits; at the end exactly the used ones are booked.
 
-    The first half is looked at whenever a call begins or ends.
+    The first half is looked at whenever a call begins or ends, also of calls that run for longer
+    than a hold of the lease lives.
     """
     gate, gateways = run_stopped(case.run("a", "b"))
 
@@ -242,7 +262,7 @@ async def idle(case: Traffic) -> int:
 
 def test_a_lease_that_nobody_uses_ends() -> None:
     """One chunk, one after it for what was used, two commits, and silence."""
-    case = Traffic(1, (400, 20_000), (200, 20_000), 0.0, 0.0, 0.0, 1)
+    case = Traffic(1, (400, 20_000), (200, 20_000), 0.0, 0.0, 0.0, 1, 1.0)
 
     assert run_stopped(idle(case)) == 4_000_000
 
@@ -252,7 +272,7 @@ def test_amounts_that_are_none_change_nothing(amounts: tuple[object, ...]) -> No
     """A wrong number of them, a negative one, a float and a text are refused."""
 
     async def take() -> dict[str, int]:
-        case = Traffic(1, (400, 20_000), (200, 20_000), 0.0, 0.0, 0.0, 1)
+        case = Traffic(1, (400, 20_000), (200, 20_000), 0.0, 0.0, 0.0, 1, 1.0)
         gate, numbers = case.gate(), itertools.count()
         calls = LeasedCalls(Subject(customer_id="acme"), {}, UNITS)
         lease = Lease(gate.ask, gate.ask, lambda: f"{next(numbers)}", calls, case.most)
