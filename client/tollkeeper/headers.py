@@ -10,7 +10,11 @@ import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from tollkeeper.amounts import Number
 from tollkeeper.errors import LimitState, QuotaDenied
+
+# The largest integer of a structured field.
+INTEGER_MAX = 10**15 - 1
 
 _ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
@@ -23,8 +27,8 @@ def rate_limit_headers(limits: Iterable[LimitState], now: datetime) -> dict[str,
     policies, states = [], []
     for limit in limits:
         name = f'"{limit.limit_id.translate(_ESCAPED)}"'
-        policies.append(f"{name};q={int(limit.capacity)}")
-        state = f"{name};r={int(limit.remaining)}"
+        policies.append(f"{name};q={_integer(limit.capacity)}")
+        state = f"{name};r={_integer(limit.remaining)}"
         if limit.reset_time is not None:
             state += f";t={_seconds_until(limit.reset_time - now)}"
         states.append(state)
@@ -42,6 +46,10 @@ def denial_headers(denied: QuotaDenied, now: datetime) -> dict[str, str]:
     if denied.retry_after is not None:
         headers["Retry-After"] = str(_seconds_until(denied.retry_after))
     return headers
+
+
+def _integer(amount: Number) -> int:
+    return min(int(amount), INTEGER_MAX)
 
 
 def _seconds_until(duration: timedelta) -> int:

@@ -24,6 +24,16 @@ def test_each_limit_says_its_capacity_its_rest_and_its_reset() -> None:
     }
 
 
+def test_no_figure_is_larger_than_a_field_may_hold() -> None:
+    """An integer of a structured field has fifteen digits at most."""
+    headers = rate_limit_headers([a_limit(capacity=10**15, remaining=10**15)], NOW)
+
+    assert headers == {
+        "RateLimit-Policy": '"key-rpm";q=999999999999999',
+        "RateLimit": '"key-rpm";r=999999999999999',
+    }
+
+
 def test_no_limit_has_no_headers() -> None:
     """An empty list would not be a valid field."""
     assert rate_limit_headers([], NOW) == {}
