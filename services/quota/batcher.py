@@ -160,9 +160,19 @@ class Batcher:
 
     def _flush(self) -> None:
         self._is_scheduled = False
+        share = len(self._ready)
+        if not self._on_their_way:
+            # One part is decided while the answers of the other are written. Whoever waits for
+            # answers asks again together, so the parts stay apart.
+            share = -(-share // self._round_trips_max)
         while self._ready and self._on_their_way < self._round_trips_max:
-            queues, operations_count = [], 0
-            while self._ready and operations_count < OPERATIONS_PER_ROUND_TRIP_MAX:
+            queues: list[_Queue] = []
+            operations_count = 0
+            while (
+                self._ready
+                and len(queues) < share
+                and operations_count < OPERATIONS_PER_ROUND_TRIP_MAX
+            ):
                 queue = self._ready.popleft()
                 operations_count += queue.take()
                 queues.append(queue)

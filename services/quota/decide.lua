@@ -54,24 +54,35 @@ local books = {
   last_expiry = 0, is_last_expiry_known = false,
 }
 
+-- Divides in place, since Lua calls a function for as much as this costs.
 local function record(books, coverage, at, outcome, detail, hold, misfits, granted)
   local operations, now = books.operations, books.now
   local values = {outcome + 16 * operations[at], now, detail, hold, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-  local count = 4
+  local count, least = 4, false
+  if outcome == 3 and operations[at + 6] ~= 0 then least = operations[at + 6][2] end
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
-    local scale, used, total, reset = counter.scale, counter.settled, counter.taken, -1
-    if scale > 1 then used, total = whole(used, scale), whole(total, scale) end
-    if counter.drain > 0 then
-      reset = whole(counter.taken, counter.drain)
+    local scale, drain, used, taken = counter.scale, counter.drain, counter.settled, counter.taken
+    local total, reset = taken, -1
+    if scale > 1 then
+      local rest = used % scale
+      used = (used - rest) / scale
+      if rest > 0 then used = used + 1 end
+      rest = total % scale
+      total = (total - rest) / scale
+      if rest > 0 then total = total + 1 end
+    end
+    if drain > 0 then
+      local rest = taken % drain
+      reset = (taken - rest) / drain
+      if rest > 0 then reset = reset + 1 end
     elseif counter.stamp > 0 then
       reset = counter.stamp - now
     end
     values[count + 1], values[count + 2], values[count + 3] = used, total - used, reset
     count = count + 3
     if outcome == 3 then
-      local extra, slot = operations[at + 6], coverage[i + 1]
-      local least = extra ~= 0 and extra[2]
+      local slot = coverage[i + 1]
       count = count + 1
       values[count] = wait_for(books, counter, least and least[slot] or operations[at + 6 + slot])
     elseif misfits then
@@ -154,7 +165,7 @@ open(counters, packed, 0)
 for i = 1, #hold_ids do
   if packed[known + i] then
     local hold = {cmsgpack.unpack(packed[known + i])}
-    hold.coverage = describe(books, hold[2])
+    describe(books, hold[2])
     books.holds[hold_ids[i]] = hold
   end
 end

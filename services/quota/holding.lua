@@ -51,7 +51,7 @@ local function end_hold(books, id, state)
 end
 
 local function give_back(books, hold, instant)
-  local coverage = hold.coverage
+  local coverage = books.coverages[hold[2]]
   for i = 5, #coverage, 2 do
     if instant then bring(coverage[i], instant) end
     settle(books, coverage[i], hold[4 + coverage[i + 1]], 0)
@@ -62,7 +62,7 @@ local function is_gauge(counter) return string.find(counter.field, '#', 1, true)
 
 -- The call of a hold had left when it expired: what it held is booked, until its commit comes.
 local function make_late(books, hold)
-  local coverage = hold.coverage
+  local coverage = books.coverages[hold[2]]
   for i = 5, #coverage, 2 do
     local counter, amount = coverage[i], hold[4 + coverage[i + 1]]
     bring(counter, hold[1])
@@ -72,7 +72,7 @@ local function make_late(books, hold)
 end
 
 local function stamp_late(books, id, hold)
-  local coverage = hold.coverage
+  local coverage = books.coverages[hold[2]]
   hold[1], hold[3] = hold[1] + LATE, 2
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
@@ -82,7 +82,7 @@ local function stamp_late(books, id, hold)
 end
 
 local function unbook_late(books, hold)
-  local coverage = hold.coverage
+  local coverage = books.coverages[hold[2]]
   local booked = hold[1] - LATE
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
@@ -120,11 +120,20 @@ local function reserve(books, coverage, at)
   local outcome, sums, base, granted, misfits =
     admit(coverage, operations, at + 6, is_shadow, least, flexible)
   if outcome == 3 then return 3, 0, '' end
-  for i = 5, #coverage, 2 do take(books, coverage[i], sums[base + coverage[i + 1]]) end
+  local changed = books.changed
+  for i = 5, #coverage, 2 do
+    local counter, amount = coverage[i], sums[base + coverage[i + 1]]
+    counter.taken = counter.taken + amount * counter.scale
+    counter.held = counter.held + amount
+    if not counter.is_changed then
+      counter.is_changed = true
+      changed[#changed + 1] = counter
+    end
+  end
   local id, expiry = operations[at + 4], books.now + operations[at + 5]
-  local hold = {expiry, coverage[2], 0, books.now, unpack(sums, base + 1, base + coverage[4])}
-  hold.coverage = coverage
-  put_hold(books, id, hold)
+  put_hold(
+    books, id, {expiry, coverage[2], 0, books.now, unpack(sums, base + 1, base + coverage[4])}
+  )
   keep_expiry(books, expiry)
   return outcome, expiry, id, misfits, granted
 end
@@ -138,7 +147,7 @@ local function commit(books, coverage, at)
   local hold, held = find_hold(books, id), {}
   local is_late = hold and hold[3] == 2
   if is_late then unbook_late(books, hold) end
-  local former = hold and not is_late and hold.coverage or {}
+  local former = hold and not is_late and books.coverages[hold[2]] or {}
   for i = 5, #former, 2 do held[former[i]] = hold[4 + former[i + 1]] end
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
@@ -175,7 +184,7 @@ local function extend(books, coverage, at)
   if extra ~= 0 then least, flexible = extra[2], extra[3] end
   if extra ~= 0 and extra[4] then description, sums, base = extra[4], extra[5], 0 end
   if description ~= hold[2] then return nil, {'4', hold[2]} end
-  local own = hold.coverage
+  local own = books.coverages[hold[2]]
   local outcome, given, first, granted, misfits = admit(own, sums, base, is_shadow, least, flexible)
   if outcome == 3 then return 3, hold[1], '' end
   for i = 5, #own, 2 do take(books, own[i], given[first + own[i + 1]]) end

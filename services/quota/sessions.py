@@ -31,8 +31,8 @@ from services.quota.usecases import Gate
 CALLS_PER_MESSAGE_MAX = 1000
 CALLS_WAITING_MAX = 4096
 
-# So that Redis has begun with these while the next ones are read.
-_CALLS_PER_TURN = 128
+# Others get their turn in between, and Redis begins with these while the next ones are read.
+_CALLS_PER_TURN = 512
 # The status of a limit has some hundred bytes, and clients take messages of up to 4 MiB.
 _STATUSES_PER_MESSAGE_MAX = 4096
 _DOMAIN = "tollkeeper.quota"
