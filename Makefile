@@ -101,6 +101,11 @@ chaos: $(READY) ## kill servers at random, in ROUNDS=20 seeded rounds; SEED=n re
 	@TOLLKEEPER_CHAOS_ROUNDS=$(or $(ROUNDS),20) TOLLKEEPER_CHAOS_SEED=$(or $(SEED),1) \
 		$(BIN)/pytest tests/chaos
 
+.PHONY: fuzz
+fuzz: $(READY) ## send malformed input for SECONDS=300 to every way into the meter; SEED=n repeats
+	@TOLLKEEPER_FUZZ_SECONDS=$(or $(SECONDS),300) TOLLKEEPER_FUZZ_SEED=$(or $(SEED),1) \
+		$(BIN)/pytest tests/fuzz -s
+
 .PHONY: golden
 golden: $(READY) ## rewrite the golden cases; review the diff
 	@REWRITE_GOLDEN=1 $(BIN)/pytest tests/golden
