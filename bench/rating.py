@@ -6,6 +6,11 @@ It is counted in seconds of the processor, so that other work on the machine doe
 `cpu_us_per_line` is the same the other way round. `batch_lines_per_s` is `BatchRate` through gRPC
 in seconds of the clock: the service runs as its own process, the caller gives the usage, and every
 line comes back with its steps. `batch_cpu_us_per_line` is what the service spends on a line then.
+
+`simulate_1m_s` is `Simulate` through gRPC, in seconds of the clock: a million stored events of
+10,000 customers, two candidates beside the plan in force (`rating_simulation.py`). `simulate_cpu_s`
+and `simulate_meter_cpu_s` are what both services spend on it, `simulate_peak_mb` is the most memory
+that the rating service held. `--events` takes another number of events.
 """
 
 import argparse
@@ -20,7 +25,8 @@ from typing import Any
 
 import uvloop
 
-from bench.rig import Rig, running
+from bench.rating_simulation import EVENTS, measure_simulation
+from bench.rig import Rig, running, running_beside
 from cli.plan_files import read_plan_file
 from kit.interval import Interval
 from kit.rpc.channel import open_channel
@@ -57,14 +63,20 @@ _QUANTITIES = {
 
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure, and answer the figures."""
-    argparse.ArgumentParser(prog="python -m bench rating", description=__doc__).parse_args(
-        arguments
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench rating", description=__doc__)
+    parser.add_argument("--events", type=int, default=EVENTS, help="how many are simulated")
+    events = parser.parse_args(arguments).events
     chance = random.Random(1)
     customers = [tuple(_usage_of_a_month(chance)) for _ in range(_CUSTOMERS)]
-    with running("rating") as rig, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        over_grpc = runner.run(_measure_service(rig, customers))
-    return {**_measure_core(customers), **over_grpc}
+    figures = _measure_core(customers)
+    with running("meter") as meter, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        address = {"TOLLKEEPER_METER_ADDRESS": meter.address}
+        with running_beside(meter, "rating", address) as rating:
+            simulated = measure_simulation(_TENANT, meter, rating, _PERIOD, events)
+            figures |= runner.run(simulated)
+        with running_beside(meter, "rating") as rating:
+            figures |= runner.run(_measure_service(rating, customers))
+    return figures
 
 
 def _usage_of_a_month(chance: random.Random) -> Iterator[GivenUsage]:

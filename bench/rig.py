@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -98,6 +98,28 @@ def running(service: str, variables: Mapping[str, str] = _NONE) -> Iterator[Rig]
         }
         process = stack.enter_context(_serving(service, address, environment))
         yield Rig(database_url, redis_url, address, process.pid, redis.process_id, keys)
+
+
+@contextmanager
+def running_beside(rig: Rig, service: str, variables: Mapping[str, str] = _NONE) -> Iterator[Rig]:
+    """Run another service on the servers of one that runs."""
+    migrate(rig.database_url, service)
+    (port,) = choose_ports(1)
+    address = f"{HOST}:{port}"
+    environment = {**_environment(rig, service, address), **variables}
+    with _serving(service, address, environment) as process:
+        yield replace(rig, address=address, process_id=process.pid)
+
+
+def _environment(rig: Rig, service: str, address: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": rig.database_url,
+        "REDIS_URL": rig.redis_url,
+        "TOLLKEEPER_KEYS_FILE": str(rig.keys.public_file),
+        "TOLLKEEPER_SERVICE_KEY_FILE": str(rig.keys.service_file),
+        f"TOLLKEEPER_{service.upper()}_LISTEN": address,
+        "TOLLKEEPER_LOG_LEVEL": "warning",
+    }
 
 
 @contextmanager

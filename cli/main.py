@@ -7,7 +7,9 @@ import typer
 from cli.commands import costs, invoices, keys, limits, plans, quota, tax
 from cli.commands.demo import demo
 from cli.commands.import_usage import import_usage
+from cli.commands.margins import margins
 from cli.commands.migrate import migrate
+from cli.commands.plan_simulation import simulate
 from cli.commands.replay import replay
 from cli.commands.up import up
 from cli.commands.usage import usage
@@ -31,6 +33,8 @@ app.command()(migrate)
 app.command()(replay)
 app.command("import")(import_usage)
 app.command()(usage)
+app.command()(margins)
+plans.app.command()(simulate)
 app.add_typer(plans.app, name="plans")
 app.add_typer(costs.app, name="costs")
 app.add_typer(limits.app, name="limits")

@@ -6,9 +6,10 @@ long for an answer, and to guess what was used when there is none.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import grpc.aio
@@ -27,6 +28,7 @@ from tollkeeper.api.meter.v1.meter_service_pb2 import (
     GetMeterRequest,
     ListEventsRequest,
     QueryUsageRequest,
+    QueryUsageResponse,
     UsageWindow,
 )
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
@@ -43,6 +45,7 @@ _WINDOWS = {
     Grain.HOUR: UsageWindow.USAGE_WINDOW_HOUR,
     Grain.EVENT: UsageWindow.USAGE_WINDOW_UNSPECIFIED,
 }
+_ADDING_UP = frozenset({meter_pb2.AGGREGATION_SUM, meter_pb2.AGGREGATION_COUNT})
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
 _RETRY_AFTER = timedelta(seconds=1)
@@ -106,6 +109,24 @@ def _settle(future: "asyncio.Future[Rows | None]", outcome: Rows | Exception | N
         future.set_result(outcome)
 
 
+@dataclass(frozen=True, slots=True)
+class CustomerEvent:
+    """An event: whose it is, when it happened, and all of its quantities."""
+
+    customer_id: str
+    time: datetime
+    dimensions: Mapping[str, str]
+    quantities: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    """What some customers used, and what asks for the next page; nothing on the last."""
+
+    rows: tuple[tuple[str, UsageEntry], ...]
+    next_token: str
+
+
 class MeterClient:
     """Asks the meter service on behalf of a tenant."""
 
@@ -140,15 +161,9 @@ class MeterClient:
         Raises:
             Unavailable: METER_UNAVAILABLE, the meter service does not answer.
         """
-        request = QueryUsageRequest(
-            meter_id=meter_id,
-            customer_id=customer_id,
-            interval=render_interval(interval),
-            filters=dict(reading.dimensions),
-            group_by=reading.keys,
-            window=_WINDOWS[reading.grain],
-            time_zone=reading.time_zone.key if reading.time_zone else "",
-        )
+        request = _usage_request(meter_id, interval, reading)
+        request.customer_id = customer_id
+        request.page_size = 0
         rows = await self._gathering.ask(tenant, request)
         if rows is not None:
             return tuple(_parse_row(row, reading) for row in rows)
@@ -156,12 +171,7 @@ class MeterClient:
         request.page_size = _PAGE_SIZE
         entries: list[UsageEntry] = []
         while True:
-            async with self._calling():
-                page = await self._stub.QueryUsage(
-                    request,
-                    metadata=self._identity.metadata(tenant, _SCOPES),
-                    timeout=_TIMEOUT_S,
-                )
+            page = await self._query_usage(tenant, request)
             entries.extend(_parse_row(row, reading) for row in page.rows)
             request.page_token = page.next_page_token
             if not page.next_page_token:
@@ -180,6 +190,55 @@ class MeterClient:
                 if answer.HasField("usage"):
                     answered[answer.index] = answer.usage.rows
         return answered
+
+    async def get_usage_page(
+        self,
+        tenant: str,
+        meter_id: str,
+        interval: Interval,
+        reading: Reading,
+        *,
+        page_token: str,
+        page_size: int = _PAGE_SIZE,
+    ) -> UsagePage:
+        """Answer a page of what all customers used of a meter, ordered by customer.
+
+        Raises:
+            Unavailable: METER_UNAVAILABLE, the meter service does not answer.
+        """
+        request = _usage_request(meter_id, interval, reading)
+        request.page_token, request.page_size = page_token, page_size
+        page = await self._query_usage(tenant, request)
+        rows = tuple((row.customer_id, _parse_row(row, reading)) for row in page.rows)
+        return UsagePage(rows, page.next_page_token)
+
+    async def get_events_page(
+        self, tenant: str, customer_id: str, interval: Interval, *, page_token: str
+    ) -> tuple[tuple[CustomerEvent, ...], str]:
+        """Answer a page of the events of a customer, or of all, and what asks for the next.
+
+        Raises:
+            Unavailable: METER_UNAVAILABLE, the meter service does not answer.
+        """
+        request = ListEventsRequest(
+            customer_id=customer_id,
+            interval=render_interval(interval),
+            page_size=_PAGE_SIZE,
+            page_token=page_token,
+        )
+        async with self._calling():
+            page = await self._stub.ListEvents(
+                request, metadata=self._identity.metadata(tenant, _SCOPES), timeout=_TIMEOUT_S
+            )
+        return tuple(
+            _parse_customer_event(each.event) for each in page.events
+        ), page.next_page_token
+
+    async def _query_usage(self, tenant: str, request: QueryUsageRequest) -> QueryUsageResponse:
+        async with self._calling():
+            return await self._stub.QueryUsage(
+                request, metadata=self._identity.metadata(tenant, _SCOPES), timeout=_TIMEOUT_S
+            )
 
     async def list_events(
         self, tenant: str, meter: Meter, customer_id: str, interval: Interval, reading: Reading
@@ -230,6 +289,18 @@ class MeterClient:
                 raise answered from error
 
 
+def _usage_request(meter_id: str, interval: Interval, reading: Reading) -> QueryUsageRequest:
+    return QueryUsageRequest(
+        meter_id=meter_id,
+        interval=render_interval(interval),
+        filters=dict(reading.dimensions),
+        group_by=reading.keys,
+        window=_WINDOWS[reading.grain],
+        time_zone=reading.time_zone.key if reading.time_zone else "",
+        page_size=_PAGE_SIZE,
+    )
+
+
 def _parse_meter(message: meter_pb2.Meter) -> Meter:
     counts = message.aggregation == meter_pb2.AGGREGATION_COUNT
     return Meter(
@@ -237,6 +308,7 @@ def _parse_meter(message: meter_pb2.Meter) -> Meter:
         unit=message.unit or ("event" if counts else message.quantity),
         dimensions=frozenset(message.group_by),
         quantity=None if counts else message.quantity,
+        adds_up=message.aggregation in _ADDING_UP,
     )
 
 
@@ -246,6 +318,18 @@ def _parse_row(row: meter_pb2.UsageRow, reading: Reading) -> UsageEntry:
         dimensions={**dict(reading.dimensions), **row.group},
         event_count=row.event_count,
         time=parse_time(row.interval.start_time, "rows.interval.start_time"),
+    )
+
+
+def _parse_customer_event(event: meter_pb2.UsageEvent) -> CustomerEvent:
+    return CustomerEvent(
+        customer_id=event.subject.customer_id,
+        time=parse_time(event.time, "event.time"),
+        dimensions=dict(event.dimensions),
+        quantities={
+            name: parse_decimal(text, f"quantities.{name}")
+            for name, text in event.quantities.items()
+        },
     )
 
 

@@ -62,45 +62,47 @@ class Metering:
         self, tenant: str, customer_id: str, spans: Spans, plan: Plan, meters: Meters
     ) -> list[Usage]:
         """Ask for the usage of every price at once; no two prices of a plan count the same."""
+        return await asyncio.gather(
+            *(
+                self.load_usage(tenant, customer_id, spans, reading, meters)
+                for reading in readings_of(plan)
+            )
+        )
 
-        async def read(
-            span: Interval | None, reading: Reading, meter_id: str
-        ) -> tuple[UsageEntry, ...]:
-            parts = () if span is None else _parts(span)
+    async def load_usage(
+        self, tenant: str, customer_id: str, spans: Spans, reading: Reading, meters: Meters
+    ) -> Usage:
+        """Ask for the usage of one price."""
+
+        async def read(span: Interval | None, meter_id: str) -> tuple[UsageEntry, ...]:
             read = [
                 await self._meters.get_usage(tenant, meter_id, customer_id, part, reading)
-                for part in parts
+                for part in parts_of(span)
             ]
             return count(reading, chain.from_iterable(read))
 
-        async def list_events(
-            span: Interval | None, reading: Reading, meter: Meter
-        ) -> tuple[UsageEntry, ...]:
-            parts = () if span is None else _parts(span)
+        async def list_events(span: Interval | None) -> tuple[UsageEntry, ...]:
             listed = [
                 await self._meters.list_events(tenant, meter, customer_id, part, reading)
-                for part in parts
+                for part in parts_of(span)
             ]
             return count(reading, chain.from_iterable(listed))
 
-        async def load(reading: Reading) -> Usage:
-            meter = _found(meters, reading.meter_id)
-            amounts: tuple[UsageEntry, ...] = ()
-            if reading.amount_meter_id is not None:
-                amounts = await read(spans.period, reading, reading.amount_meter_id)
-            if reading.grain is Grain.EVENT:
-                entries = await list_events(spans.period, reading, meter)
-            else:
-                entries = await read(spans.period, reading, reading.meter_id)
-            if reading.history is History.CHANGES:
-                before = await list_events(spans.before(reading.history), reading, meter)
-            else:
-                before = await read(spans.before(reading.history), reading, reading.meter_id)
-            previous = spans.previous if reading.history is History.PERIODS else ()
-            earlier = [await read(each, reading, reading.meter_id) for each in previous]
-            return Usage(entries, meter.unit, amounts, reading.excluded, before, tuple(earlier))
-
-        return await asyncio.gather(*map(load, readings_of(plan)))
+        meter = found_meter(meters, reading.meter_id)
+        amounts: tuple[UsageEntry, ...] = ()
+        if reading.amount_meter_id is not None:
+            amounts = await read(spans.period, reading.amount_meter_id)
+        if reading.grain is Grain.EVENT:
+            entries = await list_events(spans.period)
+        else:
+            entries = await read(spans.period, reading.meter_id)
+        if reading.history is History.CHANGES:
+            before = await list_events(spans.before(reading.history))
+        else:
+            before = await read(spans.before(reading.history), reading.meter_id)
+        previous = spans.previous if reading.history is History.PERIODS else ()
+        earlier = [await read(each, reading.meter_id) for each in previous]
+        return Usage(entries, meter.unit, amounts, reading.excluded, before, tuple(earlier))
 
 
 def check_meters(plan: Plan, meters: Meters) -> None:
@@ -140,13 +142,20 @@ def _faults(
                 yield "UNKNOWN_DIMENSION", {**metadata, "dimension": name}, violation
 
 
-def _parts(span: Interval) -> tuple[Interval, ...]:
-    """Cut a span into what one query may cover."""
+def parts_of(span: Interval | None) -> tuple[Interval, ...]:
+    """Cut a span into what one query may cover; no span has no parts."""
+    if span is None:
+        return ()
     cuts = (span.start + _QUERY_MAX * n for n in range(1, span.duration // _QUERY_MAX + 1))
     return span.split_at(*cuts)
 
 
-def _found(meters: Meters, meter_id: str) -> Meter:
+def found_meter(meters: Meters, meter_id: str) -> Meter:
+    """Answer a meter of a plan that was checked.
+
+    Raises:
+        Unavailable: the meter service did not tell.
+    """
     meter = meters[meter_id]
     if isinstance(meter, Unavailable):
         raise meter

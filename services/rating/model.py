@@ -257,13 +257,15 @@ class PeriodToRate:
 class Meter:
     """A meter as far as rating cares: its unit, and the dimensions a price may filter by.
 
-    It counts one quantity of its events, or, where there is none, the events themselves.
+    It counts one quantity of its events, or, where there is none, the events themselves. What it
+    says of groups adds up to what it says of all, but for a maximum, a unique count and the like.
     """
 
     meter_id: str
     unit: str
     dimensions: frozenset[str]
     quantity: str | None
+    adds_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +327,7 @@ class FormulaStep:
     """One step of a formula: `quantity` of something at `unit_amount` each comes to `amount`.
 
     Only the amount takes part in sums. Where the others come from a division that does not end,
-    they are cut for the reader.
+    they are cut for the reader. `tier` is the number of the tier or stair that it prices, if any.
     """
 
     description: str
@@ -333,6 +335,7 @@ class FormulaStep:
     unit_amount: Decimal
     amount: Decimal
     stage: Stage = Stage.PRICE
+    tier: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -416,6 +416,7 @@ def _convert_credits(
             step.unit_amount * currency.rate,
             step.amount * currency.rate,
             step.stage,
+            step.tier,
         )
         for step in steps
     ]

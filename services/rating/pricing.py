@@ -124,7 +124,7 @@ def _price_tiers(
         units = end - max(start, filled)
         if units > 0 or (units == 0 and not quantity):
             name = ": ".join(filter(None, (f"tier {number}", rate, bounds(start, up_to))))
-            yield FormulaStep(name, units, unit_amount, unit_amount * units)
+            yield FormulaStep(name, units, unit_amount, unit_amount * units, tier=number)
         if flat_amount and is_reached:
             yield flat(number, flat_amount)
         start = end
@@ -135,7 +135,8 @@ def _price_volume(
 ) -> tuple[FormulaStep, ...]:
     number, tier, start = tier_of(price, before + quantity)
     name = ": ".join(filter(None, (f"all in tier {number}", bounds(start, tier.up_to))))
-    step = FormulaStep(name, quantity, tier.unit_amount, tier.unit_amount * quantity)
+    amount = tier.unit_amount * quantity
+    step = FormulaStep(name, quantity, tier.unit_amount, amount, tier=number)
     return (step, flat(number, tier.flat_amount)) if tier.flat_amount else (step,)
 
 
@@ -154,7 +155,7 @@ def _price_stairs(price: StairstepPrice, quantity: Decimal) -> tuple[FormulaStep
     for number, stair in enumerate(price.stairs, 1):
         if stair.up_to is None or quantity <= stair.up_to:
             name = ": ".join(filter(None, (f"stair {number}", bounds(start, stair.up_to))))
-            return (FormulaStep(name, _ONE, stair.amount, stair.amount),)
+            return (FormulaStep(name, _ONE, stair.amount, stair.amount, tier=number),)
         start = stair.up_to
     raise AssertionError("the last stair has no end")
 
@@ -168,4 +169,4 @@ def _price_packages(price: PackagePrice, quantity: Decimal) -> tuple[FormulaStep
 
 def flat(number: int, amount: Decimal) -> FormulaStep:
     """Charge the flat amount of a tier."""
-    return FormulaStep(f"tier {number}: flat", _ONE, amount, amount)
+    return FormulaStep(f"tier {number}: flat", _ONE, amount, amount, tier=number)

@@ -5,7 +5,7 @@ counts its own day too. Refuses to know what a unit costs beyond its tiers.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -151,7 +151,7 @@ def price_days(model: PriceModel, level: Level) -> tuple[FormulaStep, ...]:
         case VolumePrice():
             number, tier, start = tier_of(model, level.units)
             name = _name(f"all in tier {number}", start, tier.up_to)
-            step = _by_days(name, level.unit_days, tier.unit_amount, level)
+            step = replace(_by_days(name, level.unit_days, tier.unit_amount, level), tier=number)
             return (step, flat(number, tier.flat_amount)) if tier.flat_amount else (step,)
         case GraduatedPrice():
             return _price_tiers(model, level)
@@ -175,7 +175,7 @@ def _price_tiers(model: GraduatedPrice, level: Level) -> tuple[FormulaStep, ...]
         if number > 1 and highest <= start:
             break
         name = _name(f"tier {number}", start, tier.up_to)
-        steps.append(_by_days(name, days, tier.unit_amount, level))
+        steps.append(replace(_by_days(name, days, tier.unit_amount, level), tier=number))
         if tier.flat_amount:
             steps.append(flat(number, tier.flat_amount))
         start = tier.up_to or start

@@ -29,6 +29,13 @@ from services.rating.convert.costs import (
     render_provider_costs,
     render_put_provider_costs,
 )
+from services.rating.convert.margins import (
+    parse_get_margins,
+    parse_report_margins,
+    render_margin_alerts,
+    render_margins,
+    render_report_margins,
+)
 from services.rating.convert.plans import (
     parse_archive_plan,
     parse_get_plan,
@@ -39,9 +46,12 @@ from services.rating.convert.plans import (
     render_put_plan,
 )
 from services.rating.convert.ratings import parse_batch_rate, parse_rate, render_rating
+from services.rating.convert.simulations import parse_simulate, render_step_of_simulation
 from services.rating.cost_usecases import ProviderCostUseCases
 from services.rating.explaining import find_line
+from services.rating.margin_usecases import MarginUseCases
 from services.rating.model import Rating
+from services.rating.simulating import Simulating
 from services.rating.usecases import RatingUseCases
 from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
 from tollkeeper.api.rating.v1.rating_service_pb2_grpc import RatingServiceServicer
@@ -52,9 +62,19 @@ _DOMAIN = "tollkeeper.rating"
 class RatingService(RatingServiceServicer):
     """Serves `tollkeeper.api.rating.v1.RatingService`."""
 
-    def __init__(self, usecases: RatingUseCases, costs: ProviderCostUseCases, clock: Clock) -> None:
+    def __init__(
+        self,
+        usecases: RatingUseCases,
+        costs: ProviderCostUseCases,
+        margins: MarginUseCases,
+        simulating: Simulating,
+        *,
+        clock: Clock,
+    ) -> None:
         self._usecases = usecases
         self._costs = costs
+        self._margins = margins
+        self._simulating = simulating
         self._clock = clock
 
     async def PutPlan(
@@ -223,6 +243,54 @@ class RatingService(RatingServiceServicer):
             async for rating in ratings:
                 yield _render_result(index, rating)
                 index += 1
+
+    async def GetMargins(
+        self,
+        request: messages.GetMarginsRequest,
+        context: grpc.aio.ServicerContext[messages.GetMarginsRequest, messages.GetMarginsResponse],
+    ) -> messages.GetMarginsResponse:
+        question = parse_get_margins(request)
+        return render_margins(await self._margins.get_margins(caller(context).tenant, question))
+
+    async def ReportMargins(
+        self,
+        request: messages.ReportMarginsRequest,
+        context: grpc.aio.ServicerContext[
+            messages.ReportMarginsRequest, messages.ReportMarginsResponse
+        ],
+    ) -> messages.ReportMarginsResponse:
+        question, minimum_percent = parse_report_margins(request)
+        once = Once(
+            request.request_id,
+            "ReportMargins",
+            fingerprint(request),
+            messages.ReportMarginsResponse,
+            render_report_margins,
+            self._clock.now(),
+        )
+        tenant = caller(context).tenant
+        return await self._margins.report_margins(tenant, question, minimum_percent, once)
+
+    async def ListMarginAlerts(
+        self,
+        request: messages.ListMarginAlertsRequest,
+        context: grpc.aio.ServicerContext[
+            messages.ListMarginAlertsRequest, messages.ListMarginAlertsResponse
+        ],
+    ) -> messages.ListMarginAlertsResponse:
+        size = page_size(request.page_size)
+        page = await self._margins.list_alerts(caller(context).tenant, size, request.page_token)
+        return render_margin_alerts(page)
+
+    async def Simulate(
+        self,
+        request: messages.SimulateRequest,
+        context: grpc.aio.ServicerContext[messages.SimulateRequest, messages.SimulateResponse],
+    ) -> AsyncGenerator[messages.SimulateResponse, None]:
+        steps = self._simulating.simulate(caller(context).tenant, parse_simulate(request))
+        async with aclosing(steps):
+            async for step in steps:
+                yield render_step_of_simulation(step)
 
 
 def _render_result(index: int, rating: Rating | DomainError) -> messages.BatchRateResponse:

@@ -59,6 +59,14 @@ async def load_newest(
     return await _load_one(transaction, versions.order_by(plan_versions.c.version.desc()).limit(1))
 
 
+async def load_versions(
+    transaction: AsyncConnection, tenant: str, plan_id: str
+) -> tuple[PlanVersion, ...]:
+    """Load every version of a plan, in the order they were put."""
+    versions = _versions_of(tenant, plan_id).order_by(plan_versions.c.version)
+    return tuple(map(_plan_version, await transaction.execute(versions)))
+
+
 async def load_in_effect(
     transaction: AsyncConnection,
     tenant: str,

@@ -1,6 +1,17 @@
 """The tables of the schema `rating`; `migrations/` makes them."""
 
-from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Numeric, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Integer,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(schema="rating")
@@ -42,5 +53,21 @@ provider_costs = Table(
     Column("context_quantity", Text, nullable=False),
     Column("rates", JSONB, nullable=False),
     Column("source", Text, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)
+
+margin_alerts = Table(
+    "margin_alerts",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("alert_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("scope", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("revenue", Numeric, nullable=False),
+    Column("cost", Numeric, nullable=False),
+    Column("minimum_percent", Numeric, nullable=False),
+    Column("start_time", DateTime(timezone=True), nullable=False),
+    Column("end_time", DateTime(timezone=True), nullable=False),
+    Column("currency", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
 )

@@ -26,6 +26,7 @@ SHELL_MODULES = frozenset(
     | {"cluster_link", "expiry_index", "recovery", "standby", "sweeper"}
     | {"alerts", "estimators", "rate_cards"}
     | {"cost_store", "cost_usecases", "margin_usecases", "simulating", "usage_streams"}
+    | {"margin_store", "plan_versions"}
     | {"closing", "drafting", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")

@@ -29,8 +29,8 @@ API = Path(tollkeeper.api.__path__[0])
 SERVICES = ("invoicing", "meter", "quota", "rating", "tax")
 READING_VERBS = (
     "BatchConvert", "BatchDetermine", "BatchQuery", "BatchRate", "Check", "Convert", "Determine",
-    "Estimate", "Explain", "Export", "Get", "List", "Preview", "Query", "Rate", "Summarize",
-    "Validate", "Verify", "Watch",
+    "Estimate", "Explain", "Export", "Get", "List", "Preview", "Query", "Rate", "Simulate",
+    "Summarize", "Validate", "Verify", "Watch",
 )  # fmt: skip
 MUTATIONS_WITHOUT_REQUEST_ID = {
     "tollkeeper.api.meter.v1.MeterService.IngestEvents": "events carry an identity of their own",

@@ -89,7 +89,7 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
     if request.HasField("as_of"):
         as_of = take(violations, "as_of", parse_time, request.as_of)
     if request.HasField("proration"):
-        proration = take(violations, "proration", _proration, request.proration)
+        proration = take(violations, "proration", parse_proration, request.proration)
     if request.HasField("given_usage"):
         quantities = request.given_usage.quantities
         given_usage = take(violations, "given_usage.quantities", parse_given_usage, quantities)
@@ -97,7 +97,7 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
         customer_id=take(violations, "customer_id", parse_customer_id, request.customer_id),
         plan_id=take(violations, "plan_id", parse_id, request.plan_id),
         plan_version=take(violations, "plan_version", parse_version, request.plan_version),
-        period=take(violations, "period", _period, request.period),
+        period=take(violations, "period", parse_period, request.period),
         proration=proration,
         contract=Contract(
             start=contract_start,
@@ -156,7 +156,7 @@ def _previous_periods(messages: Sequence[IntervalMessage], field: str) -> tuple[
     check_length(messages, field, PREVIOUS_PERIODS_MAX, reason=INVALID_FIELD)
     violations = Violations()
     periods = tuple(
-        take(violations, f"{field}[{index}]", _period, message)
+        take(violations, f"{field}[{index}]", parse_period, message)
         for index, message in enumerate(messages)
     )
     violations.raise_if_any()
@@ -186,14 +186,16 @@ def _parse_one_of_batch(
         return error
 
 
-def _period(message: IntervalMessage, field: str) -> Interval:
+def parse_period(message: IntervalMessage, field: str) -> Interval:
+    """Read a period."""
     period = parse_interval(message, field)
     if period.duration > timedelta(days=PERIOD_DAYS_MAX):
         raise InvalidInput.of(field, f"must be at most {PERIOD_DAYS_MAX} days long")
     return period
 
 
-def _proration(message: rating_pb2.Proration, field: str) -> Proration:
+def parse_proration(message: rating_pb2.Proration, field: str) -> Proration:
+    """Read a part of a period."""
     violations = Violations()
     if message.billed_days < 1:
         violations.add(f"{field}.billed_days", "must be at least 1")
@@ -283,6 +285,7 @@ def render_step(step: FormulaStep) -> rating_pb2.FormulaStep:
         unit_amount=render_decimal(step.unit_amount),
         amount=render_decimal(step.amount),
         stage=_STAGES[step.stage],
+        tier=step.tier,
     )
 
 

@@ -28,7 +28,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from tollkeeper.api.rating.v1 import plan_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollkeeper/api/rating/v1/rating.proto\x12\x18tollkeeper.api.rating.v1\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a\x17google/type/money.proto\x1a#tollkeeper/api/rating/v1/plan.proto\"\xcb\x01\n\x0b\x46ormulaStep\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12&\n\x08quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0bunit_amount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12.\n\x05stage\x18\x05 \x01(\x0e\x32\x1f.tollkeeper.api.rating.v1.Stage\"\x9a\x02\n\x0eUsageReference\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x08interval\x18\x03 \x01(\x0b\x32\x15.google.type.Interval\x12L\n\ndimensions\x18\x04 \x03(\x0b\x32\x38.tollkeeper.api.rating.v1.UsageReference.DimensionsEntry\x12\x37\n\x08\x65xcluded\x18\x05 \x03(\x0b\x32%.tollkeeper.api.rating.v1.UsageFilter\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8b\x01\n\x0bUsageFilter\x12I\n\ndimensions\x18\x01 \x03(\x0b\x32\x35.tollkeeper.api.rating.v1.UsageFilter.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\tProration\x12\x13\n\x0b\x62illed_days\x18\x01 \x01(\x05\x12\x13\n\x0bperiod_days\x18\x02 \x01(\x05\"\xc1\x03\n\tRatedLine\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".tollkeeper.api.rating.v1.LineKind\x12\x10\n\x08price_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12.\n\x10unrounded_amount\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12\"\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12\x34\n\x05steps\x18\x08 \x03(\x0b\x32%.tollkeeper.api.rating.v1.FormulaStep\x12\x37\n\x05usage\x18\t \x01(\x0b\x32(.tollkeeper.api.rating.v1.UsageReference\x12;\n\x08\x63\x61tegory\x18\n \x01(\x0e\x32).tollkeeper.api.rating.v1.ProductCategory\x12%\n\x06period\x18\x0b \x01(\x0b\x32\x15.google.type.Interval\"\x98\x01\n\x06Rating\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x14\n\x0cplan_version\x18\x02 \x01(\x05\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x32\n\x05lines\x18\x04 \x03(\x0b\x32#.tollkeeper.api.rating.v1.RatedLine\x12!\n\x05total\x18\x05 \x01(\x0b\x32\x12.google.type.Money*|\n\x08LineKind\x12\x19\n\x15LINE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12LINE_KIND_BASE_FEE\x10\x01\x12\x13\n\x0fLINE_KIND_USAGE\x10\x02\x12\x15\n\x11LINE_KIND_TRUE_UP\x10\x03\x12\x11\n\rLINE_KIND_FEE\x10\x04*\xc0\x01\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x14\n\x10STAGE_CONVERSION\x10\x01\x12\x12\n\x0eSTAGE_INCLUDED\x10\x02\x12\x0f\n\x0bSTAGE_PRICE\x10\x03\x12\x11\n\rSTAGE_CREDITS\x10\x04\x12\x18\n\x14STAGE_USAGE_DISCOUNT\x10\x05\x12\x12\n\x0eSTAGE_DISCOUNT\x10\x06\x12\x11\n\rSTAGE_MINIMUM\x10\x07\x12\x11\n\rSTAGE_MAXIMUM\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollkeeper/api/rating/v1/rating.proto\x12\x18tollkeeper.api.rating.v1\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a\x17google/type/money.proto\x1a#tollkeeper/api/rating/v1/plan.proto\"\xd9\x01\n\x0b\x46ormulaStep\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12&\n\x08quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12)\n\x0bunit_amount\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12.\n\x05stage\x18\x05 \x01(\x0e\x32\x1f.tollkeeper.api.rating.v1.Stage\x12\x0c\n\x04tier\x18\x06 \x01(\x05\"\x9a\x02\n\x0eUsageReference\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x08interval\x18\x03 \x01(\x0b\x32\x15.google.type.Interval\x12L\n\ndimensions\x18\x04 \x03(\x0b\x32\x38.tollkeeper.api.rating.v1.UsageReference.DimensionsEntry\x12\x37\n\x08\x65xcluded\x18\x05 \x03(\x0b\x32%.tollkeeper.api.rating.v1.UsageFilter\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8b\x01\n\x0bUsageFilter\x12I\n\ndimensions\x18\x01 \x03(\x0b\x32\x35.tollkeeper.api.rating.v1.UsageFilter.DimensionsEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"5\n\tProration\x12\x13\n\x0b\x62illed_days\x18\x01 \x01(\x05\x12\x13\n\x0bperiod_days\x18\x02 \x01(\x05\"\xc1\x03\n\tRatedLine\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".tollkeeper.api.rating.v1.LineKind\x12\x10\n\x08price_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12.\n\x10unrounded_amount\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12\"\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x12.google.type.Money\x12\x34\n\x05steps\x18\x08 \x03(\x0b\x32%.tollkeeper.api.rating.v1.FormulaStep\x12\x37\n\x05usage\x18\t \x01(\x0b\x32(.tollkeeper.api.rating.v1.UsageReference\x12;\n\x08\x63\x61tegory\x18\n \x01(\x0e\x32).tollkeeper.api.rating.v1.ProductCategory\x12%\n\x06period\x18\x0b \x01(\x0b\x32\x15.google.type.Interval\"\x98\x01\n\x06Rating\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x14\n\x0cplan_version\x18\x02 \x01(\x05\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\x32\n\x05lines\x18\x04 \x03(\x0b\x32#.tollkeeper.api.rating.v1.RatedLine\x12!\n\x05total\x18\x05 \x01(\x0b\x32\x12.google.type.Money*|\n\x08LineKind\x12\x19\n\x15LINE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12LINE_KIND_BASE_FEE\x10\x01\x12\x13\n\x0fLINE_KIND_USAGE\x10\x02\x12\x15\n\x11LINE_KIND_TRUE_UP\x10\x03\x12\x11\n\rLINE_KIND_FEE\x10\x04*\xc0\x01\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x14\n\x10STAGE_CONVERSION\x10\x01\x12\x12\n\x0eSTAGE_INCLUDED\x10\x02\x12\x0f\n\x0bSTAGE_PRICE\x10\x03\x12\x11\n\rSTAGE_CREDITS\x10\x04\x12\x18\n\x14STAGE_USAGE_DISCOUNT\x10\x05\x12\x12\n\x0eSTAGE_DISCOUNT\x10\x06\x12\x11\n\rSTAGE_MINIMUM\x10\x07\x12\x11\n\rSTAGE_MAXIMUM\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,24 +39,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGEREFERENCE_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_USAGEFILTER_DIMENSIONSENTRY']._loaded_options = None
   _globals['_USAGEFILTER_DIMENSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_LINEKIND']._serialized_start=1479
-  _globals['_LINEKIND']._serialized_end=1603
-  _globals['_STAGE']._serialized_start=1606
-  _globals['_STAGE']._serialized_end=1798
+  _globals['_LINEKIND']._serialized_start=1493
+  _globals['_LINEKIND']._serialized_end=1617
+  _globals['_STAGE']._serialized_start=1620
+  _globals['_STAGE']._serialized_end=1812
   _globals['_FORMULASTEP']._serialized_start=185
-  _globals['_FORMULASTEP']._serialized_end=388
-  _globals['_USAGEREFERENCE']._serialized_start=391
-  _globals['_USAGEREFERENCE']._serialized_end=673
-  _globals['_USAGEREFERENCE_DIMENSIONSENTRY']._serialized_start=624
-  _globals['_USAGEREFERENCE_DIMENSIONSENTRY']._serialized_end=673
-  _globals['_USAGEFILTER']._serialized_start=676
-  _globals['_USAGEFILTER']._serialized_end=815
-  _globals['_USAGEFILTER_DIMENSIONSENTRY']._serialized_start=624
-  _globals['_USAGEFILTER_DIMENSIONSENTRY']._serialized_end=673
-  _globals['_PRORATION']._serialized_start=817
-  _globals['_PRORATION']._serialized_end=870
-  _globals['_RATEDLINE']._serialized_start=873
-  _globals['_RATEDLINE']._serialized_end=1322
-  _globals['_RATING']._serialized_start=1325
-  _globals['_RATING']._serialized_end=1477
+  _globals['_FORMULASTEP']._serialized_end=402
+  _globals['_USAGEREFERENCE']._serialized_start=405
+  _globals['_USAGEREFERENCE']._serialized_end=687
+  _globals['_USAGEREFERENCE_DIMENSIONSENTRY']._serialized_start=638
+  _globals['_USAGEREFERENCE_DIMENSIONSENTRY']._serialized_end=687
+  _globals['_USAGEFILTER']._serialized_start=690
+  _globals['_USAGEFILTER']._serialized_end=829
+  _globals['_USAGEFILTER_DIMENSIONSENTRY']._serialized_start=638
+  _globals['_USAGEFILTER_DIMENSIONSENTRY']._serialized_end=687
+  _globals['_PRORATION']._serialized_start=831
+  _globals['_PRORATION']._serialized_end=884
+  _globals['_RATEDLINE']._serialized_start=887
+  _globals['_RATEDLINE']._serialized_end=1336
+  _globals['_RATING']._serialized_start=1339
+  _globals['_RATING']._serialized_end=1491
 # @@protoc_insertion_point(module_scope)

@@ -116,10 +116,15 @@ class FormulaStep(_message.Message):
     UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What the step is, in words, for example `included` or `tier 2: above 1000`."""
     stage: Global___Stage.ValueType
     """Where in the pipeline it stands."""
+    tier: _builtins.int
+    """The number of the tier or stair that it prices, from 1. Zero where there is
+    none.
+    """
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How many units (or packages, or periods) it prices."""
@@ -140,10 +145,11 @@ class FormulaStep(_message.Message):
         unit_amount: _decimal_pb2.Decimal | None = ...,
         amount: _decimal_pb2.Decimal | None = ...,
         stage: Global___Stage.ValueType = ...,
+        tier: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "quantity", b"quantity", "unit_amount", b"unit_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "quantity", b"quantity", "stage", b"stage", "unit_amount", b"unit_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "quantity", b"quantity", "stage", b"stage", "tier", b"tier", "unit_amount", b"unit_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

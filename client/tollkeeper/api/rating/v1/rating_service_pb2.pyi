@@ -12,9 +12,11 @@ from google.rpc import status_pb2 as _status_pb2
 from google.type import decimal_pb2 as _decimal_pb2
 from google.type import interval_pb2 as _interval_pb2
 from google.type import money_pb2 as _money_pb2
+from tollkeeper.api.rating.v1 import margin_pb2 as _margin_pb2
 from tollkeeper.api.rating.v1 import plan_pb2 as _plan_pb2
 from tollkeeper.api.rating.v1 import provider_cost_pb2 as _provider_cost_pb2
 from tollkeeper.api.rating.v1 import rating_pb2 as _rating_pb2
+from tollkeeper.api.rating.v1 import simulation_pb2 as _simulation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1279,3 +1281,303 @@ class ExplainEventCostResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainEventCostResponse: _TypeAlias = ExplainEventCostResponse  # noqa: Y015
+
+@_typing.final
+class SimulateRequest(_message.Message):
+    """Asks what customers would pay by other plans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    PERIODS_FIELD_NUMBER: _builtins.int
+    CUSTOMERS_FIELD_NUMBER: _builtins.int
+    CURRENT_PLAN_ID_FIELD_NUMBER: _builtins.int
+    current_plan_id: _builtins.str
+    """The plan by which customers pay now who name none. Empty means that it is not
+    known what they pay, which counts as nothing.
+    """
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.Plan]:
+        """The plans that are tried, 1 to 8, all in one currency; as those that are put,
+        but nothing is stored.
+        """
+
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[_simulation_pb2.SimulatedPeriod]:
+        """The periods that are rated again, 1 to 60, ascending, over at most 1,830
+        days. Periods before one are its previous periods.
+        """
+
+    @_builtins.property
+    def customers(self) -> _containers.RepeatedCompositeFieldContainer[_simulation_pb2.SimulatedCustomer]:
+        """The customers, up to 100,000. Empty means everybody who used something that
+        one of the plans prices.
+        """
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[_plan_pb2.Plan] | None = ...,
+        periods: _abc.Iterable[_simulation_pb2.SimulatedPeriod] | None = ...,
+        customers: _abc.Iterable[_simulation_pb2.SimulatedCustomer] | None = ...,
+        current_plan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "current_plan_id", b"current_plan_id", "customers", b"customers", "periods", b"periods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateRequest: _TypeAlias = SimulateRequest  # noqa: Y015
+
+@_typing.final
+class SimulateResponse(_message.Message):
+    """A step of a simulation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _simulation_pb2.SimulationProgress:
+        """How far the simulation is; the first step is one."""
+
+    @_builtins.property
+    def outcomes(self) -> _simulation_pb2.CustomerOutcomes:
+        """What some customers pay and would pay."""
+
+    @_builtins.property
+    def report(self) -> _simulation_pb2.SimulationReport:
+        """What the candidates would change; the last step."""
+
+    def __init__(
+        self,
+        *,
+        progress: _simulation_pb2.SimulationProgress | None = ...,
+        outcomes: _simulation_pb2.CustomerOutcomes | None = ...,
+        report: _simulation_pb2.SimulationReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "progress", b"progress", "report", b"report", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "progress", b"progress", "report", b"report", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["progress", "outcomes", "report"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___SimulateResponse: _TypeAlias = SimulateResponse  # noqa: Y015
+
+@_typing.final
+class GetMarginsRequest(_message.Message):
+    """Asks for margins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ExchangeRatesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PERIODS_FIELD_NUMBER: _builtins.int
+    CUSTOMERS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATES_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    """The currency of the report, an ISO 4217 code. Required."""
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[_simulation_pb2.SimulatedPeriod]:
+        """The periods, as of `SimulateRequest`."""
+
+    @_builtins.property
+    def customers(self) -> _containers.RepeatedCompositeFieldContainer[_simulation_pb2.SimulatedCustomer]:
+        """The customers, 1 to 1,000, each with its plan."""
+
+    @_builtins.property
+    def exchange_rates(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What one of another currency is worth in it, as decimal text, by ISO 4217
+        code. Required for every currency in which something is billed or charged.
+        """
+
+    def __init__(
+        self,
+        *,
+        periods: _abc.Iterable[_simulation_pb2.SimulatedPeriod] | None = ...,
+        customers: _abc.Iterable[_simulation_pb2.SimulatedCustomer] | None = ...,
+        currency: _builtins.str = ...,
+        exchange_rates: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "customers", b"customers", "exchange_rates", b"exchange_rates", "periods", b"periods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMarginsRequest: _TypeAlias = GetMarginsRequest  # noqa: Y015
+
+@_typing.final
+class GetMarginsResponse(_message.Message):
+    """Margins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    UNCOSTED_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    """The currency of every amount."""
+    @_builtins.property
+    def margins(self) -> _containers.RepeatedCompositeFieldContainer[_margin_pb2.Margin]:
+        """The margin of all customers together, then of each customer, model and plan,
+        ordered by name. The margins of each scope add up to that of all.
+        """
+
+    @_builtins.property
+    def uncosted(self) -> _containers.RepeatedCompositeFieldContainer[_margin_pb2.UncostedUsage]:
+        """Events whose cost is not known; they are not in the margins."""
+
+    def __init__(
+        self,
+        *,
+        currency: _builtins.str = ...,
+        margins: _abc.Iterable[_margin_pb2.Margin] | None = ...,
+        uncosted: _abc.Iterable[_margin_pb2.UncostedUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "margins", b"margins", "uncosted", b"uncosted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMarginsResponse: _TypeAlias = GetMarginsResponse  # noqa: Y015
+
+@_typing.final
+class ReportMarginsRequest(_message.Message):
+    """Reports margins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    MINIMUM_PERCENT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    @_builtins.property
+    def margins(self) -> Global___GetMarginsRequest:
+        """Whose margins are looked at."""
+
+    @_builtins.property
+    def minimum_percent(self) -> _decimal_pb2.Decimal:
+        """Margins below this many percent of their revenue are reported, from -100 to
+        100; so are costs without revenue. Required.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        margins: Global___GetMarginsRequest | None = ...,
+        minimum_percent: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["margins", b"margins", "minimum_percent", b"minimum_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["margins", b"margins", "minimum_percent", b"minimum_percent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportMarginsRequest: _TypeAlias = ReportMarginsRequest  # noqa: Y015
+
+@_typing.final
+class ReportMarginsResponse(_message.Message):
+    """Margins were reported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_margin_pb2.MarginAlert]:
+        """What was not reported before, in the order of the margins."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[_margin_pb2.MarginAlert] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportMarginsResponse: _TypeAlias = ReportMarginsResponse  # noqa: Y015
+
+@_typing.final
+class ListMarginAlertsRequest(_message.Message):
+    """Asks for margin alerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many, up to 1,000. Zero means 50."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMarginAlertsRequest: _TypeAlias = ListMarginAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ListMarginAlertsResponse(_message.Message):
+    """A page of margin alerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_margin_pb2.MarginAlert]:
+        """The alerts, ordered by id."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[_margin_pb2.MarginAlert] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMarginAlertsResponse: _TypeAlias = ListMarginAlertsResponse  # noqa: Y015

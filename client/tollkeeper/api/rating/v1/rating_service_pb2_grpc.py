@@ -80,6 +80,11 @@ class RatingServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateResponse.FromString,
                 _registered_method=True)
+        self.Simulate = channel.unary_stream(
+                '/tollkeeper.api.rating.v1.RatingService/Simulate',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.SimulateRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.SimulateResponse.FromString,
+                _registered_method=True)
         self.PutProviderCosts = channel.unary_unary(
                 '/tollkeeper.api.rating.v1.RatingService/PutProviderCosts',
                 request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsRequest.SerializeToString,
@@ -99,6 +104,21 @@ class RatingServiceStub:
                 '/tollkeeper.api.rating.v1.RatingService/ExplainEventCost',
                 request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostResponse.FromString,
+                _registered_method=True)
+        self.GetMargins = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/GetMargins',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetMarginsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetMarginsResponse.FromString,
+                _registered_method=True)
+        self.ReportMargins = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/ReportMargins',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ReportMarginsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ReportMarginsResponse.FromString,
+                _registered_method=True)
+        self.ListMarginAlerts = channel.unary_unary(
+                '/tollkeeper.api.rating.v1.RatingService/ListMarginAlerts',
+                request_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListMarginAlertsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListMarginAlertsResponse.FromString,
                 _registered_method=True)
 
 
@@ -174,6 +194,15 @@ class RatingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Simulate(self, request, context):
+        """Rates real usage again under plans that need not be stored: outcomes of some
+        customers at a time, with the progress between them, and at last a report.
+        Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutProviderCosts(self, request, context):
         """Stores what providers charge. What is there already for the same provider,
         model and time stays when it says the same, and else gets a new revision.
@@ -198,6 +227,29 @@ class RatingServiceServicer:
 
     def ExplainEventCost(self, request, context):
         """Tells what one event cost, and by which rates. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMargins(self, request, context):
+        """Tells what is left of revenue once providers are paid: revenue as `Rate` has
+        it, cost by single events. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportMargins(self, request, context):
+        """Computes margins and stores those below a threshold as alerts, for whoever
+        tells people. The same margin of an interval and threshold is stored once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMarginAlerts(self, request, context):
+        """Lists margin alerts in the order they were reported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,6 +303,11 @@ def add_RatingServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.BatchRateResponse.SerializeToString,
             ),
+            'Simulate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Simulate,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.SimulateRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.SimulateResponse.SerializeToString,
+            ),
             'PutProviderCosts': grpc.unary_unary_rpc_method_handler(
                     servicer.PutProviderCosts,
                     request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.PutProviderCostsRequest.FromString,
@@ -270,6 +327,21 @@ def add_RatingServiceServicer_to_server(servicer, server):
                     servicer.ExplainEventCost,
                     request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostResponse.SerializeToString,
+            ),
+            'GetMargins': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMargins,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetMarginsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetMarginsResponse.SerializeToString,
+            ),
+            'ReportMargins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportMargins,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ReportMarginsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ReportMarginsResponse.SerializeToString,
+            ),
+            'ListMarginAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMarginAlerts,
+                    request_deserializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListMarginAlertsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListMarginAlertsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +599,33 @@ class RatingService:
             _registered_method=True)
 
     @staticmethod
+    def Simulate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/Simulate',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.SimulateRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.SimulateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PutProviderCosts(request,
             target,
             options=(),
@@ -624,6 +723,87 @@ class RatingService:
             '/tollkeeper.api.rating.v1.RatingService/ExplainEventCost',
             tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostRequest.SerializeToString,
             tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ExplainEventCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMargins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/GetMargins',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetMarginsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.GetMarginsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportMargins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/ReportMargins',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ReportMarginsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ReportMarginsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMarginAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.rating.v1.RatingService/ListMarginAlerts',
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListMarginAlertsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2.ListMarginAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

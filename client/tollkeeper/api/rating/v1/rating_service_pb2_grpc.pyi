@@ -61,6 +61,11 @@ class RatingServiceStub:
     """
     BatchRate: _grpc.UnaryStreamMultiCallable[_rating_service_pb2.BatchRateRequest, _rating_service_pb2.BatchRateResponse]
     """Rates many periods; an answer for each, in order, as it is ready."""
+    Simulate: _grpc.UnaryStreamMultiCallable[_rating_service_pb2.SimulateRequest, _rating_service_pb2.SimulateResponse]
+    """Rates real usage again under plans that need not be stored: outcomes of some
+    customers at a time, with the progress between them, and at last a report.
+    Changes nothing.
+    """
     PutProviderCosts: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.PutProviderCostsRequest, _rating_service_pb2.PutProviderCostsResponse]
     """Stores what providers charge. What is there already for the same provider,
     model and time stays when it says the same, and else gets a new revision.
@@ -71,6 +76,16 @@ class RatingServiceStub:
     """Lists what providers charge, ordered by provider, model and revision."""
     ExplainEventCost: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ExplainEventCostRequest, _rating_service_pb2.ExplainEventCostResponse]
     """Tells what one event cost, and by which rates. Changes nothing."""
+    GetMargins: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.GetMarginsRequest, _rating_service_pb2.GetMarginsResponse]
+    """Tells what is left of revenue once providers are paid: revenue as `Rate` has
+    it, cost by single events. Changes nothing.
+    """
+    ReportMargins: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ReportMarginsRequest, _rating_service_pb2.ReportMarginsResponse]
+    """Computes margins and stores those below a threshold as alerts, for whoever
+    tells people. The same margin of an interval and threshold is stored once.
+    """
+    ListMarginAlerts: _grpc.UnaryUnaryMultiCallable[_rating_service_pb2.ListMarginAlertsRequest, _rating_service_pb2.ListMarginAlertsResponse]
+    """Lists margin alerts in the order they were reported."""
 
 @_typing.type_check_only
 class RatingServiceAsyncStub(RatingServiceStub):
@@ -105,6 +120,11 @@ class RatingServiceAsyncStub(RatingServiceStub):
     """
     BatchRate: _aio.UnaryStreamMultiCallable[_rating_service_pb2.BatchRateRequest, _rating_service_pb2.BatchRateResponse]  # type: ignore[assignment]
     """Rates many periods; an answer for each, in order, as it is ready."""
+    Simulate: _aio.UnaryStreamMultiCallable[_rating_service_pb2.SimulateRequest, _rating_service_pb2.SimulateResponse]  # type: ignore[assignment]
+    """Rates real usage again under plans that need not be stored: outcomes of some
+    customers at a time, with the progress between them, and at last a report.
+    Changes nothing.
+    """
     PutProviderCosts: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.PutProviderCostsRequest, _rating_service_pb2.PutProviderCostsResponse]  # type: ignore[assignment]
     """Stores what providers charge. What is there already for the same provider,
     model and time stays when it says the same, and else gets a new revision.
@@ -115,6 +135,16 @@ class RatingServiceAsyncStub(RatingServiceStub):
     """Lists what providers charge, ordered by provider, model and revision."""
     ExplainEventCost: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ExplainEventCostRequest, _rating_service_pb2.ExplainEventCostResponse]  # type: ignore[assignment]
     """Tells what one event cost, and by which rates. Changes nothing."""
+    GetMargins: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.GetMarginsRequest, _rating_service_pb2.GetMarginsResponse]  # type: ignore[assignment]
+    """Tells what is left of revenue once providers are paid: revenue as `Rate` has
+    it, cost by single events. Changes nothing.
+    """
+    ReportMargins: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ReportMarginsRequest, _rating_service_pb2.ReportMarginsResponse]  # type: ignore[assignment]
+    """Computes margins and stores those below a threshold as alerts, for whoever
+    tells people. The same margin of an interval and threshold is stored once.
+    """
+    ListMarginAlerts: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ListMarginAlertsRequest, _rating_service_pb2.ListMarginAlertsResponse]  # type: ignore[assignment]
+    """Lists margin alerts in the order they were reported."""
 
 class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Holds plans as immutable versions, and rates periods by them."""
@@ -202,6 +232,17 @@ class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Rates many periods; an answer for each, in order, as it is ready."""
 
     @_abc_1.abstractmethod
+    def Simulate(
+        self,
+        request: _rating_service_pb2.SimulateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rating_service_pb2.SimulateResponse], _abc.AsyncIterator[_rating_service_pb2.SimulateResponse]]:
+        """Rates real usage again under plans that need not be stored: outcomes of some
+        customers at a time, with the progress between them, and at last a report.
+        Changes nothing.
+        """
+
+    @_abc_1.abstractmethod
     def PutProviderCosts(
         self,
         request: _rating_service_pb2.PutProviderCostsRequest,
@@ -234,5 +275,33 @@ class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rating_service_pb2.ExplainEventCostResponse, _abc.Awaitable[_rating_service_pb2.ExplainEventCostResponse]]:
         """Tells what one event cost, and by which rates. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def GetMargins(
+        self,
+        request: _rating_service_pb2.GetMarginsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.GetMarginsResponse, _abc.Awaitable[_rating_service_pb2.GetMarginsResponse]]:
+        """Tells what is left of revenue once providers are paid: revenue as `Rate` has
+        it, cost by single events. Changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportMargins(
+        self,
+        request: _rating_service_pb2.ReportMarginsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.ReportMarginsResponse, _abc.Awaitable[_rating_service_pb2.ReportMarginsResponse]]:
+        """Computes margins and stores those below a threshold as alerts, for whoever
+        tells people. The same margin of an interval and threshold is stored once.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMarginAlerts(
+        self,
+        request: _rating_service_pb2.ListMarginAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rating_service_pb2.ListMarginAlertsResponse, _abc.Awaitable[_rating_service_pb2.ListMarginAlertsResponse]]:
+        """Lists margin alerts in the order they were reported."""
 
 def add_RatingServiceServicer_to_server(servicer: RatingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,65 @@
+"""The versions of plans that ratings of many customers choose from, loaded once.
+
+Refuses to rate.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from kit.errors import NotFound, Precondition
+from kit.postgres import Database
+from services.rating import store
+from services.rating.model import Plan, PlanVersion
+from services.rating.simulation import version_in_effect
+
+
+class PlanVersions:
+    """Every version of some plans."""
+
+    def __init__(self, versions: Mapping[str, Sequence[PlanVersion]]) -> None:
+        self._versions = versions
+
+    @classmethod
+    async def load(
+        cls, database: Database, tenant: str, plan_ids: Iterable[str | None]
+    ) -> "PlanVersions":
+        """Load every version of plans; those that do not exist have none."""
+        async with database.transaction(tenant) as transaction:
+            return cls(
+                {
+                    plan_id: await store.load_versions(transaction, tenant, plan_id)
+                    for plan_id in sorted(filter(None, set(plan_ids)))
+                }
+            )
+
+    @property
+    def all(self) -> tuple[PlanVersion, ...]:
+        """Every version that was loaded."""
+        return tuple(version for several in self._versions.values() for version in several)
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of every version that was loaded."""
+        return tuple(version.plan for version in self.all)
+
+    def at(self, plan_id: str, instant: datetime, contract_start: datetime | None) -> PlanVersion:
+        """Answer the version that rates a contract at an instant.
+
+        Raises:
+            NotFound: PLAN_NOT_FOUND.
+            Precondition: PLAN_NOT_IN_EFFECT.
+        """
+        versions = self._versions[plan_id]
+        if not versions:
+            raise NotFound(
+                "PLAN_NOT_FOUND", f"there is no plan {plan_id}", metadata={"plan_id": plan_id}
+            )
+        found = version_in_effect(versions, instant, contract_start or instant)
+        if found is None:
+            time = instant.isoformat().replace("+00:00", "Z")
+            raise Precondition(
+                "PLAN_NOT_IN_EFFECT",
+                f"no version of the plan {plan_id} is in effect at {time}",
+                metadata={"plan_id": plan_id, "time": time},
+            )
+        return found

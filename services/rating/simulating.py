@@ -1,0 +1,298 @@
+"""Rates real usage again under plans that are not in force, customer by customer.
+
+Usage of all customers is read side by side, so that memory does not grow with their number, and
+other calls get their turn in between. Refuses to store anything, and to compute anything itself.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from kit.errors import DomainError, Precondition, Unavailable, Violation
+from kit.interval import Interval
+from kit.money import Money
+from kit.postgres import Database
+from services.rating.clients import MeterClient
+from services.rating.metering import Metering, Meters, check_meters, found_meter
+from services.rating.model import Plan, PlanVersion, Rating, Usage
+from services.rating.pipeline import Terms, rate_period, spans_of
+from services.rating.plan_versions import PlanVersions
+from services.rating.selection import Grain, History, Reading, Spans, readings_of
+from services.rating.simulation import (
+    Outcome,
+    PlanOutcome,
+    Progress,
+    SimulatedCustomer,
+    Simulation,
+    SimulationReport,
+    Step,
+    Tally,
+    compare,
+    contract_of,
+    tiers_of,
+)
+from services.rating.usage_streams import SharedUsage, UsageStreams, is_shared
+
+_CHUNK = 250
+_TURN = 10
+_UTC = ZoneInfo("UTC")
+
+
+class Simulating:
+    """Simulations over one database and one meter service."""
+
+    def __init__(self, database: Database, meters: MeterClient) -> None:
+        self._database = database
+        self._meters = meters
+
+    async def simulate(self, tenant: str, simulation: Simulation) -> AsyncGenerator[Step, None]:
+        """Answer outcomes, some customers at a time, with progress between them; then a report.
+
+        Raises:
+            Precondition: METER_NOT_FOUND, UNKNOWN_DIMENSION, of a candidate.
+            Unavailable: METER_UNAVAILABLE.
+        """
+        plan_ids = {customer.plan_id for customer in simulation.customers}
+        versions = await PlanVersions.load(
+            self._database, tenant, plan_ids | {simulation.current_plan_id}
+        )
+        metering = Metering(self._meters)
+        meters = await metering.load_meters(tenant, [*simulation.candidates, *versions.plans])
+        _check_candidates(simulation, meters)
+        streams = UsageStreams(self._meters, tenant)
+        rerating = _Rerating(
+            metering, streams, tenant, simulation, versions=versions, meters=meters
+        )
+        customers = simulation.customers or await self._find_customers(tenant, simulation, meters)
+        ordered = sorted(customers, key=_customer_id)
+        tallies = tuple(map(Tally, simulation.candidates))
+        failed = 0
+        try:
+            yield Progress(0, len(ordered))
+            for first in range(0, len(ordered), _CHUNK):
+                chunk = ordered[first : first + _CHUNK]
+                await streams.advance(chunk[-1].customer_id)
+                outcomes = await rerating.rate_each(chunk)
+                failed += sum(outcome.error is not None for outcome in outcomes)
+                for index, tally in enumerate(tallies):
+                    tally.add_each(outcomes, index)
+                yield outcomes
+                yield Progress(first + len(chunk), len(ordered))
+        finally:
+            await streams.close()
+        yield SimulationReport(tallies, len(ordered) - failed, failed)
+
+    async def _find_customers(
+        self, tenant: str, simulation: Simulation, meters: Meters
+    ) -> tuple[SimulatedCustomer, ...]:
+        """Find everybody who used anything that a plan prices."""
+        whole = Interval(simulation.periods[0].period.start, simulation.periods[-1].period.end)
+        ids: set[str] = set()
+        for meter_id, meter in meters.items():
+            if meter is not None:
+                total = Reading(meter_id, None, (), (), (), Grain.TOTAL, None, History.NONE)
+                token: str | None = ""
+                while token is not None:
+                    page = await self._meters.get_usage_page(
+                        tenant, meter_id, whole, total, page_token=token
+                    )
+                    ids.update(customer_id for customer_id, _ in page.rows)
+                    token = page.next_token or None
+        plan_id = simulation.current_plan_id
+        return tuple(SimulatedCustomer(each, plan_id, "", None, _UTC) for each in ids)
+
+
+class _Rerating:
+    """What all customers of a simulation share."""
+
+    def __init__(
+        self,
+        metering: Metering,
+        streams: UsageStreams,
+        tenant: str,
+        simulation: Simulation,
+        *,
+        versions: PlanVersions,
+        meters: Meters,
+    ) -> None:
+        self._metering = metering
+        self._tenant = tenant
+        self._periods = simulation.periods
+        self._before = tuple(
+            tuple(each.period for each in self._periods[:index])
+            for index in range(len(self._periods))
+        )
+        self._versions = versions
+        self._meters = meters
+        self._streams = streams
+        self._candidates = tuple(
+            PlanVersion(plan, 0, simulation.periods[0].period.start)
+            for plan in simulation.candidates
+        )
+        self._plans = {
+            id(version.plan): self._read(version.plan)
+            for version in (*self._candidates, *versions.all)
+        }
+
+    def _read(self, plan: Plan) -> "_ReadPlan":
+        """Say how the usage of a plan is read in each period, but for trials that cut it."""
+        readings = readings_of(plan)
+        fault = _fault_of(plan, self._meters)
+        periods = []
+        for index, each in enumerate(self._periods) if fault is None else ():
+            terms = Terms("", each.period, previous_periods=self._before[index])
+            spans = spans_of(plan, terms)
+            periods.append(
+                tuple(
+                    self._streams.share(
+                        reading, spans, found_meter(self._meters, reading.meter_id).unit
+                    )
+                    if is_shared(reading)
+                    else None
+                    for reading in readings
+                )
+            )
+        return _ReadPlan(readings, tuple(periods), fault)
+
+    async def rate_each(self, customers: Sequence[SimulatedCustomer]) -> tuple[Outcome, ...]:
+        """Rate customers; where usage is read one by one, that of some at the same time."""
+        outcomes: list[Outcome] = []
+        for first in range(0, len(customers), _TURN):
+            turn = customers[first : first + _TURN]
+            outcomes += await asyncio.gather(*map(self._rate, turn))
+            # Rating takes the processor; other calls get their turn here.
+            await asyncio.sleep(0)
+        return tuple(outcomes)
+
+    async def _rate(self, customer: SimulatedCustomer) -> Outcome:
+        known: _Known = {}
+        try:
+            current = None
+            if customer.plan_id is not None:
+                outcome = await self._rate_periods(customer, customer.plan_id, known)
+                current = outcome.total
+            candidates = [
+                await self._rate_periods(customer, version, known) for version in self._candidates
+            ]
+            return compare(customer, current, tuple(candidates))
+        except Unavailable:
+            raise
+        except DomainError as error:
+            return Outcome(customer.customer_id, customer.segment, error=error)
+
+    async def _rate_periods(
+        self,
+        customer: SimulatedCustomer,
+        rated_by: PlanVersion | str,
+        known: "_Known",
+    ) -> PlanOutcome:
+        """Rate the periods in their order, but for those that end before the contract begins.
+
+        A plan rates by the version that is in effect at the start of each.
+        """
+        ratings: list[Rating] = []
+        earlier: list[tuple[Interval, Money]] = []
+        plan = self._candidates[0].plan
+        for index, each in enumerate(self._periods):
+            start = customer.contract_start
+            if start is not None and start >= each.period.end:
+                continue
+            version = (
+                self._versions.at(rated_by, each.period.start, start)
+                if isinstance(rated_by, str)
+                else rated_by
+            )
+            plan = version.plan
+            contract = contract_of(customer, plan, each.period, earlier)
+            terms = Terms(
+                customer.customer_id,
+                each.period,
+                each.proration,
+                contract,
+                previous_periods=self._before[index],
+            )
+            usages = await self._usages(plan, index, terms, known)
+            rating = rate_period(version, terms, usages)
+            ratings.append(rating)
+            earlier.append((each.period, rating.total))
+        total = sum((rating.total for rating in ratings), Money.zero(plan.currency))
+        return PlanOutcome(total, tiers_of(plan, ratings))
+
+    async def _usages(self, plan: Plan, index: int, terms: Terms, known: "_Known") -> list[Usage]:
+        read = self._plans[id(plan)]
+        if read.fault is not None:
+            raise read.fault
+        is_cut = plan.trial is not None and spans_of(plan, terms).period != terms.period
+        usages: list[Usage] = []
+        for reading, shared in zip(read.readings, read.periods[index], strict=True):
+            if shared is None or is_cut:
+                usages.append(await self._own_usage(plan, reading, terms, known))
+            else:
+                usage = known.get(shared.number)
+                if usage is None:
+                    usage = self._streams.usage_of(shared, terms.customer_id)
+                    known[shared.number] = usage
+                usages.append(usage)
+        return usages
+
+    async def _own_usage(
+        self, plan: Plan, reading: Reading, terms: Terms, known: "_Known"
+    ) -> Usage:
+        spans = spans_of(plan, terms)
+        key = (reading, spans)
+        if key not in known:
+            known[key] = await self._metering.load_usage(
+                self._tenant, terms.customer_id, spans, reading, self._meters
+            )
+        return known[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadPlan:
+    """How the usage of a plan is read, by period, and what is wrong with that, if anything is.
+
+    Nothing stands for usage that is read customer by customer.
+    """
+
+    readings: tuple[Reading, ...]
+    periods: tuple[tuple[SharedUsage | None, ...], ...]
+    fault: DomainError | None
+
+
+_Known = dict[int | tuple[Reading, Spans], Usage]
+"""What was read of one customer, since several plans price the same; shared usage by number."""
+
+
+def _check_candidates(simulation: Simulation, meters: Meters) -> None:
+    """Refuse candidates whose meters do not fit, naming the fields of all of them."""
+    violations: list[Violation] = []
+    first: Precondition | None = None
+    for index, plan in enumerate(simulation.candidates):
+        fault = _fault_of(plan, meters)
+        if fault is not None:
+            first = first or fault
+            violations += [
+                Violation(
+                    f"candidates[{index}]{violation.field.removeprefix('plan')}",
+                    violation.description,
+                )
+                for violation in fault.violations
+            ]
+    if first is not None:
+        message = f"{violations[0].field}: {violations[0].description}"
+        raise Precondition(
+            first.reason, message, metadata=first.metadata, violations=tuple(violations)
+        )
+
+
+def _fault_of(plan: Plan, meters: Meters) -> Precondition | None:
+    try:
+        check_meters(plan, meters)
+    except Precondition as fault:
+        return fault
+    return None
+
+
+def _customer_id(customer: SimulatedCustomer) -> str:
+    return customer.customer_id

@@ -1,0 +1,234 @@
+"""A seller tries plans on what customers really used, through the command and all five services."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.text_format import Parse
+from pyarrow import parquet
+
+from cli.demo.world import CUSTOMERS, SELLER
+from cli.signing_keys import SigningKeys
+from kit.interval import Interval
+from kit.rpc.wire import parse_money, render_interval, render_time
+from kit.settings import ServiceSettings
+from tests.e2e.world import World, running_world
+from tests.integration.test_cli_commands import Shell
+from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
+    CreateSubscriptionRequest,
+    PutCustomerRequest,
+    PutSellerRequest,
+)
+from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
+from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest
+from tollkeeper.api.rating.v1.rating_service_pb2 import PutProviderCostsRequest, RateRequest
+
+PLANS = Path(__file__).resolve().parents[2] / "docs/examples/plans"
+JANUARY, FEBRUARY, MARCH = (datetime(2026, month, 1, tzinfo=UTC) for month in (1, 2, 3))
+PERIODS = (Interval(JANUARY, FEBRUARY), Interval(FEBRUARY, MARCH))
+CHEAPER = """
+plan:
+  plan_id: cheaper
+  currency: USD
+  base_fee: 20
+  prices:
+    - price_id: tokens
+      meter_id: llm_tokens
+      graduated:
+        tiers:
+          - {up_to: 1000000, unit_amount: 0.00002}
+          - {unit_amount: 0.00001}
+    - price_id: gpu
+      meter_id: gpu_hours
+      standard: {amount: 2.7}
+"""
+
+
+def events() -> list[UsageEvent]:
+    """Make what the customers of the demo used in two months."""
+    made = []
+    for number in range(400):
+        event = UsageEvent(
+            event_id=f"e{number}",
+            source="test",
+            type="gpu.session" if number % 7 == 0 else "llm.call",
+            time=render_time(JANUARY + timedelta(hours=3.4 * number)),
+            dimensions={"gpu": "h100"} if number % 7 == 0 else {"model": "large"},
+            quantities={"gpu_hours": "1.25"}
+            if number % 7 == 0
+            else {"total_tokens": str(1009 * number % 90_000)},
+        )
+        event.subject.customer_id = CUSTOMERS[number * number % 4].customer.customer_id
+        made.append(event)
+    return made
+
+
+@pytest.fixture
+async def shell(
+    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str, tmp_path: Path
+) -> AsyncIterator[Shell]:
+    """Five servers with customers on a plan and their usage, and a shell."""
+    async with running_world(settings_for, keys, tenant, MARCH) as world:
+        shell = Shell(world, tmp_path)
+        for plan in ("pro", "starter"):
+            await shell.lines("plans", "apply", PLANS / f"{plan}.yaml")
+        await world.call("meter.IngestEvents", IngestEventsRequest(events=events()))
+        await world.call(
+            "invoicing.PutSeller", PutSellerRequest(request_id=world.request_id(), seller=SELLER)
+        )
+        for each in CUSTOMERS:
+            await world.call(
+                "invoicing.PutCustomer",
+                PutCustomerRequest(request_id=world.request_id(), customer=each.customer),
+            )
+            await world.call(
+                "invoicing.CreateSubscription",
+                CreateSubscriptionRequest(
+                    request_id=world.request_id(),
+                    subscription=each.subscription(render_time(JANUARY)),
+                ),
+            )
+        yield shell
+
+
+async def rated(world: World, customer_id: str, plan_id: str) -> Decimal:
+    """Rate both months of a customer one by one."""
+    total = Decimal(0)
+    for period in PERIODS:
+        request = RateRequest(
+            customer_id=customer_id, plan_id=plan_id, period=render_interval(period)
+        )
+        answer = await world.call("rating.Rate", request)
+        total += parse_money(answer.rating.total, "total").to_decimal()
+    return total
+
+
+async def test_trying_a_plan_says_what_everybody_would_pay(shell: Shell) -> None:
+    """Every row of every export equals rating its customer, and the report adds the rows up."""
+    file = shell.folder / "cheaper.yaml"
+    file.write_text(CHEAPER)
+    written: dict[str, Any] = {
+        name: shell.folder / f"out.{name}" for name in ("csv", "parquet", "svg", "png")
+    }
+
+    options = ("--since", "2026-01-01", "--until", "2026-03-01", "--segment", "country")
+    outcome = await shell.run(
+        "plans", "simulate", file, PLANS / "pro.yaml", *options, "--csv", written["csv"],
+        "--parquet", written["parquet"], "--plot", written["svg"], "--json",
+    )  # fmt: skip
+    shown = await shell.lines("plans", "simulate", file, *options, "--plot", written["png"])
+
+    assert (outcome.status, outcome.errors) == (0, "")
+    await shell.lines("plans", "apply", file)
+    expected = {
+        (each.customer.customer_id, plan_id): (
+            await rated(shell.world, each.customer.customer_id, each.plan_id),
+            await rated(shell.world, each.customer.customer_id, plan_id),
+        )
+        for each in CUSTOMERS
+        for plan_id in ("cheaper", "pro")
+    }
+    rows = list(csv.DictReader(written["csv"].read_text().splitlines()))
+    assert {
+        (row["customer_id"], row["plan_id"]): (
+            Decimal(row["current_amount"]),
+            Decimal(row["simulated_amount"]),
+        )
+        for row in rows
+    } == expected
+    columns = parquet.read_table(written["parquet"]).to_pylist()
+    assert [
+        (row["customer_id"], row["plan_id"], row["simulated_amount"], row["change_amount"])
+        for row in columns
+    ] == [
+        (
+            row["customer_id"],
+            row["plan_id"],
+            Decimal(row["simulated_amount"]),
+            Decimal(row["change_amount"]),
+        )
+        for row in rows
+    ]
+    report = json.loads(outcome.output)
+    assert [candidate["plan_id"] for candidate in report["candidates"]] == ["cheaper", "pro"]
+    assert {segment["segment"] for segment in report["candidates"][0]["segments"]} == {
+        each.customer.address.country for each in CUSTOMERS
+    }
+    assert (
+        Decimal(report["candidates"][0]["total"]["simulated"]["units"])
+        == sum(
+            then for (_, plan_id), (_, then) in expected.items() if plan_id == "cheaper"
+        ).__floor__()
+    )
+    assert written["svg"].read_bytes().startswith(b"<svg")
+    assert written["png"].read_bytes().startswith(b"\x89PNG")
+    assert shown[0] == "customers: 4 of 4"
+    assert "== cheaper: 4 customers" in shown
+
+
+A_COST = """
+    request_id: "costs"
+    costs {
+      model: "large" currency: "USD"
+      rates { quantity: "total_tokens" unit_amount { value: "0.0000071" } }
+    }
+"""
+
+
+async def test_the_command_tells_margins_and_reports_thin_ones(shell: Shell) -> None:
+    """Revenue is what every customer is rated at, cost what the events come to by themselves."""
+    costs = Parse(A_COST, PutProviderCostsRequest())
+    await shell.world.call("rating.PutProviderCosts", costs)
+    options = ("margins", "--since", "2026-01-01", "--until", "2026-03-01")
+
+    outcome = await shell.run(*options, "--below", "99", "--json")
+    again = await shell.run(*options, "--below", "99", "--by", "model")
+
+    told = json.loads(outcome.output)
+    tokens = sum(int(event.quantities.get("total_tokens", "0")) for event in events())
+    billed = [
+        await rated(shell.world, each.customer.customer_id, each.plan_id) for each in CUSTOMERS
+    ]
+    assert Decimal(told["total"]["revenue"]) == sum(billed)
+    assert Decimal(told["total"]["cost"]) == Decimal("0.0000071") * tokens
+    assert {margin["name"] for margin in told["margins"]} == {
+        each.customer.customer_id for each in CUSTOMERS
+    }
+    assert told["new_alerts"] > 0
+    warning = f"the cost of {told['uncosted_events']} events is not known: no model"
+    assert outcome.errors == again.errors == f"tollkeeper: {warning}\n"
+    lines = again.output.splitlines()
+    assert [line.split()[0] for line in lines] == ["model", "large", "(none)", "all", "0"]
+    assert lines[-1] == "0 margins are reported for the first time"
+
+
+async def test_what_cannot_be_tried_is_one_sentence(shell: Shell) -> None:
+    """A candidate of a meter that is not there is told by its line; so are wrong options."""
+    file = shell.folder / "cheaper.yaml"
+    file.write_text(CHEAPER.replace("gpu_hours", "tpu_hours"))
+    times = ("--since", "2026-01-01", "--until", "2026-02-01")
+
+    unknown = await shell.run("plans", "simulate", file, *times)
+    backwards = await shell.run("plans", "simulate", file, *times[:3], "2025-01-01")
+    drawing = await shell.run("plans", "simulate", file, *times, "--plot", "out.pdf")
+    segment = await shell.run("plans", "simulate", file, *times, "--segment", "shoe size")
+    early = await shell.run(
+        "plans", "simulate", file, "--since", "2020-01-01", "--until", "2020-02-01"
+    )
+
+    outcomes = [unknown, backwards, drawing, segment, early]
+    assert [outcome.status for outcome in outcomes] == [1] * 5
+    assert [outcome.output for outcome in outcomes] == [""] * 5
+    assert "cheaper.yaml:14:" in unknown.errors
+    assert "there is no meter tpu_hours" in unknown.errors
+    assert "must come before" in backwards.errors
+    assert ".svg or .png" in drawing.errors
+    assert "none of plan, country, currency, kind" in segment.errors
+    assert "nobody was subscribed then" in early.errors
