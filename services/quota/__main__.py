@@ -17,6 +17,7 @@ from services.quota.convert.twins import SessionRequest
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
+from services.quota.estimators import Estimators
 from services.quota.expiry_index import ExpiryIndex
 from services.quota.inspection import Inspection
 from services.quota.rate_cards import RateCards
@@ -38,8 +39,9 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     index = ExpiryIndex(link)
     counters = Counters(link, index)
     batcher = Batcher(counters, catalogue.cover)
+    estimators = Estimators(foundation.redis)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
-    gate = Gate(catalogue, batcher)
+    gate = Gate(catalogue, batcher, estimators)
     holds = HoldUseCases(Inspection(link))
     service = QuotaService(gate, holds, limits, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
@@ -47,7 +49,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings(), gate, clock)
     sweeper = Sweeper(link, index, counters)
-    return foundation.host(catalogue, counters, batcher, sweeper, *envoy, channels=(rating, meter))
+    own = (catalogue, counters, batcher, sweeper, estimators)
+    return foundation.host(*own, *envoy, channels=(rating, meter))
 
 
 def _link(settings: ServiceSettings) -> Link:

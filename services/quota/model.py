@@ -171,11 +171,20 @@ class CheckCall(NamedTuple):
     is_shadow: bool = False
 
 
+class Estimate(NamedTuple):
+    """Asks that so much of a unit be held as calls of a route have used; 0 is no bound."""
+
+    unit: str
+    quantity_max: int
+    route: str
+
+
 class ReserveCall(NamedTuple):
     """Asks for a hold. The fingerprint tells contents of one request id apart.
 
     Args:
         least: The least that is accepted of some units; where it is empty, all or nothing.
+        estimates: Units beside the amounts, of which the gate says how much is held.
     """
 
     request_id: str
@@ -186,6 +195,7 @@ class ReserveCall(NamedTuple):
     ttl_ms: int
     least: Amounts = NOTHING_ASKED
     is_shadow: bool = False
+    estimates: tuple[Estimate, ...] = ()
 
 
 class ExtendCall(NamedTuple):

@@ -73,7 +73,7 @@ def check_operation(call: CheckCall, coverage: Coverage) -> Operation:
 
 def reserve_operation(call: ReserveCall, coverage: Coverage, name: str) -> Operation:
     """Ask for a hold of a name."""
-    request_id, fingerprint, _, _, amounts, ttl_ms, least, is_shadow = call
+    request_id, fingerprint, _, _, amounts, ttl_ms, least, is_shadow, _ = call
     sums = coverage.sums(amounts, holds=1)
     extra: Extra = 0
     if least or is_shadow:

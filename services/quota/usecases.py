@@ -6,6 +6,7 @@ limit is one transaction; every replica is told after its commit.
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import TypeVar, assert_never
 
@@ -20,8 +21,10 @@ from services.quota.batcher import Batcher, OfHold
 from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Answer, Root
 from services.quota.coverage import overridden_in_turn
+from services.quota.estimators import Estimators
 from services.quota.holdings import Holding, holders_of
 from services.quota.inspection import Inspection
+from services.quota.learning import series_in
 from services.quota.model import (
     Call,
     CheckCall,
@@ -55,9 +58,10 @@ class Gate:
     Every operation may fail with COUNTERS_UNAVAILABLE and TOO_MANY_LIMITS.
     """
 
-    def __init__(self, catalogue: LimitCatalogue, batcher: Batcher) -> None:
+    def __init__(self, catalogue: LimitCatalogue, batcher: Batcher, estimators: Estimators) -> None:
         self._catalogue = catalogue
         self._batcher = batcher
+        self._estimators = estimators
         # Unique among all replicas and restarts, and short, as each hold's record carries it.
         self._hold_prefix = secrets.token_hex(6)
         self._hold_numbers = count(1)
@@ -80,6 +84,8 @@ class Gate:
         Raises:
             Precondition: TOO_MANY_LIMITS.
         """
+        if isinstance(call, CommitCall) and _is_estimated(call):
+            deliver = partial(self._learn, tenant, call, deliver)
         self._batcher.submit(*self._asked(tenant, call), deliver, ticket)
 
     @traced("quota.decide")
@@ -94,7 +100,22 @@ class Gate:
         """
         if not self._catalogue.is_loaded(tenant):
             await self._catalogue.load(tenant)
-        return await self._batcher.decide(*self._asked(tenant, call))
+        answer = await self._batcher.decide(*self._asked(tenant, call))
+        if isinstance(call, CommitCall) and _is_estimated(call):
+            self._estimators.learn(tenant, call)
+        return answer
+
+    def _learn(
+        self,
+        tenant: str,
+        call: CommitCall,
+        deliver: Callable[[Ticket, Answer | Exception], None],
+        ticket: Ticket,
+        answer: Answer | Exception,
+    ) -> None:
+        if isinstance(answer, Answer):
+            self._estimators.learn(tenant, call)
+        deliver(ticket, answer)
 
     @traced("quota.reserve_as")
     async def reserve_as(self, tenant: str, call: ReserveCall, name: str) -> Answer:
@@ -119,6 +140,8 @@ class Gate:
             case ReserveCall():
                 coverage = cover(tenant, call.subject, call.dimensions)
                 name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
+                if call.estimates:
+                    call, name = self._estimators.estimated(tenant, call, name)
                 return Root(tenant, call.subject.customer), reserve_operation(call, coverage, name)
             case CommitCall() | ExtendCall():
                 return self._asked_of_hold(tenant, call)
@@ -144,6 +167,10 @@ class Gate:
         if isinstance(call, ExtendCall):
             return root, extend_operation(call, coverage)
         return root, commit_operation(call, coverage)
+
+
+def _is_estimated(call: CommitCall) -> bool:
+    return call.hold is not None and bool(call.amounts) and bool(series_in(call.hold.name))
 
 
 class HoldUseCases:

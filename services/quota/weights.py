@@ -192,3 +192,8 @@ def _tier(entry: CardEntry) -> Tier:
 def quanta_of(unit: str) -> int:
     """Answer how many quanta one unit has that is not a currency."""
     return QUANTA_PER_SECOND if unit == _SECONDS else 1
+
+
+def is_money(unit: str) -> bool:
+    """Tell whether a unit is a currency, whose codes alone are written in capitals."""
+    return unit.isupper()

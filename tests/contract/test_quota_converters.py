@@ -246,7 +246,7 @@ def test_a_reserve_without_a_required_field_is_refused(field: str, named: list[s
         ('reservation_id: "hold-1"', [f"reservation_id: {HOLD_RULE}"]),
         ('reservation_id: "Hold.acme"', [f"reservation_id: {HOLD_RULE}"]),
         ('reservation_id: "hold-1.a/b"', [f"reservation_id: {HOLD_RULE}"]),
-        (f'reservation_id: "{"x" * 41}.acme"', [f"reservation_id: {HOLD_RULE}"]),
+        (f'reservation_id: "{"x" * 241}.acme"', [f"reservation_id: {HOLD_RULE}"]),
         (
             'reservation_id: "hold-1.other"',
             ["subject.customer_id: must be other, for whom the hold was made"],

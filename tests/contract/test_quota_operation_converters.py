@@ -20,6 +20,7 @@ from services.quota.convert.calls import (
 )
 from services.quota.model import (
     CheckCall,
+    Estimate,
     ExtendCall,
     HoldId,
     MarkDispatchedCall,
@@ -203,3 +204,46 @@ def test_the_others_are_refused_field_by_field(
 ) -> None:
     """A record, a dispatch, and terms of a reserve."""
     assert refusal_of(parse, request_) == named
+
+
+def a_reserve() -> wire.ReserveRequest:
+    """Ask to hold five tokens."""
+    return wire.ReserveRequest(
+        request_id="r1",
+        subject=subject_pb2.Subject(customer_id="acme"),
+        amounts=[Amount(unit="tokens", quantity=5)],
+    )
+
+
+def test_estimates_are_read_beside_the_amounts() -> None:
+    """Each a unit of its own, in the order of the request."""
+    request = a_reserve()
+    request.estimates.add(unit="output_tokens", max_quantity=4096, route="chat")
+    request.estimates.add(unit="seconds")
+
+    assert parse_reserve(request).estimates == (
+        Estimate("output_tokens", 4096, "chat"),
+        Estimate("seconds", 0, ""),
+    )
+
+
+def test_bad_estimates_are_refused_all_at_once() -> None:
+    """A unit among the amounts, one twice, one that is none, bad bounds; and too many."""
+    request = a_reserve()
+    request.estimates.add(unit="tokens")
+    request.estimates.add(unit="a-b", max_quantity=-1, route="x" * 129)
+    for number in range(6):
+        request.estimates.add(unit=f"u{number}")
+    request.estimates.add(unit="u0")
+
+    assert refusal_of(parse_reserve, request) == [
+        "estimates: must have at most 8 entries",
+        "estimates[0].unit: tokens is there already",
+        (
+            "estimates[1].unit: must be 1 to 63 characters of a-z, 0-9 and '_', or a currency"
+            " such as USD"
+        ),
+        "estimates[1].max_quantity: must be from 0 to 1,000,000,000,000,000",
+        "estimates[1].route: must have at most 128 characters",
+        "estimates[8].unit: u0 is there already",
+    ]

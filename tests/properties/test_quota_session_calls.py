@@ -32,6 +32,15 @@ AMOUNTS = st.lists(
     ),
     max_size=3,
 )
+ESTIMATES = st.lists(
+    st.builds(
+        wire.Estimate,
+        unit=st.sampled_from(["output_tokens", "requests", "Bad Unit"]),
+        max_quantity=st.sampled_from([0, 4096, -1]),
+        route=st.sampled_from(["", "chat", "x" * 129]),
+    ),
+    max_size=2,
+)
 REQUEST_IDS = st.sampled_from(["r1", "r1", "r1", "r2", "", "x" * 129, "line\n"])
 HOLDS = st.sampled_from(["", "hold-1.acme", "hold-1.acme-2", "nonsense"])
 TTLS = st.none() | st.sampled_from([0, 50, 100, 60_000, 25 * 60 * 60 * 1000])
@@ -46,6 +55,7 @@ def reserves(draw: st.DrawFn) -> wire.SessionCall:
         dimensions=draw(DIMENSIONS),
         amounts=draw(AMOUNTS),
         min_amounts=draw(st.just([]) | AMOUNTS),
+        estimates=draw(st.just([]) | ESTIMATES),
         mode=draw(st.sampled_from([0, 0, 1, 2, 7])),  # type: ignore[arg-type] # as old clients may.
     )
     ttl_ms = draw(TTLS)

@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 from services.quota.convert.twins import GetBalancesResponse, SessionResponse
 from services.quota.counters import Answer
 from services.quota.coverage import Coverage
+from services.quota.learning import estimated_in
 from services.quota.model import (
     Amounts,
     Call,
@@ -274,7 +275,7 @@ def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
     body.decision = _DECISIONS[outcome]
     body.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     if outcome == _ALLOWED:
-        form.grant(answer.detail, call.amounts)
+        form.grant(answer.detail, _granted(form, answer, call) if call.estimates else call.amounts)
         form.fill(answer)
     else:
         form.grant(answer.detail, _granted(form, answer, call))
@@ -295,10 +296,14 @@ def _filled_extend(answer: Answer, call: ExtendCall) -> _Form:
 
 
 def _granted(form: _Form, answer: Answer, call: ReserveCall | ExtendCall) -> Amounts:
+    amounts = call.amounts
+    if isinstance(call, ReserveCall) and call.estimates:
+        # Not what is estimated by now, as this may be the first answer once more.
+        amounts = {**amounts, **estimated_in(answer.hold, call.estimates)}
     if answer.outcome != _PARTIAL:
-        return call.amounts
+        return amounts
     grants = answer.figures[_FIGURES_WITH_WAIT * len(form.rows) :]
-    return granted_amounts(call.amounts, call.least, grants)
+    return granted_amounts(amounts, call.least, grants)
 
 
 def _filled_commit(answer: Answer) -> _Form:

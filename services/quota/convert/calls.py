@@ -17,6 +17,8 @@ from kit.errors import InvalidInput, Violations
 from kit.idempotency import parse_request_id
 from kit.rpc.wire import parse_time
 from services.quota.convert.fields import (
+    UNIT_RULE,
+    is_unit,
     parse_amounts,
     parse_dimensions,
     parse_hold,
@@ -25,11 +27,13 @@ from services.quota.convert.fields import (
 )
 from services.quota.model import (
     NOTHING_ASKED,
+    QUANTITY_MAX,
     Amounts,
     Call,
     CheckCall,
     CommitCall,
     Dimensions,
+    Estimate,
     ExtendCall,
     HoldId,
     MarkDispatchedCall,
@@ -43,6 +47,8 @@ from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 DIMENSIONS_MAX = 16
 TTL_MS_DEFAULT = 60_000
 TTL_MS_MIN = 100
+ESTIMATES_MAX = 8
+ROUTE_LENGTH_MAX = 128
 TTL_MS_MAX = 24 * 60 * 60 * 1000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,6 +101,7 @@ def parse_reserve(request: wire.ReserveRequest) -> ReserveCall:
             _ttl_ms(request) or TTL_MS_DEFAULT,
             _least(request, amounts) if request.min_amounts else NOTHING_ASKED,
             _is_shadow(request.mode),
+            _estimates(request) if request.estimates else (),
         )
     except InvalidInput:
         violations = Violations()
@@ -102,6 +109,7 @@ def parse_reserve(request: wire.ReserveRequest) -> ReserveCall:
         _refuse_call(violations, request)
         violations.take("amounts", lambda: parse_some_amounts(request.amounts, "amounts"))
         _refuse_terms(violations, request)
+        violations.take("estimates", lambda: _estimates(request))
         violations.raise_if_any()
         raise
 
@@ -270,6 +278,27 @@ def _least(request: wire.ReserveRequest | wire.ExtendRequest, amounts: Amounts) 
             violations.add(f"min_amounts[{place}].quantity", "must not exceed the amount")
     violations.raise_if_any()
     return least
+
+
+def _estimates(request: wire.ReserveRequest) -> tuple[Estimate, ...]:
+    """Read which units are to be estimated; they are none of the amounts."""
+    violations = Violations()
+    seen = {amount.unit for amount in request.amounts}
+    if len(request.estimates) > ESTIMATES_MAX:
+        violations.add("estimates", f"must have at most {ESTIMATES_MAX} entries")
+    for place, estimate in enumerate(request.estimates):
+        where = f"estimates[{place}]"
+        if not is_unit(estimate.unit):
+            violations.add(f"{where}.unit", UNIT_RULE)
+        elif estimate.unit in seen:
+            violations.add(f"{where}.unit", f"{estimate.unit} is there already")
+        seen.add(estimate.unit)
+        if not 0 <= estimate.max_quantity <= QUANTITY_MAX:
+            violations.add(f"{where}.max_quantity", f"must be from 0 to {QUANTITY_MAX:,}")
+        if len(estimate.route) > ROUTE_LENGTH_MAX:
+            violations.add(f"{where}.route", f"must have at most {ROUTE_LENGTH_MAX} characters")
+    violations.raise_if_any()
+    return tuple(Estimate(each.unit, each.max_quantity, each.route) for each in request.estimates)
 
 
 def _is_shadow(mode: int) -> bool:

@@ -22,13 +22,14 @@ from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.type.v1 import subject_pb2
 
 UNITS_MAX = 16
+UNIT_RULE = "must be 1 to 63 characters of a-z, 0-9 and '_', or a currency such as USD"
 
 _REMEMBERED_MAX = 65_536
 _DIMENSION_LENGTH_MAX = 128
 _SUBJECT_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _UNIT = re.compile(r"[a-z0-9_]{1,63}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
-_HOLD_NAME = re.compile(r"[a-z0-9-]{1,40}")
+_HOLD_NAME = re.compile(r"[a-z0-9-]{1,240}")
 _SUBJECT_FIELDS = ("customer_id", "project_id", "user_id", "key_id", "run_id")
 
 
@@ -156,7 +157,7 @@ def _refuse_amounts(given: Sequence[quota_pb2.Amount], field: str) -> None:
         elif not is_unit(amount.unit):
             violations.add(
                 f"{where}.unit",
-                "must be 1 to 63 characters of a-z, 0-9 and '_', or a currency such as USD",
+                UNIT_RULE,
             )
         elif amount.unit in seen:
             violations.add(f"{where}.unit", f"{amount.unit} is there already")

@@ -8,6 +8,7 @@ from kit.ids import parse_id
 from kit.paging import Page
 from kit.rpc.wire import parse_time, render_time
 from services.quota.convert.fields import (
+    UNIT_RULE,
     is_currency,
     is_unit,
     parse_dimensions,
@@ -189,7 +190,7 @@ def _units(message: quota_pb2.Limit) -> tuple[str, ...]:
         elif not is_unit(unit):
             violations.add(
                 f"units[{place}]",
-                "must be 1 to 63 characters of a-z, 0-9 and '_', or a currency such as USD",
+                UNIT_RULE,
             )
         elif unit in given[:place]:
             violations.add(f"units[{place}]", f"{unit} is there already")

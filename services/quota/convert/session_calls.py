@@ -57,7 +57,7 @@ def read_session_call(twin: Any) -> Call:  # noqa: ANN401 - made at run time.
 
 
 def _reserve(twin: Any) -> ReserveCall:  # noqa: ANN401 - as above.
-    if twin.min_amounts or twin.mode:
+    if twin.min_amounts or twin.mode or twin.estimates:
         raise _Rare
     subject, dimensions, amounts = _content(twin)
     if not amounts:

@@ -53,6 +53,41 @@ which limits would have refused it.
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
 @_typing.final
+class Estimate(_message.Message):
+    """What a call may use of a unit, where the caller does not know how much."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    MAX_QUANTITY_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """The unit, as in `Amount`. Required."""
+    max_quantity: _builtins.int
+    """The most that the call can use, in quanta, such as its `max_tokens`; from 0
+    to 10^15. Zero means that there is no such bound.
+    """
+    route: _builtins.str
+    """What calls are alike, up to 128 characters: calls of one route and one
+    `model` learn from each other, by the commits of such holds. Empty is a route
+    too.
+    """
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        max_quantity: _builtins.int = ...,
+        route: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_quantity", b"max_quantity", "route", b"route", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
+
+@_typing.final
 class CheckRequest(_message.Message):
     """Asks whether a call would pass."""
 
@@ -175,6 +210,7 @@ class ReserveRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     MIN_AMOUNTS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    ESTIMATES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: a repeat with the same content returns the
     first answer for at least 10 minutes. 1 to 128 characters; required.
@@ -209,6 +245,14 @@ class ReserveRequest(_message.Message):
         to the units in this order. Empty means all or nothing.
         """
 
+    @_builtins.property
+    def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Estimate]:
+        """Units whose amounts the service estimates by what calls alike have used: the
+        95th percentile, within `max_quantity`; while it knows little, a small
+        amount. `granted` says how much it is; extend the hold when most of it is
+        used. Units that are not among the amounts. At most 8.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +263,11 @@ class ReserveRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         min_amounts: _abc.Iterable[_quota_pb2.Amount] | None = ...,
         mode: Global___Mode.ValueType = ...,
+        estimates: _abc.Iterable[Global___Estimate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "min_amounts", b"min_amounts", "mode", b"mode", "request_id", b"request_id", "subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "dimensions", b"dimensions", "estimates", b"estimates", "min_amounts", b"min_amounts", "mode", b"mode", "request_id", b"request_id", "subject", b"subject", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
