@@ -55,6 +55,10 @@ Dimension = Annotated[
     list[str] | None,
     typer.Option(help="Only such calls, as model=large or model=gpt-4*; repeatable."),
 ]
+Alerts = Annotated[
+    list[int] | None,
+    typer.Option("--alert", help="Tell when this per cent is used, as 80; repeatable."),
+]
 OnlyIf = Annotated[
     str, typer.Option("--filter", help="Only calls of which this expression of CEL is true.")
 ]

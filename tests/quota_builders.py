@@ -36,6 +36,7 @@ def a_limit(
     overrides: str = "",
     expire_time: datetime | None = None,
     plan_id: str = "",
+    alert_thresholds: tuple[int, ...] = (),
 ) -> Limit:
     """Make a limit of 100 tokens a day for each customer."""
     return Limit(
@@ -53,6 +54,7 @@ def a_limit(
         overrides=overrides,
         expire_time=expire_time,
         plan_id=plan_id,
+        alert_thresholds=alert_thresholds,
     )
 
 

@@ -65,6 +65,7 @@ def put(
     user: options.User = "",
     key: options.Key = "",
     dimension: options.Dimension = None,
+    alert: options.Alerts = None,
     only_if: options.OnlyIf = "",
     overrides: options.Overrides = "",
     plan: options.Plan = "",
@@ -97,6 +98,7 @@ def put(
             filter=only_if,
             overrides=overrides,
             plan_id=plan,
+            alert_thresholds=sorted(set(alert or ())),
         )
         if until:
             limit.expire_time.FromDatetime(parse_time_option("--until", until))

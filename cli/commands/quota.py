@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import MessageToDict
 
+from cli.commands.alerts import alerts
 from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
 from cli.options import AsJson, DataDir
@@ -24,6 +25,7 @@ from tollkeeper.api.quota.v1.quota_service_pb2 import (
 app = typer.Typer(
     no_args_is_help=True, help="See who holds what, why calls were refused, and check the gate."
 )
+app.command()(alerts)
 
 _HOLDS_PER_PAGE = 1000
 

@@ -9,6 +9,7 @@ from kit.redis_pool import is_cluster
 from kit.rpc.channel import open_channel
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
+from services.quota.alerts import Alerts
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
 from services.quota.clients import CardClient
@@ -38,7 +39,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     link = _link(settings)
     index = ExpiryIndex(link)
     counters = Counters(link, index)
-    batcher = Batcher(counters, catalogue.cover)
+    alerts = Alerts(foundation.database, clock)
+    batcher = Batcher(counters, catalogue.cover, alerts.see)
     estimators = Estimators(foundation.redis)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher, estimators)
@@ -49,7 +51,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings(), gate, clock)
     sweeper = Sweeper(link, index, counters)
-    own = (catalogue, counters, batcher, sweeper, estimators)
+    own = (catalogue, counters, alerts, batcher, sweeper, estimators)
     return foundation.host(*own, *envoy, channels=(rating, meter))
 
 

@@ -42,6 +42,8 @@ _OPERATIONS_ALWAYS_TAKEN = COUNTERS_PER_BATCH_MAX // LIMITS_PER_CALL_MAX
 Deliver = Callable[[Any, Answer | Exception], None]
 """Gets a ticket back, and the answer, or why there is none."""
 Ticket = TypeVar("Ticket")
+See = Callable[[Root, Answer], None]
+"""Looks at an answer about limits with thresholds."""
 Cover = Callable[[str, Subject, Dimensions], Coverage]
 """Finds what covers a call of a tenant."""
 
@@ -99,6 +101,7 @@ class Batcher:
 
     Args:
         cover: Finds what covers the call of a hold, once the hold was found.
+        see: Is told the answers that concern limits with thresholds.
         round_trips_max: How many messages to Redis may be unanswered at once.
     """
 
@@ -106,12 +109,14 @@ class Batcher:
         self,
         counters: Counters,
         cover: Cover,
+        see: See,
         *,
         round_trips_max: int = 2,
         waiting_max: int = WAITING_MAX,
     ) -> None:
         self._counters = counters
         self._cover = cover
+        self._see = see
         self._round_trips_max = round_trips_max
         self._waiting_max = waiting_max
         self._waiting_count = 0
@@ -199,6 +204,8 @@ class Batcher:
                     self._ask_again(queue.root, waiting, answer)
                 else:
                     waiting.deliver(waiting.ticket, answer)
+                    if isinstance(answer, Answer) and answer.coverage.watched:
+                        self._see(queue.root, answer)
 
     def _ask_again(self, root: Root, waiting: _Waiting, changed: LimitsChanged) -> None:
         """Ask what is to be extended by the limits that applied when it was held."""

@@ -20,6 +20,7 @@ import msgpack
 
 from kit.errors import Precondition, Unavailable
 from services.quota.counting import GAUGE
+from services.quota.crossings import watch
 from services.quota.filters import BadFilter, compiled
 from services.quota.model import (
     HOLDS,
@@ -132,12 +133,13 @@ class Coverage:
     Args:
         slots: What counts somewhere, each once; a limit counts the sum of one.
 
-    `id` tells descriptions and exhibits apart. `prepared` is for whoever renders answers: what need
-    not be rendered anew each time.
+    `watched` names the limits with thresholds. `id` tells descriptions and exhibits apart.
+    `prepared` is for whoever renders answers: what need not be rendered anew each time.
     """
 
     __slots__ = (
         *("description", "dimensions", "exhibit", "id", "limits", "prepared", "slots", "subject"),
+        "watched",
     )
 
     def __init__(
@@ -156,6 +158,9 @@ class Coverage:
         content = self.description + self.exhibit
         self.id = hashlib.blake2b(content, digest_size=_ID_BYTES).digest()
         self.prepared: object = None
+        self.watched = watch(
+            (None if each.clock is None else each.clock.limit, each.scope) for each in limits
+        )
 
     def sums(self, amounts: Amounts, *, holds: int = 0, is_more: bool = False) -> list[int]:
         """Add up the amounts that count in each slot; so many holds count where holds do."""

@@ -120,6 +120,7 @@ class Limit:
         filter: What must be true of a call, in CEL; empty is true of every call.
         overrides: The limit in whose stead this one applies to what it covers; empty for none.
         expire_time: Until when it applies; nothing for ever.
+        alert_thresholds: At which per cent of the capacity somebody is to be told, ascending.
         plan_id: By whose rate card it counts other units as money; empty for none.
     """
 
@@ -137,6 +138,7 @@ class Limit:
     overrides: str = ""
     expire_time: datetime | None = None
     plan_id: str = ""
+    alert_thresholds: tuple[int, ...] = ()
 
     @property
     def admits_at_once(self) -> int:
@@ -153,6 +155,20 @@ class StoredLimit:
     limit: Limit
     create_time: datetime
     update_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A threshold that was crossed, in per cent; a lifetime has no reset."""
+
+    alert_id: int
+    limit_id: str
+    scope: str
+    threshold: int
+    capacity: int
+    used: int
+    reset_time: datetime | None
+    create_time: datetime
 
 
 class HoldId(NamedTuple):

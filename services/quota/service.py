@@ -41,8 +41,10 @@ from services.quota.convert.inspection import (
 from services.quota.convert.limits import (
     parse_customer,
     parse_delete_limit,
+    parse_list_alerts,
     parse_put_limit,
     parse_top_up,
+    render_alerts,
     render_limit,
     render_limits,
     render_put_limit,
@@ -186,6 +188,19 @@ class QuotaService:
             page_size(request.page_size),
         )
         return render_limits(page)
+
+    async def ListAlerts(
+        self, request: wire.ListAlertsRequest, context: Context
+    ) -> wire.ListAlertsResponse:
+        customer, after = parse_list_alerts(request)
+        page = await self._limits.list_alerts(
+            caller(context).tenant,
+            customer,
+            after,
+            request.page_token,
+            page_size(request.page_size),
+        )
+        return render_alerts(page)
 
     async def DeleteLimit(
         self, request: wire.DeleteLimitRequest, context: Context

@@ -3,16 +3,18 @@
 It refuses to decide anything: what a limit means is the core's.
 """
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.quota.crossings import Crossing
 from services.quota.model import (
     QUANTITY_MAX,
+    Alert,
     BillingPeriodWindow,
     CalendarPeriod,
     CalendarWindow,
@@ -26,9 +28,12 @@ from services.quota.model import (
     Subject,
     Window,
 )
-from services.quota.tables import limits
+from services.quota.tables import alerts, limits
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('quota.overrides ' || :tenant, 0))")
+_LOCK_ALERTS = text("SELECT pg_advisory_xact_lock(hashtextextended('quota.alerts ' || :tenant, 0))")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _SUBJECT = ("customer_id", "project_id", "user_id", "key_id", "run_id")
 
 
@@ -104,6 +109,33 @@ async def load_overrides(transaction: AsyncConnection, tenant: str) -> Mapping[s
     return {row.limit_id: row.overrides for row in found}
 
 
+async def save_alerts(
+    transaction: AsyncConnection,
+    tenant: str,
+    seen: Sequence[tuple[str, Crossing]],
+    now: datetime,
+) -> None:
+    """Write the crossings that are new, each with its customer; they become visible in order."""
+    await transaction.execute(_LOCK_ALERTS, {"tenant": tenant})
+    rows = [
+        {"tenant_id": tenant, "customer_id": customer, **crossing._asdict(), "create_time": now}
+        for customer, crossing in seen
+    ]
+    await transaction.execute(insert(alerts).on_conflict_do_nothing(), rows)
+
+
+async def load_alerts(
+    transaction: AsyncConnection, tenant: str, customer: str, *, after: int, count: int
+) -> tuple[Alert, ...]:
+    """Load alerts with larger ids, ordered by id: all, or those of a customer."""
+    table = alerts.c
+    query = select(alerts).where(table.tenant_id == tenant, table.alert_id > after)
+    if customer:
+        query = query.where(table.customer_id == customer)
+    found = await transaction.execute(query.order_by(table.alert_id).limit(count))
+    return tuple(map(_alert, found))
+
+
 async def delete_limit(transaction: AsyncConnection, tenant: str, limit_id: str) -> bool:
     """Delete a limit; answer whether there was one."""
     table = limits.c
@@ -138,6 +170,7 @@ def _values(stored: StoredLimit) -> Mapping[str, object]:
         "overrides": limit.overrides,
         "expire_time": limit.expire_time,
         "plan_id": limit.plan_id,
+        "alert_thresholds": list(limit.alert_thresholds),
         "update_time": stored.update_time,
     }
 
@@ -158,8 +191,23 @@ def _stored_limit(row: Row[Any]) -> StoredLimit:
         overrides=row.overrides,
         expire_time=row.expire_time,
         plan_id=row.plan_id,
+        alert_thresholds=tuple(row.alert_thresholds),
     )
     return StoredLimit(limit, row.create_time, row.update_time)
+
+
+def _alert(row: Row[Any]) -> Alert:
+    has_end = row.window > 0
+    return Alert(
+        alert_id=row.alert_id,
+        limit_id=row.limit_id,
+        scope=row.scope,
+        threshold=row.threshold,
+        capacity=row.capacity,
+        used=row.used,
+        reset_time=_EPOCH + row.window * _MILLISECOND if has_end else None,
+        create_time=row.create_time,
+    )
 
 
 def _window(row: Row[Any]) -> Window:

@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Identity,
     MetaData,
     SmallInteger,
     Table,
@@ -45,6 +46,24 @@ limits = Table(
     Column("overrides", Text, nullable=False),
     Column("expire_time", DateTime(timezone=True)),
     Column("plan_id", Text, nullable=False),
+    Column("alert_thresholds", ARRAY(SmallInteger), nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("update_time", DateTime(timezone=True), nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    # Ascends in the order in which alerts become visible, since writers of a tenant wait in line.
+    Column("alert_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("customer_id", Text, nullable=False),
+    Column("limit_id", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    # The end of the window in Unix milliseconds, or of a lifetime the capacity, negated.
+    Column("window", BigInteger, nullable=False),
+    Column("threshold", SmallInteger, nullable=False),
+    Column("capacity", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
 )

@@ -26,6 +26,7 @@ from services.quota.holdings import Holding, holders_of
 from services.quota.inspection import Inspection
 from services.quota.learning import series_in
 from services.quota.model import (
+    Alert,
     Call,
     CheckCall,
     CommitCall,
@@ -346,6 +347,30 @@ class LimitUseCases:
         items = found[:page_size]
         is_last = len(found) <= page_size
         token = "" if is_last else encode_page_token(filtered, (items[-1].limit.limit_id,))
+        return Page(items, token)
+
+    @traced("quota.list_alerts")
+    async def list_alerts(
+        self, tenant: str, customer: str, after: int, page_token: str, page_size: int
+    ) -> Page[Alert]:
+        """List the thresholds that were crossed, the oldest first, all or those of a customer.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        filtered = f"quota.alerts {customer} {after}"
+        last = decode_page_token(page_token, filtered)
+        async with self._database.transaction(tenant) as transaction:
+            found = await store.load_alerts(
+                transaction,
+                tenant,
+                customer,
+                after=int(last[0]) if last else after,
+                count=page_size + 1,
+            )
+        items = found[:page_size]
+        is_last = len(found) <= page_size
+        token = "" if is_last else encode_page_token(filtered, (str(items[-1].alert_id),))
         return Page(items, token)
 
     @traced("quota.delete_limit")

@@ -203,6 +203,25 @@ BAD_LIMITS = [
     ),
     Bad("bad id of another", 'overrides: "A B"', (f"overrides: {LIMIT_ID_RULE}",)),
     Bad(
+        "thresholds that do not ascend",
+        "alert_thresholds: [0, 80, 80, 1001]",
+        (
+            "alert_thresholds[0]: must be from 1 to 1,000",
+            "alert_thresholds[2]: must be larger than the one before",
+            "alert_thresholds[3]: must be from 1 to 1,000",
+        ),
+    ),
+    Bad(
+        "eleven thresholds",
+        f"alert_thresholds: {list(range(1, 12))}",
+        ("alert_thresholds: must be at most 10",),
+    ),
+    Bad(
+        "thresholds of a rate",
+        "rolling { period { seconds: 60 } } alert_thresholds: 80",
+        ("alert_thresholds: need a period of time or a lifetime",),
+    ),
+    Bad(
         "a plan for tokens",
         'plan_id: "pro"',
         ("plan_id: may only be there where the one unit is a currency",),

@@ -285,6 +285,21 @@ async def test_limits_are_put_from_options_and_files_and_listed(shell: Shell) ->
     ]
 
 
+async def test_alerts_are_listed(shell: Shell) -> None:
+    """Nothing was crossed; what there is to see is tried where there is a gate to cross."""
+    await shell.lines(
+        *("limits", "put", "watched", "--capacity", 10, "--per", "year", "--alert", 80),
+        *("--alert", 50),
+    )
+    limits = (await shell.json("limits", "list"))["limits"]
+
+    assert limits[0]["alert_thresholds"] == [50, 80]
+    assert await shell.lines("quota", "alerts", "--customer", "acme") == [
+        "no threshold was crossed"
+    ]
+    assert await shell.json("quota", "alerts") == {"alerts": []}
+
+
 async def test_a_prepaid_balance_is_topped_up(shell: Shell) -> None:
     """In units of its currency, as it was put."""
     await shell.lines(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -126,6 +126,27 @@ async def test_a_burst_of_calls_that_nobody_knows_begins_small_and_grows(
     assert [(held.decision, grown.decision) for held, grown, _ in chats] == [(ALLOW, ALLOW)] * CALLS
     assert most_taken([answer for answers in chats for answer in answers]) <= CALLS * REAL_TOKENS
     assert await world.balances() == [Standing("budget", "acme", 6000, 0, 0)]
+
+
+async def test_a_session_estimates_and_learns_too(world: QuotaWorld) -> None:
+    """The same calls over one stream, one after the other."""
+    stream = world.session()
+
+    async def asked(**call: Any) -> messages.SessionAnswer:  # noqa: ANN401 - any call.
+        await stream.write(messages.SessionRequest(calls=[messages.SessionCall(call_id=1, **call)]))
+        response: Any = await stream.read()
+        (answer,) = cast("list[messages.SessionAnswer]", response.answers)
+        return answer
+
+    seen = []
+    for _ in range(KNOWN_FROM + 1):
+        held = (await asked(reserve=a_chat("teacher"))).reserve
+        seen.append(granted(held))
+        await asked(commit=a_commit(held.reservation_id))
+    await stream.done_writing()
+    await stream.read()
+
+    assert seen == [*[FIRST_HOLD] * KNOWN_FROM, REAL_TOKENS]
 
 
 async def test_a_repeat_shows_what_was_granted_at_first(world: QuotaWorld) -> None:

@@ -1,5 +1,6 @@
 """Limits between the wire and the domain; every bad field of a limit is named at once."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from kit.errors import InvalidInput, Violations
@@ -17,10 +18,12 @@ from services.quota.convert.fields import (
     render_subject,
 )
 from services.quota.convert.windows import check_rate, parse_window, write_window
+from services.quota.crossings import WINDOWS
 from services.quota.filters import BadFilter, check_filter
 from services.quota.model import (
     HOLDS,
     QUANTITY_MAX,
+    Alert,
     Enforcement,
     Level,
     Limit,
@@ -34,6 +37,8 @@ DIMENSIONS_MAX = 8
 UNITS_MAX = 8
 DISPLAY_NAME_LENGTH_MAX = 200
 FILTER_LENGTH_MAX = 1000
+THRESHOLDS_MAX = 10
+THRESHOLD_MAX = 1000
 COUNTED = "counted"
 SECONDS = "seconds"
 
@@ -66,6 +71,7 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
     violations.take("filter", lambda: _check_filter(message.filter))
     overrides = violations.take("overrides", lambda: _overrides(message.overrides))
     expire_time = violations.take("expire_time", lambda: _expire_time(message))
+    thresholds = violations.take("alert_thresholds", lambda: _thresholds(message.alert_thresholds))
     plan_id = violations.take("plan_id", lambda: _plan_id(message))
     for name in ("create_time", "update_time"):
         if message.HasField(name):
@@ -86,8 +92,11 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
         overrides=overrides,
         expire_time=expire_time,
         plan_id=plan_id,
+        alert_thresholds=thresholds,
     )
     check_rate(limit)
+    if thresholds and not isinstance(limit.window, WINDOWS):
+        raise InvalidInput.of("alert_thresholds", "need a period of time or a lifetime")
     return limit
 
 
@@ -106,6 +115,7 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         filter=limit.filter,
         overrides=limit.overrides,
         plan_id=limit.plan_id,
+        alert_thresholds=limit.alert_thresholds,
         create_time=render_time(stored.create_time),
         update_time=render_time(stored.update_time),
     )
@@ -131,6 +141,36 @@ def parse_top_up(request: wire.TopUpLimitRequest) -> tuple[str, int]:
 def render_top_up(stored: StoredLimit) -> wire.TopUpLimitResponse:
     """Write the answer to a top-up."""
     return wire.TopUpLimitResponse(limit=render_limit(stored))
+
+
+def parse_list_alerts(request: wire.ListAlertsRequest) -> tuple[str, int]:
+    """Read whose alerts are asked for, empty for all, and after which one."""
+    violations = Violations()
+    customer = violations.take("", lambda: parse_customer(request.customer_id))
+    if request.after_alert_id < 0:
+        violations.add("after_alert_id", "must not be negative")
+    violations.raise_if_any()
+    return customer, request.after_alert_id
+
+
+def render_alerts(page: Page[Alert]) -> wire.ListAlertsResponse:
+    """Write a page of alerts."""
+    return wire.ListAlertsResponse(
+        alerts=map(_render_alert, page.items), next_page_token=page.next_page_token
+    )
+
+
+def _render_alert(alert: Alert) -> quota_pb2.Alert:
+    return quota_pb2.Alert(
+        alert_id=alert.alert_id,
+        limit_id=alert.limit_id,
+        scope=alert.scope,
+        threshold=alert.threshold,
+        capacity=alert.capacity,
+        used=alert.used,
+        reset_time=None if alert.reset_time is None else render_time(alert.reset_time),
+        create_time=render_time(alert.create_time),
+    )
 
 
 def render_put_limit(stored: StoredLimit) -> wire.PutLimitResponse:
@@ -238,6 +278,19 @@ def _expire_time(message: quota_pb2.Limit) -> datetime | None:
     if not message.HasField("expire_time"):
         return None
     return parse_time(message.expire_time, "expire_time")
+
+
+def _thresholds(given: Sequence[int]) -> tuple[int, ...]:
+    if len(given) > THRESHOLDS_MAX:
+        raise InvalidInput.of("alert_thresholds", f"must be at most {THRESHOLDS_MAX}")
+    violations = Violations()
+    for place, threshold in enumerate(given):
+        if not 1 <= threshold <= THRESHOLD_MAX:
+            violations.add(f"alert_thresholds[{place}]", f"must be from 1 to {THRESHOLD_MAX:,}")
+        elif place and threshold <= given[place - 1]:
+            violations.add(f"alert_thresholds[{place}]", "must be larger than the one before")
+    violations.raise_if_any()
+    return tuple(given)
 
 
 def _plan_id(message: quota_pb2.Limit) -> str:

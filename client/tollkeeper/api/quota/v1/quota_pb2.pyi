@@ -374,6 +374,7 @@ class Limit(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     OVERDRAFT_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    ALERT_THRESHOLDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -462,6 +463,14 @@ class Limit(_message.Message):
         """The capacity is how many holds may be open at the same time."""
 
     @_builtins.property
+    def alert_thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Per cent of the capacity, each from 1 to 1,000, ascending, at most 10: when
+        what is used reaches one of them, an alert is written, once for each window
+        and counter; for a lifetime once for each capacity. Only where there is a
+        period of time or a lifetime.
+        """
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the limit was first put. Set by the service."""
 
@@ -492,6 +501,7 @@ class Limit(_message.Message):
         concurrency: Global___ConcurrencyWindow | None = ...,
         overdraft: _builtins.int = ...,
         enforcement: Global___Enforcement.ValueType = ...,
+        alert_thresholds: _abc.Iterable[_builtins.int] | None = ...,
         filter: _builtins.str = ...,
         overrides: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -501,7 +511,7 @@ class Limit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "concurrency", b"concurrency", "create_time", b"create_time", "expire_time", b"expire_time", "lifetime", b"lifetime", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "overrides", b"overrides", "plan_id", b"plan_id", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_thresholds", b"alert_thresholds", "billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "overrides", b"overrides", "plan_id", b"plan_id", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar", "rolling", "billing_period", "lifetime", "concurrency"]  # noqa: Y015
     _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
@@ -708,3 +718,57 @@ class HeldAmount(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeldAmount: _TypeAlias = HeldAmount  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """A threshold that was crossed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERT_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    alert_id: _builtins.int
+    """Orders alerts: later ones have larger ids."""
+    limit_id: _builtins.str
+    """The limit."""
+    scope: _builtins.str
+    """Whose counter it is, as in `LimitStatus`."""
+    threshold: _builtins.int
+    """The threshold, in per cent of the capacity."""
+    capacity: _builtins.int
+    """The capacity in quanta at that time."""
+    used: _builtins.int
+    """What was used in quanta when the crossing was seen."""
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window ends; absent for a lifetime."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the crossing was seen."""
+
+    def __init__(
+        self,
+        *,
+        alert_id: _builtins.int = ...,
+        limit_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        threshold: _builtins.int = ...,
+        capacity: _builtins.int = ...,
+        used: _builtins.int = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "reset_time", b"reset_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "capacity", b"capacity", "create_time", b"create_time", "limit_id", b"limit_id", "reset_time", b"reset_time", "scope", b"scope", "threshold", b"threshold", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015

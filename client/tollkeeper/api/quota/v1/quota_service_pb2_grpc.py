@@ -103,6 +103,11 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitResponse.FromString,
                 _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/ListAlerts',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
         self.GetLimit = channel.unary_unary(
                 '/tollkeeper.api.quota.v1.QuotaService/GetLimit',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetLimitRequest.SerializeToString,
@@ -225,6 +230,14 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAlerts(self, request, context):
+        """Lists the thresholds that were crossed, the oldest first. They are written
+        within a second of the booking that crossed them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLimit(self, request, context):
         """Returns one limit.
         """
@@ -313,6 +326,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.TopUpLimit,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListAlertsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListAlertsResponse.SerializeToString,
             ),
             'GetLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLimit,
@@ -685,6 +703,33 @@ class QuotaService:
             '/tollkeeper.api.quota.v1.QuotaService/TopUpLimit',
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitRequest.SerializeToString,
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.TopUpLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/ListAlerts',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListAlertsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ListAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,10 @@ class QuotaServiceStub:
     """Adds to the capacity of a limit with a lifetime: a payment into a balance.
     Every replica decides by it within a second.
     """
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListAlertsRequest, _quota_service_pb2.ListAlertsResponse]
+    """Lists the thresholds that were crossed, the oldest first. They are written
+    within a second of the booking that crossed them.
+    """
     GetLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetLimitRequest, _quota_service_pb2.GetLimitResponse]
     """Returns one limit."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListLimitsRequest, _quota_service_pb2.ListLimitsResponse]
@@ -130,6 +134,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     TopUpLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.TopUpLimitRequest, _quota_service_pb2.TopUpLimitResponse]  # type: ignore[assignment]
     """Adds to the capacity of a limit with a lifetime: a payment into a balance.
     Every replica decides by it within a second.
+    """
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ListAlertsRequest, _quota_service_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """Lists the thresholds that were crossed, the oldest first. They are written
+    within a second of the booking that crossed them.
     """
     GetLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetLimitRequest, _quota_service_pb2.GetLimitResponse]  # type: ignore[assignment]
     """Returns one limit."""
@@ -260,6 +268,16 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_service_pb2.TopUpLimitResponse, _abc.Awaitable[_quota_service_pb2.TopUpLimitResponse]]:
         """Adds to the capacity of a limit with a lifetime: a payment into a balance.
         Every replica decides by it within a second.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _quota_service_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.ListAlertsResponse, _abc.Awaitable[_quota_service_pb2.ListAlertsResponse]]:
+        """Lists the thresholds that were crossed, the oldest first. They are written
+        within a second of the booking that crossed them.
         """
 
     @_abc_1.abstractmethod
