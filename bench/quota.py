@@ -14,6 +14,8 @@ Raw limits are measured in the same run, in turns with what is compared to them.
 `redis_evalsha_per_s` is the same script under one limit, asked as redis-benchmark would.
 `echo_per_s` is a grpc.aio server that answers the bytes it got, asked by as many callers.
 
+`lease_per_s` is what one client decides by itself, out of a lease (`bench/lease.py`).
+
 `cpu_us` is how long each process works on one decision. The three share the machine's cores, so
 their sum bounds what can be reached, and it hardly changes when the machine is busy.
 """
@@ -30,7 +32,7 @@ from typing import Any
 import uvloop
 from google.protobuf.duration_pb2 import Duration
 
-from bench import envoy
+from bench import envoy, lease
 from bench.calling import ECHO, Calls, Figures, echoing, in_turns
 from bench.evalsha import Evalsha
 from bench.rig import Rig, running
@@ -136,7 +138,9 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
         echo_address, echo_process = stack.enter_context(echoing())
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         bench = _Bench(rig, envoy_address, echo_address, echo_process)
-        return runner.run(bench.run(_TOP_CASES if options.top else CASES, options.seconds))
+        cases = _TOP_CASES if options.top else CASES
+        figures = runner.run(bench.run(cases, options.seconds))
+        return {**figures, **runner.run(lease.measure(rig, options.seconds))}
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -127,6 +127,15 @@ async def test_a_streamed_answer_counts_the_same(world: ProxyWorld) -> None:
     assert await world.standings("streamed") == booked("streamed", 1, 100, 50)
 
 
+async def test_a_stream_holds_little_of_what_it_may_answer(world: ProxyWorld) -> None:
+    """Of 5,000 tokens it holds 256 at first; a call that does not stream holds all, or nothing."""
+    streamed = await world.ask("little", "counting", stream=True, max_tokens=5_000)
+    whole = await world.ask("little", "counting", max_tokens=5_000)
+
+    assert (streamed.status, whole.status) == (200, 429)
+    assert await world.standings("little") == booked("little", 1, 100, 50)
+
+
 async def test_the_model_of_the_example_answers_without_a_provider(world: ProxyWorld) -> None:
     """The example runs as it is written; its figures are those that LiteLLM makes up."""
     answer = await world.ask("example", "small")

@@ -7,7 +7,7 @@
 One logical call, with all its retries and fallbacks, has one hold and makes one usage event. The
 hold is taken before the first provider is asked. It is committed when LiteLLM has logged the
 answer, streamed or not, or gives up a stream that has delivered something; it is given back when
-the call has failed without that. A call whose end LiteLLM never tells loses its hold by expiry.
+the call has failed without that. A call whose end LiteLLM never tells is booked at what it held.
 
 It asks the gate of the call types in `GATED_CALLS`. What other calls of a key used, and what ran
 without a hold, is booked and reported all the same.
@@ -20,7 +20,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,7 @@ from tollkeeper.api.type.v1.subject_pb2 import Subject
 from tollkeeper.client import METER_ADDRESS_DEFAULT, QUOTA_ADDRESS_DEFAULT
 from tollkeeper.integrations.litellm_mapping import (
     GATED_CALLS,
+    STREAMED_CALLS,
     Identity,
     SubjectPath,
     dimensions_of,
@@ -61,6 +62,8 @@ WhenUnavailable = Literal["open", "closed"]
 
 TTL_DEFAULT = timedelta(minutes=10)
 OUTPUT_TOKENS_DEFAULT = 1000
+# What the hold of a stream begins with; it grows with the answer.
+STREAMED_TOKENS_FIRST = 256
 CHARACTERS_PER_TOKEN = 4
 COUNTED_CALLS_MAX = 100_000
 WORKERS_MAX = 64
@@ -169,13 +172,15 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
             dimensions_of(data.get("model")),
             time.monotonic() + self._ttl.total_seconds(),
         )
+        bound = output_tokens_bound(call_type, data, self._output_tokens_default)
+        grows = bool(data.get("stream")) and call_type in STREAMED_CALLS
         amounts = {
             "requests": 1,
             "input_tokens": await asyncio.to_thread(_count_input_tokens, data),
-            "output_tokens": output_tokens_bound(call_type, data, self._output_tokens_default),
+            "output_tokens": min(bound, STREAMED_TOKENS_FIRST) if grows else bound,
         }
         try:
-            await self._reserve(call, amounts)
+            await self._reserve(call, amounts, {"output_tokens": bound} if grows else {})
         except QuotaDenied as denied:
             raise HTTPException(
                 status_code=429,
@@ -204,6 +209,22 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
         calls = self._open.get(data.get("litellm_call_id", ""))
         hold = calls[-1].hold if calls else None
         return rate_limit_headers(hold.limits, datetime.now(UTC)) if hold else {}
+
+    async def async_post_call_streaming_iterator_hook(
+        self,
+        user_api_key_dict: object,  # noqa: ARG002 - LiteLLM passes it by this name.
+        response: AsyncIterator[Any],
+        request_data: dict[str, Any],
+    ) -> AsyncIterator[Any]:
+        """Pass a stream on, and let its hold grow with it; a part of it is about a token."""
+        calls = self._open.get(request_data.get("litellm_call_id", ""))
+        hold = calls[-1].hold if calls else None
+        streamed = 0
+        async for part in response:
+            streamed += 1
+            if hold is not None and hold.max_amounts:
+                hold.used_so_far(output_tokens=streamed)
+            yield part
 
     async def async_log_success_event(
         self,
@@ -242,7 +263,9 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
     def _passes(self) -> bool:
         return self._when_unavailable == "open"
 
-    async def _reserve(self, call: _Call, amounts: Mapping[str, int]) -> None:
+    async def _reserve(
+        self, call: _Call, amounts: Mapping[str, int], max_amounts: Mapping[str, int]
+    ) -> None:
         client = await self._connect()
         path = call.path
         reservation = client.reserve(
@@ -254,9 +277,12 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
             run=path.run,
             dimensions=call.dimensions,
             ttl=self._ttl,
+            max_amounts=max_amounts,
         )
         call.hold = await reservation.__aenter__()
         call.reservation = reservation
+        # LiteLLM asks the provider next, and need not wait until the gate has heard of it.
+        client.begin(_mark_dispatched(call.hold))
 
     async def _settle(self, call_id: str, used: dict[str, int], log: Mapping[str, Any]) -> None:
         """Book and report a call, once; without a hold where there is none."""
@@ -352,6 +378,13 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
 def _event_id(call_id: str) -> str:
     """Return an identity that starts as the call id does, and that no caller can choose."""
     return f"{subject_id(call_id)}.{secrets.token_hex(8)}"
+
+
+async def _mark_dispatched(hold: Hold) -> None:
+    try:
+        await hold.mark_dispatched()
+    except TollkeeperError as error:
+        logger.warning("hold %s is not marked: %s", hold.reservation_id, error)
 
 
 async def _leave(call_id: str, reservation: Reservation) -> None:

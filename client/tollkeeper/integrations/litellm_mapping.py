@@ -19,6 +19,9 @@ GENERATING_CALLS = frozenset(
 )
 """Kinds of calls that a model answers with tokens."""
 
+STREAMED_CALLS = frozenset({"completion", "acompletion"})
+"""Kinds of calls whose streams come token by token, so that a hold can grow with them."""
+
 GATED_CALLS = GENERATING_CALLS | frozenset(
     {"embedding", "aembedding", "moderation", "amoderation", "rerank", "arerank"}
     | {"image_generation", "aimage_generation", "image_edit", "aimage_edit"}
