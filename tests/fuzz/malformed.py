@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from google.protobuf.message import Message
@@ -97,7 +98,8 @@ def an_odd_cloud_event(draw: random.Random, number: int) -> dict[str, Any]:
             if draw.random() < 0.3:
                 where.pop(key, None)
             else:
-                where[key] = draw.choice((*ODD_JSON, *ODD_TEXTS))
+                # A copy, as what is put here may itself be spoiled.
+                where[key] = deepcopy(draw.choice((*ODD_JSON, *ODD_TEXTS)))
     return event
 
 
