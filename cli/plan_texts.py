@@ -6,6 +6,7 @@ from google.type.dayofweek_pb2 import DayOfWeek
 
 from cli.output import quantity_text
 from kit.decimals import parse_decimal
+from tollkeeper.api.quota.v1.quota_pb2 import CalendarPeriod
 from tollkeeper.api.rating.v1 import plan_pb2
 
 _Bounded = plan_pb2.Tier | plan_pb2.PercentageTier | plan_pb2.Stair | plan_pb2.ContextTier
@@ -21,6 +22,22 @@ def meter_text(price: plan_pb2.Price) -> str:
     """Say which usage a price counts."""
     filters = _values(price.dimensions)
     return f"{price.meter_id} ({filters})" if filters else price.meter_id
+
+
+def window_text(limit: plan_pb2.PlanLimit) -> str:
+    """Say in which window a limit counts."""
+    match limit.WhichOneof("window"):
+        case "calendar_period":
+            word = CalendarPeriod.Name(limit.calendar_period).removeprefix("CALENDAR_PERIOD_")
+            return f"each {word.lower()}"
+        case "rolling":
+            return f"each {limit.rolling.period.ToTimedelta().total_seconds():g} s, refilling"
+        case "billing_period":
+            return "each billing period"
+        case "lifetime":
+            return "once"
+        case _:
+            return "at the same time"
 
 
 def amount_text(text: str) -> str:

@@ -16,7 +16,11 @@ from services.rating.model import (
     Commitment,
     CommitmentStep,
     Discounts,
+    LimitEnforcement,
+    LimitLevel,
+    LimitWindow,
     Plan,
+    PlanLimit,
     Price,
     ProductCategory,
     Trial,
@@ -151,6 +155,40 @@ commitments = st.builds(
 )
 
 
+quanta = st.integers(0, 10**15)
+windows_of_limits = st.sampled_from(
+    [each for each in LimitWindow if each not in {LimitWindow.ROLLING, LimitWindow.CONCURRENCY}]
+)
+limits = st.one_of(
+    st.builds(
+        PlanLimit,
+        ids,
+        names,
+        st.sampled_from(LimitLevel),
+        filters,
+        st.just(("input_tokens", "output_tokens")),
+        quanta,
+        windows_of_limits,
+        quanta,
+        st.sampled_from(LimitEnforcement),
+    ),
+    st.builds(
+        PlanLimit,
+        ids,
+        names,
+        st.sampled_from(LimitLevel),
+        filters,
+        st.just(("requests",)),
+        quanta,
+        st.just(LimitWindow.ROLLING),
+        st.just(0),
+        st.sampled_from(LimitEnforcement),
+        rolling_ms=st.integers(1000, 10**9),
+        burst=quanta,
+    ),
+)
+
+
 NOTHING_ELSE = {
     "minimum_amount": None,
     "maximum_amount": None,
@@ -234,4 +272,7 @@ def plans(draw: st.DrawFn) -> Plan:
         commitment=draw(st.none() | commitments),
         trial=draw(st.none() | st.builds(Trial, st.integers(1, 1000), st.booleans())),
         keeps_contracts=draw(st.booleans()),
+        limits=tuple(
+            draw(st.lists(limits, max_size=2, unique_by=lambda limit: limit.limit_id)),
+        ),
     )

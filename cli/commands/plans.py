@@ -16,7 +16,7 @@ from cli.plan_applying import apply_plan_file
 from cli.plan_differences import Change, Comparison, Fate, changes_between, compare
 from cli.plan_files import PlanFile, read_plan_file
 from cli.plan_subscribers import Subscriber, load_subscribers
-from cli.plan_texts import amount_text, meter_text, price_text
+from cli.plan_texts import amount_text, meter_text, price_text, window_text
 from cli.services import Addresses, Services, run
 from kit.rpc.wire import parse_time
 from tollkeeper.api.rating.v1.plan_pb2 import Plan
@@ -225,6 +225,19 @@ def show(
         ],
         empty="it has no prices",
     )
+    if plan.limits:
+        output.table(
+            [
+                Column("limit", style="cyan"),
+                Column("units"),
+                Column("capacity in quanta", right=True),
+                Column("window"),
+            ],
+            [
+                [limit.limit_id, ", ".join(limit.units), f"{limit.capacity:,}", window_text(limit)]
+                for limit in plan.limits
+            ],
+        )
 
 
 async def _list_plans(services: Services, *, show_archived: bool = False) -> list[Plan]:

@@ -5,7 +5,7 @@ cannot be rated, taxed or converted is an error for that period, never zero.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -26,6 +26,7 @@ from services.invoicing.model import (
     TaxableLine,
 )
 from services.invoicing.periods import BillingPeriod
+from services.invoicing.plan_limits import render_delete_limit, render_put_limit
 from services.invoicing.snapshot import (
     BUYER_KINDS,
     read_exchange_rate,
@@ -35,7 +36,9 @@ from services.invoicing.snapshot import (
     render_date,
     render_tax_id,
 )
+from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from tollkeeper.api.rating.v1 import rating_pb2
+from tollkeeper.api.rating.v1.plan_pb2 import PlanLimit
 from tollkeeper.api.rating.v1.rating_service_pb2 import (
     BatchRateRequest,
     GetPlanRequest,
@@ -47,6 +50,7 @@ from tollkeeper.api.tax.v1.tax_service_pb2_grpc import TaxServiceStub
 
 _RATING_SCOPES = frozenset({"rating.read"})
 _TAX_SCOPES = frozenset({"tax.read"})
+_QUOTA_SCOPES = frozenset({"quota.write"})
 _TIMEOUT_S = 10
 _BATCH_TIMEOUT_S = 60
 _RETRY_AFTER = timedelta(seconds=1)
@@ -110,6 +114,73 @@ class RatingClient:
         except DomainError as error:
             return [results.get(index, error) for index in range(len(periods))]
         return [results[index] for index in range(len(periods))]
+
+
+class PlanLimits:
+    """Puts the limits of plans into the quota service on behalf of a tenant."""
+
+    def __init__(
+        self, rating: grpc.aio.Channel, quota: grpc.aio.Channel, identity: ServiceIdentity
+    ) -> None:
+        self._rating = RatingServiceStub(rating)
+        self._quota = QuotaServiceStub(quota)
+        self._identity = identity
+
+    async def put(self, tenant: str, subscription: Subscription) -> None:
+        """Put the limits of the plan as it was when a subscription started, until it ends.
+
+        What was put before is put again at no effect, and one that is refused spoils no other.
+
+        Raises:
+            DomainError: a service refused, or SERVICE_UNAVAILABLE.
+        """
+        refusals = list[DomainError]()
+        for limit in await self._load(tenant, subscription):
+            try:
+                async with _asking("quota"):
+                    await self._quota.PutLimit(
+                        render_put_limit(subscription, limit),
+                        metadata=self._identity.metadata(tenant, _QUOTA_SCOPES),
+                        timeout=_TIMEOUT_S,
+                    )
+            except DomainError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
+    async def delete(self, tenant: str, subscription: Subscription) -> None:
+        """Delete the limits of a subscription that has ended.
+
+        Raises:
+            DomainError: a service refused, or SERVICE_UNAVAILABLE.
+        """
+        for limit in await self._load(tenant, subscription):
+            delete = render_delete_limit(subscription, limit)
+            with suppress(NotFound):
+                async with _asking("quota"):
+                    await self._quota.DeleteLimit(
+                        delete,
+                        metadata=self._identity.metadata(tenant, _QUOTA_SCOPES),
+                        timeout=_TIMEOUT_S,
+                    )
+
+    async def _load(self, tenant: str, subscription: Subscription) -> Sequence[PlanLimit]:
+        """Load the limits of the version that rates a contract which began with the subscription.
+
+        A plan that began later has none for it.
+        """
+        try:
+            async with _asking("rating"):
+                answer = await self._rating.GetPlan(
+                    GetPlanRequest(
+                        plan_id=subscription.plan_id, time=render_time(subscription.start_time)
+                    ),
+                    metadata=self._identity.metadata(tenant, _RATING_SCOPES),
+                    timeout=_TIMEOUT_S,
+                )
+        except Precondition:
+            return ()
+        return answer.plan.limits
 
 
 class TaxClient:

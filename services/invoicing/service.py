@@ -153,6 +153,7 @@ class InvoicingService:
         self, request: messages.CloseBillingPeriodRequest, context: Context
     ) -> AsyncGenerator[messages.CloseBillingPeriodResponse, None]:
         wanted = parse_close(request)
+        await self._parties.put_due_limits(caller(context).tenant)
         once = self._once(request, request.request_id, "CloseBillingPeriod", Timestamp, render_time)
         closing = self._invoices.close_billing_period(
             caller(context).tenant,

@@ -59,6 +59,7 @@ subscriptions = Table(
     Column("conversion", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("limits_time", DateTime(timezone=True)),
 )
 
 invoices = Table(

@@ -32,6 +32,7 @@ USAGE_MAX = QUANTITY_MAX * 10_000
 """The largest usage that one price can rate."""
 PRICES_MAX = 200
 BASE_FEES_MAX = 100
+LIMITS_MAX = 50
 TIERS_MAX = 100
 ROWS_MAX = 1000
 DIMENSIONS_MAX = 8
@@ -138,6 +139,59 @@ class Trial:
     includes_usage: bool
 
 
+class LimitLevel(Enum):
+    """At which part of the subject path a limit counts."""
+
+    CUSTOMER = auto()
+    PROJECT = auto()
+    USER = auto()
+    KEY = auto()
+    RUN = auto()
+
+
+class LimitEnforcement(Enum):
+    """What happens to a call for which there is no room."""
+
+    HARD = auto()
+    SOFT = auto()
+    SHADOW = auto()
+
+
+class LimitWindow(Enum):
+    """In which window a capacity counts."""
+
+    HOUR = auto()
+    DAY = auto()
+    WEEK = auto()
+    MONTH = auto()
+    YEAR = auto()
+    ROLLING = auto()
+    BILLING_PERIOD = auto()
+    LIFETIME = auto()
+    CONCURRENCY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimit:
+    """A limit that whoever subscribes to a plan has; amounts are in the quanta of its units.
+
+    A rolling rate refills in its period, and lets so much through at once; other windows have
+    neither.
+    """
+
+    limit_id: str
+    display_name: str
+    level: LimitLevel
+    dimensions: Dimensions
+    units: tuple[str, ...]
+    capacity: int
+    window: LimitWindow
+    overdraft: int
+    enforcement: LimitEnforcement
+    rolling_ms: int = 0
+    burst: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is charged for, and how; no effective time means since ever.
@@ -156,6 +210,7 @@ class Plan:
     commitment: Commitment | None = None
     trial: Trial | None = None
     keeps_contracts: bool = False
+    limits: tuple[PlanLimit, ...] = ()
 
     @property
     def name(self) -> str:

@@ -98,8 +98,8 @@ class RatingService(RatingServiceServicer):
         request: messages.GetPlanRequest,
         context: grpc.aio.ServicerContext[messages.GetPlanRequest, messages.GetPlanResponse],
     ) -> messages.GetPlanResponse:
-        plan_id, version = parse_get_plan(request)
-        stored = await self._usecases.get_plan(caller(context).tenant, plan_id, version)
+        plan_id, version, time = parse_get_plan(request)
+        stored = await self._usecases.get_plan(caller(context).tenant, plan_id, version, time)
         return messages.GetPlanResponse(plan=render_plan(stored))
 
     async def ListPlans(

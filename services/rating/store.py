@@ -14,6 +14,7 @@ from services.rating.model import (
     BaseFee,
     Commitment,
     Plan,
+    PlanLimit,
     PlanVersion,
     Price,
     ProductCategory,
@@ -25,6 +26,7 @@ _TERMS: dict[str, Any] = {
     "base_fees": tuple[BaseFee, ...],
     "commitment": Commitment | None,
     "trial": Trial | None,
+    "limits": tuple[PlanLimit, ...],
 }
 _SELECT = select(plan_versions, plan_archives.c.archive_time).join_from(
     plan_versions,

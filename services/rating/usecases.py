@@ -111,17 +111,26 @@ class RatingUseCases:
             return await once.run(transaction, tenant, put)
 
     @traced("rating.get_plan")
-    async def get_plan(self, tenant: str, plan_id: str, version: int | None) -> PlanVersion:
-        """Answer a version of a plan; no version is the newest.
+    async def get_plan(
+        self, tenant: str, plan_id: str, version: int | None, instant: datetime | None
+    ) -> PlanVersion:
+        """Answer a version of a plan: the one named or in effect at an instant, else the newest.
 
         Raises:
             NotFound: PLAN_NOT_FOUND.
+            Precondition: PLAN_NOT_IN_EFFECT.
         """
+        found: PlanVersion | DomainError | None
         async with self._database.transaction(tenant) as transaction:
-            if version is None:
-                found = await store.load_newest(transaction, tenant, plan_id)
-            else:
+            if version is not None:
                 found = await store.load_version(transaction, tenant, plan_id, version)
+            elif instant is not None:
+                wanted = _Wanted(plan_id, None, instant, instant)
+                found = await self._find_version(transaction, tenant, wanted)
+            else:
+                found = await store.load_newest(transaction, tenant, plan_id)
+        if isinstance(found, DomainError):
+            raise found
         if found is None:
             raise _plan_not_found(plan_id, version)
         return found

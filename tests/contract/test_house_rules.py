@@ -27,7 +27,7 @@ SHELL_MODULES = frozenset(
     | {"alerts", "estimators", "rate_cards"}
     | {"cost_store", "cost_usecases", "margin_usecases", "simulating", "usage_streams"}
     | {"margin_store", "plan_versions"}
-    | {"closing", "drafting", "snapshot", "typesetting"}
+    | {"closing", "drafting", "metering", "plan_limits", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")
 EXACT_KIT_MODULES = ("money", "decimals")

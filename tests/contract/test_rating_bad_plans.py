@@ -317,6 +317,41 @@ BAD_PLANS = [
         ),
     ),
     Bad(
+        "limits that the gate would refuse",
+        """
+        limits { limit_id: "a" units: "tokens" capacity: -1 calendar_period: 9 level: 9 }
+        limits { limit_id: "a" units: "EUR" overdraft: 1 enforcement: 9
+                 rolling { period { nanos: 1 } burst: -1 } }
+        limits { units: "Tokens" units: "seconds" units: "tokens" units: "tokens" }
+        limits { limit_id: "an-id-of-more-than-thirty-one-letters" units: "requests"
+                 concurrency {} }
+        """,
+        (
+            "plan.limits[1].limit_id: is the id of plan.limits[0] as well",
+            "plan.limits[1].units[0]: must be the plan's currency, USD",
+            "plan.limits[0].level: must be a level of the contract",
+            "plan.limits[0].capacity: must be from 0 to 1000000000000000",
+            "plan.limits[0].calendar_period: must be a period of the contract",
+            "plan.limits[1].enforcement: must be an enforcement of the contract",
+            "plan.limits[1].overdraft: must be 0 for a rolling rate",
+            "plan.limits[1].rolling.burst: must be from 0 to 1000000000000000",
+            (
+                "plan.limits[1].rolling.period:"
+                " must be from 1 second to 366 days, in whole milliseconds"
+            ),
+            "plan.limits[2].limit_id: is required",
+            "plan.limits[2].units[0]: must be a unit such as output_tokens or USD",
+            "plan.limits[2].units[1]: has a quantum of its own and must stand alone",
+            "plan.limits[2].units[3]: is given twice",
+            (
+                "plan.limits[2].window: one of calendar_period, rolling, billing_period, lifetime,"
+                " concurrency is required"
+            ),
+            "plan.limits[3].limit_id: must have at most 31 characters",
+            "plan.limits[3].units: must be holds where holds are counted",
+        ),
+    ),
+    Bad(
         "terms that cannot be",
         """
         base_fees { fee_id: "a" unit_amount { value: "1" } }

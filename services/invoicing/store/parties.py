@@ -116,12 +116,47 @@ async def add_subscription(
 
 
 async def save_end(transaction: AsyncConnection, tenant: str, subscription: Subscription) -> None:
-    """Store when a subscription ends."""
+    """Store when a subscription ends; its limits are to be put again."""
     table = subscriptions.c
     await transaction.execute(
         update(subscriptions)
         .where(table.tenant_id == tenant, table.subscription_id == subscription.subscription_id)
-        .values(end_time=subscription.end_time)
+        .values(end_time=subscription.end_time, limits_time=None)
+    )
+
+
+async def load_without_limits(
+    transaction: AsyncConnection, tenant: str, now: datetime, *, after: str, limit: int
+) -> list[Subscription]:
+    """Load subscriptions behind an id that have started and whose limits are to be put."""
+    table = subscriptions.c
+    statement = (
+        select(subscriptions)
+        .where(
+            table.tenant_id == tenant,
+            table.limits_time.is_(None),
+            table.start_time <= now,
+            table.subscription_id > after,
+        )
+        .order_by(table.subscription_id)
+        .limit(limit)
+    )
+    return list(map(_subscription, await transaction.execute(statement)))
+
+
+async def save_limits_time(
+    transaction: AsyncConnection, tenant: str, subscription: Subscription, now: datetime
+) -> None:
+    """Store that limits were put, unless the subscription ends at another time by now."""
+    table = subscriptions.c
+    await transaction.execute(
+        update(subscriptions)
+        .where(
+            table.tenant_id == tenant,
+            table.subscription_id == subscription.subscription_id,
+            table.end_time.is_not_distinct_from(subscription.end_time),
+        )
+        .values(limits_time=now)
     )
 
 

@@ -5,26 +5,32 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kit.errors import AlreadyExists, NotFound, Precondition
+from kit.clock import Clock
+from kit.errors import AlreadyExists, DomainError, NotFound, Precondition
 from kit.idempotency import Answer, Once
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
-from kit.telemetry import traced
+from kit.telemetry import get_logger, traced
 from services.invoicing.assembly import check_currency
-from services.invoicing.clients import RatingClient
+from services.invoicing.clients import PlanLimits, RatingClient
 from services.invoicing.model import Customer, Seller, Subscription
 from services.invoicing.periods import end_subscription, take_to_days
 from services.invoicing.store import invoices, parties
 
 _ALL_CUSTOMERS = "customers"
+_LIMITS_PER_PAGE = 500
 
 
 class PartyUseCases:
     """The use cases over one database and one rating service."""
 
-    def __init__(self, database: Database, rating: RatingClient) -> None:
+    def __init__(
+        self, database: Database, rating: RatingClient, limits: PlanLimits, clock: Clock
+    ) -> None:
         self._database = database
         self._rating = rating
+        self._limits = limits
+        self._clock = clock
 
     @traced("invoicing.put_seller")
     async def put_seller(self, tenant: str, seller: Seller, once: Once[Seller, Answer]) -> Answer:
@@ -129,7 +135,9 @@ class PartyUseCases:
                     )
                 return taken
 
-            return await once.run(transaction, tenant, create)
+            answer = await once.run(transaction, tenant, create)
+        await self._put_limits(tenant, subscription.subscription_id)
+        return answer
 
     @traced("invoicing.get_subscription")
     async def get_subscription(self, tenant: str, subscription_id: str) -> Subscription:
@@ -191,7 +199,51 @@ class PartyUseCases:
                 await invoices.delete_drafts_beyond(transaction, tenant, ending)
                 return ending
 
-            return await once.run(transaction, tenant, cancel)
+            answer = await once.run(transaction, tenant, cancel)
+        await self._put_limits(tenant, subscription_id)
+        return answer
+
+    @traced("invoicing.put_due_limits")
+    async def put_due_limits(self, tenant: str) -> None:
+        """Put the limits of subscriptions that have started, or end otherwise, since the last time.
+
+        Those of which a service does not take the limits are left for the next time.
+        """
+        after = ""
+        while True:
+            async with self._database.transaction(tenant) as transaction:
+                page = await parties.load_without_limits(
+                    transaction, tenant, self._clock.now(), after=after, limit=_LIMITS_PER_PAGE
+                )
+            for subscription in page:
+                await self._put_limits_of(tenant, subscription)
+            if len(page) < _LIMITS_PER_PAGE:
+                return
+            after = page[-1].subscription_id
+
+    async def _put_limits(self, tenant: str, subscription_id: str) -> None:
+        """Put the limits of one subscription as it is stored, once it has started."""
+        async with self._database.transaction(tenant) as transaction:
+            stored = await parties.load_subscription(transaction, tenant, subscription_id)
+        if stored is not None and stored.start_time <= self._clock.now():
+            await self._put_limits_of(tenant, stored)
+
+    async def _put_limits_of(self, tenant: str, subscription: Subscription) -> None:
+        now, end = self._clock.now(), subscription.end_time
+        try:
+            if end is not None and end <= now:
+                await self._limits.delete(tenant, subscription)
+            else:
+                await self._limits.put(tenant, subscription)
+        except DomainError as error:
+            get_logger().warning(
+                "invoicing.limits_not_put",
+                subscription_id=subscription.subscription_id,
+                error=str(error),
+            )
+            return
+        async with self._database.transaction(tenant) as transaction:
+            await parties.save_limits_time(transaction, tenant, subscription, now)
 
 
 async def require_seller(transaction: AsyncConnection, tenant: str) -> Seller:

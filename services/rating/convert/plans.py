@@ -1,5 +1,7 @@
 """Plans between the wire and the domain; every bad field of a plan is named at once."""
 
+from datetime import datetime
+
 from kit.errors import Violations
 from kit.idempotency import parse_request_id
 from kit.ids import parse_id
@@ -14,6 +16,7 @@ from services.rating.convert.fields import (
     render_category,
     take,
 )
+from services.rating.convert.limits import parse_limits, render_limit
 from services.rating.convert.prices import parse_prices, render_price
 from services.rating.convert.terms import (
     parse_base_fees,
@@ -68,18 +71,26 @@ def parse_plan(message: plan_pb2.Plan, field: str) -> Plan:
         commitment=commitment,
         trial=trial,
         keeps_contracts=message.keeps_contracts,
+        limits=violations.take(f"{field}.limits", lambda: parse_limits(message, f"{field}.limits")),
     )
     violations.raise_if_any()
     return plan
 
 
-def parse_get_plan(request: rating_service_pb2.GetPlanRequest) -> tuple[str, int | None]:
-    """Read which plan is asked for, and which version of it; none is the newest."""
+def parse_get_plan(
+    request: rating_service_pb2.GetPlanRequest,
+) -> tuple[str, int | None, datetime | None]:
+    """Read which plan is asked for, and which version of it, perhaps by a time."""
     violations = Violations()
+    time = None
     plan_id = take(violations, "plan_id", parse_id, request.plan_id)
     version = take(violations, "version", parse_version, request.version)
+    if request.HasField("time"):
+        time = take(violations, "time", parse_time, request.time)
+        if request.version:
+            violations.add("time", "must be absent where a version is asked for")
     violations.raise_if_any()
-    return plan_id, version
+    return plan_id, version, time
 
 
 def parse_archive_plan(request: rating_service_pb2.ArchivePlanRequest) -> str:
@@ -112,6 +123,7 @@ def render_plan(stored: PlanVersion) -> plan_pb2.Plan:
         commitment=None if plan.commitment is None else render_commitment(plan.commitment),
         trial=None if plan.trial is None else render_trial(plan.trial),
         keeps_contracts=plan.keeps_contracts,
+        limits=map(render_limit, plan.limits),
         archive_time=None if stored.archive_time is None else render_time(stored.archive_time),
     )
     if plan.effective_time is not None:

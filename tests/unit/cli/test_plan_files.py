@@ -134,7 +134,7 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
               graduated:
                 tiers: [{up_to: 10}, {up_to: 10, unit_amount: nan}, {}, {up_to: 30}]
             - tokens
-          limits: {}
+          quotas: {}
         """,
     )
 
@@ -169,9 +169,9 @@ def test_every_fault_is_told_at_once_where_it_stands(read: Reader) -> None:
         "19:73 plan.prices[1].graduated.tiers[3].up_to: must be absent: the last tier has no end",
         "20:7 plan.prices[2]: must be a mapping of fields to values",
         (
-            "21:3 plan.limits: is no field here: there is plan_id, version, display_name, currency,"
+            "21:3 plan.quotas: is no field here: there is plan_id, version, display_name, currency,"
             " base_fee, prices, effective_time, category, base_fees, commitment, trial,"
-            " keeps_contracts, create_time, archive_time"
+            " keeps_contracts, limits, create_time, archive_time"
         ),
     ]
 

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import dayofweek_pb2 as _dayofweek_pb2
 from google.type import decimal_pb2 as _decimal_pb2
+from tollkeeper.api.quota.v1 import quota_pb2 as _quota_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1369,6 +1370,152 @@ class Trial(_message.Message):
 Global___Trial: _TypeAlias = Trial  # noqa: Y015
 
 @_typing.final
+class PlanLimit(_message.Message):
+    """A limit that whoever subscribes to the plan has: when a subscription starts,
+    invoicing puts it into the quota service, for the subscription's customer and
+    until the subscription ends.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    CALENDAR_PERIOD_FIELD_NUMBER: _builtins.int
+    ROLLING_FIELD_NUMBER: _builtins.int
+    BILLING_PERIOD_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_FIELD_NUMBER: _builtins.int
+    ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    limit_id: _builtins.str
+    """The id within the plan: 1 to 31 lower-case letters, digits and `_ . -`. In the
+    quota service it stands behind the id of the subscription. Required.
+    """
+    display_name: _builtins.str
+    """What people read in lists and refusals, up to 200 characters. Empty means the
+    id.
+    """
+    level: _quota_pb2.Level.ValueType
+    """The level at which the limit counts. LEVEL_UNSPECIFIED means LEVEL_CUSTOMER."""
+    capacity: _builtins.int
+    """How much each counter admits within the window, from 0 to 10^15, in quanta as
+    of `tollkeeper.api.quota.v1.Amount`: in millionths of a currency and of
+    seconds, else in units.
+    """
+    calendar_period: _quota_pb2.CalendarPeriod.ValueType
+    """The capacity is there anew in each period of the calendar, in the
+    customer's time zone.
+    """
+    overdraft: _builtins.int
+    """How much beyond the capacity calls may take, in quanta, from 0 to 10^15. It
+    must be 0 for a rolling rate.
+    """
+    enforcement: _quota_pb2.Enforcement.ValueType
+    """What happens to a call for which there is no room.
+    ENFORCEMENT_UNSPECIFIED means ENFORCEMENT_HARD.
+    """
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Covers only calls whose dimensions hold all of these values, as of
+        `tollkeeper.api.quota.v1.Limit`. Empty covers every call. At most 8.
+        """
+
+    @_builtins.property
+    def units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The units whose amounts count against the capacity, added up, 1 to 8. A
+        currency must be the plan's and stand alone: what calls cost by the plan
+        counts against it. Required.
+        """
+
+    @_builtins.property
+    def rolling(self) -> _quota_pb2.RollingRate:
+        """The capacity refills continuously."""
+
+    @_builtins.property
+    def billing_period(self) -> Global___PlanBillingPeriod:
+        """The capacity is there anew in each period in which the subscription is
+        billed.
+        """
+
+    @_builtins.property
+    def lifetime(self) -> _quota_pb2.LifetimeWindow:
+        """The capacity is there once in the subscription."""
+
+    @_builtins.property
+    def concurrency(self) -> _quota_pb2.ConcurrencyWindow:
+        """The capacity is how many holds may be open at the same time; the one unit
+        is `holds`.
+        """
+
+    def __init__(
+        self,
+        *,
+        limit_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        level: _quota_pb2.Level.ValueType = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        units: _abc.Iterable[_builtins.str] | None = ...,
+        capacity: _builtins.int = ...,
+        calendar_period: _quota_pb2.CalendarPeriod.ValueType = ...,
+        rolling: _quota_pb2.RollingRate | None = ...,
+        billing_period: Global___PlanBillingPeriod | None = ...,
+        lifetime: _quota_pb2.LifetimeWindow | None = ...,
+        concurrency: _quota_pb2.ConcurrencyWindow | None = ...,
+        overdraft: _builtins.int = ...,
+        enforcement: _quota_pb2.Enforcement.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar_period", b"calendar_period", "concurrency", b"concurrency", "lifetime", b"lifetime", "rolling", b"rolling", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar_period", b"calendar_period", "capacity", b"capacity", "concurrency", b"concurrency", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "rolling", b"rolling", "units", b"units", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar_period", "rolling", "billing_period", "lifetime", "concurrency"]  # noqa: Y015
+    _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_window) -> _WhichOneofReturnType_window | None: ...
+
+Global___PlanLimit: _TypeAlias = PlanLimit  # noqa: Y015
+
+@_typing.final
+class PlanBillingPeriod(_message.Message):
+    """The periods in which a subscription is billed, whenever it begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanBillingPeriod: _TypeAlias = PlanBillingPeriod  # noqa: Y015
+
+@_typing.final
 class Plan(_message.Message):
     """A plan. A stored version never changes; a change is a new version."""
 
@@ -1386,6 +1533,7 @@ class Plan(_message.Message):
     COMMITMENT_FIELD_NUMBER: _builtins.int
     TRIAL_FIELD_NUMBER: _builtins.int
     KEEPS_CONTRACTS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
@@ -1437,6 +1585,12 @@ class Plan(_message.Message):
         """
 
     @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanLimit]:
+        """The limits that whoever subscribes to the plan has, at most 50. A later version
+        leaves those of subscriptions that have started.
+        """
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the version was put. Set by the service."""
 
@@ -1459,12 +1613,13 @@ class Plan(_message.Message):
         commitment: Global___Commitment | None = ...,
         trial: Global___Trial | None = ...,
         keeps_contracts: _builtins.bool = ...,
+        limits: _abc.Iterable[Global___PlanLimit] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "base_fee", b"base_fee", "commitment", b"commitment", "create_time", b"create_time", "effective_time", b"effective_time", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "base_fee", b"base_fee", "base_fees", b"base_fees", "category", b"category", "commitment", b"commitment", "create_time", b"create_time", "currency", b"currency", "display_name", b"display_name", "effective_time", b"effective_time", "keeps_contracts", b"keeps_contracts", "plan_id", b"plan_id", "prices", b"prices", "trial", b"trial", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "base_fee", b"base_fee", "base_fees", b"base_fees", "category", b"category", "commitment", b"commitment", "create_time", b"create_time", "currency", b"currency", "display_name", b"display_name", "effective_time", b"effective_time", "keeps_contracts", b"keeps_contracts", "limits", b"limits", "plan_id", b"plan_id", "prices", b"prices", "trial", b"trial", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,19 +90,27 @@ class GetPlanRequest(_message.Message):
 
     PLAN_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
     """The id. Required."""
     version: _builtins.int
-    """The version. Zero means the newest."""
+    """The version. Zero means the newest, or the one in effect at `time`."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Asks for the version that rates a contract and a period that begin then; the
+        version must be zero.
+        """
+
     def __init__(
         self,
         *,
         plan_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "time", b"time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
