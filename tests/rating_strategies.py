@@ -216,6 +216,8 @@ def timings_of(model: PriceModel) -> st.SearchStrategy[dict[str, Any]]:
     if isinstance(model, GraduatedPrice | VolumePrice | GraduatedPercentagePrice):
         timings.append({"tier_span": TierSpan.CONTRACT, **NOTHING_ELSE})
         timings.append({"tier_span": TierSpan.LIFETIME, **NOTHING_ELSE})
+    if isinstance(model, GraduatedPrice | StairstepPrice):
+        timings.append({"free_without_usage": True})
     if isinstance(model, PackagePrice | StairstepPrice):
         timings.append({"rollover": Rollover(3, Decimal(7)), "included_quantity": Decimal(5)})
         timings.append({"recurrence": Recurrence(prorated=False, removal=())})

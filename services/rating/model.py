@@ -88,6 +88,7 @@ class Price:
     recurrence: Recurrence | None = None
     tier_span: TierSpan = TierSpan.PERIOD
     rollover: Rollover | None = None
+    free_without_usage: bool = False
 
     @property
     def name(self) -> str:

@@ -382,6 +382,8 @@ def _price_model(
             priced = price_metered_amount(model, quantity, usage.amounts)
         case PercentagePrice() as model:
             priced = price_percentage(model, usage.entries)
+        case _ if price.free_without_usage and not quantity:
+            priced = (FormulaStep("no usage", _ZERO, _ZERO, _ZERO),)
         case _ as model:
             priced = price_quantity(model, quantity, before)
     return _in_currency(price, priced)

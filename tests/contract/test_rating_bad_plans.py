@@ -281,7 +281,10 @@ BAD_PLANS = [
         prices { price_id: "f" meter_id: "f" graduated { tiers {} } billing_timing: 2 tier_span: 3
           recurrence { prorated: true } included_quantity { value: "1" } }
         prices { price_id: "h" meter_id: "h" standard { amount { value: "1" } }
-          recurrence { sets_level: true identity: "x" removal { key: "a" value: "b" } } }
+          recurrence { sets_level: true identity: "x" removal { key: "a" value: "b" } }
+          free_without_usage: true }
+        prices { price_id: "i" meter_id: "i" volume { tiers {} } free_without_usage: true
+          recurrence { prorated: true } }
         """,
         (
             (
@@ -314,6 +317,11 @@ BAD_PLANS = [
             "plan.prices[6].tier_span: must be the period where usage is charged in advance",
             "plan.prices[7].recurrence.removal: must be absent where events set the level",
             "plan.prices[7].recurrence.identity: must be absent where events set the level",
+            (
+                "plan.prices[7].free_without_usage: is for graduated, graduated_percentage,"
+                " stairstep, volume only, not for standard"
+            ),
+            "plan.prices[8].free_without_usage: must be absent where a level is prorated",
         ),
     ),
     Bad(

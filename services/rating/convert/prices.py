@@ -76,6 +76,7 @@ def render_price(price: Price) -> plan_pb2.Price:
         dimensions=dict(price.dimensions),
         category=render_category(price.category),
         group_by=price.group_by,
+        free_without_usage=price.free_without_usage,
     )
     render_model(price.model, message)
     if message.WhichOneof("model") not in _WITHOUT_INCLUDED and may_include(price):
@@ -139,6 +140,7 @@ def _price(message: plan_pb2.Price, field: str) -> Price:
         recurrence=recurrence,
         tier_span=TIER_SPANS.get(message.tier_span, TierSpan.PERIOD),
         rollover=rollover,
+        free_without_usage=message.free_without_usage,
     )
     bounds = [each for each in (price.minimum_amount, price.maximum_amount) if each is not None]
     if bounds != sorted(bounds):

@@ -28,10 +28,11 @@ _OF_A_QUANTITY = frozenset(
 )
 _BY_DAYS = frozenset({"standard", "graduated", "volume"})
 _WITH_SPANS = frozenset({"graduated", "graduated_percentage", "volume"})
+_WITH_FIRST_AMOUNTS = _WITH_SPANS | {"stairstep"}
 _IN_ADVANCE = frozenset({"standard", "graduated", "graduated_percentage", "package", "percentage"})
 _NOT_IN_ADVANCE = ("minimum_amount", "maximum_amount", "discounts", "rollover")
 _NOT_BY_DAYS = ("included_quantity", "discounts")
-_NOT_OVER_SPANS = ("included_quantity", "conversion", "discounts")
+_NOT_OVER_SPANS = ("included_quantity", "conversion", "discounts", "free_without_usage")
 
 
 def parse_recurrence(message: plan_pb2.Recurrence, field: str) -> Recurrence:
@@ -73,6 +74,7 @@ def timing_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
             yield from _days_misfits(message)
     if message.HasField("rollover"):
         yield from _fit(message, "rollover", _OF_A_QUANTITY)
+    yield from _unused_misfits(message)
     if message.tier_span in {plan_pb2.TIER_SPAN_CONTRACT, plan_pb2.TIER_SPAN_LIFETIME}:
         yield from _fit(message, "tier_span", _WITH_SPANS)
         if message.HasField("recurrence"):
@@ -81,6 +83,13 @@ def timing_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
             yield from _absent(message, _NOT_OVER_SPANS, "where tiers span more than the period")
         if message.billing_timing == plan_pb2.BILLING_TIMING_IN_ADVANCE:
             yield "tier_span", "must be the period where usage is charged in advance"
+
+
+def _unused_misfits(message: plan_pb2.Price) -> Iterator[tuple[str, str]]:
+    if message.free_without_usage:
+        yield from _fit(message, "free_without_usage", _WITH_FIRST_AMOUNTS)
+        if message.recurrence.prorated:
+            yield "free_without_usage", "must be absent where a level is prorated"
 
 
 def may_include(price: Price) -> bool:

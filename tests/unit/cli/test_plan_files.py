@@ -192,6 +192,8 @@ A_NIGHT = (
         ("plan:\n\tplan_id: 1\n", "2:1 : is no YAML: found character that cannot start any token"),
         ("plan: \x07\n", "1:7 : holds a character that YAML forbids"),
         ("plan: 1\n---\nplan: 2\n", "2:1 : begins a second document: one is read"),
+        ("plan: &plan {plan_id: *plan}\n",
+         "1:7 : anchors and aliases are not read: write the value out"),
         ("plan: !system x\n", "1:7 : the tag !system is not read: write the plain value"),
         ("plan: {plan_id: !!str pro}\n",
          "1:17 : the tag tag:yaml.org,2002:str is not read: write the plain value"),

@@ -1041,6 +1041,7 @@ class Price(_message.Message):
     RECURRENCE_FIELD_NUMBER: _builtins.int
     TIER_SPAN_FIELD_NUMBER: _builtins.int
     ROLLOVER_FIELD_NUMBER: _builtins.int
+    FREE_WITHOUT_USAGE_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
     """The id within the plan: 1 to 63 lower-case letters, digits and `_ . -`.
     Required.
@@ -1061,6 +1062,12 @@ class Price(_message.Message):
     """From where usage fills the tiers; other than the period only for graduated,
     graduated percentage and volume prices without an included quantity, a
     conversion, free units and recurrence.
+    """
+    free_without_usage: _builtins.bool
+    """Charges nothing where nothing is left to price: neither the flat amount of the
+    first tier nor the first stair. False charges them without usage as well. Only
+    for graduated, graduated percentage, volume and stairstep prices whose tiers
+    span the period, and without prorated recurrence.
     """
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1212,10 +1219,11 @@ class Price(_message.Message):
         recurrence: Global___Recurrence | None = ...,
         tier_span: Global___TierSpan.ValueType = ...,
         rollover: Global___Rollover | None = ...,
+        free_without_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "discounts", b"discounts", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "recurrence", b"recurrence", "rollover", b"rollover", "stairstep", b"stairstep", "standard", b"standard", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "discounts", b"discounts", "display_name", b"display_name", "dynamic", b"dynamic", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "recurrence", b"recurrence", "rollover", b"rollover", "stairstep", b"stairstep", "standard", b"standard", "tier_span", b"tier_span", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "category", b"category", "context_tiers", b"context_tiers", "conversion", b"conversion", "cost_plus", b"cost_plus", "dimensions", b"dimensions", "discounts", b"discounts", "display_name", b"display_name", "dynamic", b"dynamic", "free_without_usage", b"free_without_usage", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "group_by", b"group_by", "included_quantity", b"included_quantity", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "percentage", b"percentage", "price_id", b"price_id", "recurrence", b"recurrence", "rollover", b"rollover", "stairstep", b"stairstep", "standard", b"standard", "tier_span", b"tier_span", "time_of_use", b"time_of_use", "virtual_currency", b"virtual_currency", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["standard", "graduated", "package", "volume", "stairstep", "graduated_percentage", "percentage", "dynamic", "cost_plus", "matrix", "context_tiers", "time_of_use"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
