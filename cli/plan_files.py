@@ -20,14 +20,15 @@ from services.rating.convert.examples import parse_examples
 from services.rating.convert.plans import parse_plan
 from services.rating.examples import Example, try_example
 from services.rating.model import Plan as RatedPlan
-from services.rating.selection import dimensions_of, readings_of
-from tollkeeper.api.meter.v1.meter_pb2 import Meter
+from services.rating.selection import adds_parts, dimensions_of, readings_of
+from tollkeeper.api.meter.v1.meter_pb2 import AGGREGATION_COUNT, AGGREGATION_SUM, Meter
 from tollkeeper.api.meter.v1.meter_service_pb2 import PutMeterRequest
 from tollkeeper.api.rating.v1.plan_file_pb2 import PlanFile as FileMessage
 from tollkeeper.api.rating.v1.plan_pb2 import Plan
 
 METERS_MAX = 100
 
+_ADDITIVE = frozenset({AGGREGATION_SUM, AGGREGATION_COUNT})
 _NEVER_PUT = datetime.min.replace(tzinfo=UTC)
 Parsed = TypeVar("Parsed")
 
@@ -148,8 +149,7 @@ def _check_usage(plan: RatedPlan, file: FileMessage) -> None:
     """Refuse prices of meters that the file lacks, where it has any, and usage without a price."""
     violations = Violations()
     if file.meters:
-        kept = {meter.meter_id: set(meter.group_by) for meter in file.meters}
-        for violation in _unknown_meters(plan, kept):
+        for violation in _unfit_meters(plan, {meter.meter_id: meter for meter in file.meters}):
             violations.add(violation.field, violation.description)
     counted = {meter_id for reading in readings_of(plan) for meter_id in reading.meter_ids}
     for number, example in enumerate(file.examples):
@@ -162,11 +162,11 @@ def _check_usage(plan: RatedPlan, file: FileMessage) -> None:
     violations.raise_if_any()
 
 
-def _unknown_meters(plan: RatedPlan, kept: ReadOnly[str, set[str]]) -> Iterator[Violation]:
-    for index, reading in enumerate(readings_of(plan)):
+def _unfit_meters(plan: RatedPlan, meters: ReadOnly[str, Meter]) -> Iterator[Violation]:
+    for index, (price, reading) in enumerate(zip(plan.prices, readings_of(plan), strict=True)):
         for meter_id in reading.meter_ids:
             field = f"plan.prices[{index}]"
-            if meter_id not in kept:
+            if meter_id not in meters:
                 is_own = meter_id == reading.meter_id
                 inner = ".meter_id" if is_own else ""
                 yield Violation(
@@ -174,11 +174,16 @@ def _unknown_meters(plan: RatedPlan, kept: ReadOnly[str, set[str]]) -> Iterator[
                 )
                 continue
             for name in dimensions_of(reading):
-                if name not in kept[meter_id]:
+                if name not in meters[meter_id].group_by:
                     yield Violation(
                         f"{field}.dimensions.{name}",
                         f"the meter {meter_id} does not keep it: its group_by lacks {name}",
                     )
+            if meters[meter_id].aggregation not in _ADDITIVE and adds_parts(price, reading):
+                yield Violation(
+                    f"{field}.meter_id",
+                    f"the figures of the meter {meter_id} do not add up, and the price adds parts",
+                )
 
 
 def _is_within(path: str, outer: str) -> bool:

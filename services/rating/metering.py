@@ -18,6 +18,7 @@ from services.rating.selection import (
     History,
     Reading,
     Spans,
+    adds_parts,
     count,
     dimensions_of,
     readings_of,
@@ -106,7 +107,7 @@ class Metering:
 
 
 def check_meters(plan: Plan, meters: Meters) -> None:
-    """Refuse prices whose meters do not exist or do not keep their dimensions apart.
+    """Refuse prices whose meters do not exist, keep no dimension apart, or do not add up.
 
     Meters of which the meter service did not tell are taken as good.
     """
@@ -140,6 +141,12 @@ def _faults(
                     f"the meter {meter_id} does not keep this dimension",
                 )
                 yield "UNKNOWN_DIMENSION", {**metadata, "dimension": name}, violation
+        if not meter.adds_up and adds_parts(price, reading):
+            violation = Violation(
+                f"{field}.meter_id",
+                f"the figures of the meter {meter_id} do not add up, and the price adds parts",
+            )
+            yield "METER_NOT_ADDITIVE", metadata, violation
 
 
 def parts_of(span: Interval | None) -> tuple[Interval, ...]:

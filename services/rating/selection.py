@@ -120,6 +120,12 @@ def dimensions_of(reading: Reading) -> tuple[str, ...]:
     return tuple(sorted({*dict(reading.dimensions), *reading.keys}))
 
 
+def adds_parts(price: Price, reading: Reading) -> bool:
+    """Tell whether what a price counts is put together from parts that the meter tells apart."""
+    is_whole = reading.grain is Grain.TOTAL and reading.history is History.NONE
+    return not is_whole or not set(reading.keys) <= set(price.group_by)
+
+
 def count(reading: Reading, entries: Iterable[UsageEntry]) -> tuple[UsageEntry, ...]:
     """Leave out the entries that another price counts."""
     if not reading.excluded:

@@ -84,7 +84,7 @@ class RatingUseCases:
         When the meter service does not answer, the meters are left for the rating to check.
 
         Raises:
-            Precondition: METER_NOT_FOUND, UNKNOWN_DIMENSION, PLAN_ARCHIVED.
+            Precondition: METER_NOT_FOUND, UNKNOWN_DIMENSION, METER_NOT_ADDITIVE, PLAN_ARCHIVED.
             Conflict: REQUEST_ID_REUSED.
             AlreadyExists: PLAN_VERSION_EXISTS.
         """
@@ -225,7 +225,8 @@ class RatingUseCases:
 
         Raises:
             NotFound: PLAN_NOT_FOUND.
-            Precondition: PLAN_NOT_IN_EFFECT, METER_NOT_FOUND, UNKNOWN_DIMENSION.
+            Precondition: PLAN_NOT_IN_EFFECT, METER_NOT_FOUND, UNKNOWN_DIMENSION,
+                METER_NOT_ADDITIVE.
             Unavailable: METER_UNAVAILABLE.
             InvalidInput: the amount or the usage is too large.
         """

@@ -191,6 +191,31 @@ async def test_a_plan_of_an_unknown_dimension_is_refused(world: World) -> None:
     )
 
 
+async def test_a_maximum_is_priced_as_a_whole_and_never_by_its_parts(world: World) -> None:
+    """What does not add up is refused where a price would add it; by itself it is the figure."""
+    peak = a_meter_message("peak", "model")
+    peak.aggregation, peak.quantity = meter_pb2.AGGREGATION_MAX, "tokens"
+    await world.put_meter(peak)
+    await ingest(world, an_event("1", "7", START), an_event("2", "5", START))
+    plan = Parse(
+        """
+        plan_id: "peak" currency: "USD"
+        prices { price_id: "a" meter_id: "peak" standard { amount { value: "2" } } }
+        """,
+        plan_pb2.Plan(),
+    )
+    parts = plan_pb2.Plan()
+    parts.CopyFrom(plan)
+    parts.prices[0].recurrence.prorated = True
+
+    refusal = await world.refusal("PutPlan", messages.PutPlanRequest(request_id="1", plan=parts))
+    await world.put_plan(plan)
+    (line,) = (await world.rate('plan_id: "peak"')).lines
+
+    assert (type(refusal), refusal.reason) == (Precondition, "METER_NOT_ADDITIVE")
+    assert (line.quantity.value, line.amount.units) == ("7", 14)
+
+
 async def test_a_plan_taken_while_the_meter_was_silent_is_checked_when_it_rates(
     settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
 ) -> None:

@@ -126,6 +126,30 @@ def test_what_cannot_be_an_example_is_refused_at_once() -> None:
     ]
 
 
+def test_a_meter_whose_figures_do_not_add_up_is_priced_as_a_whole() -> None:
+    """A maximum may be priced by tiers and by groups, but has no price of single hours or rows."""
+    maximum = """\
+    meters:
+      - {meter_id: peak, event_type: a, aggregation: max, quantity: gpus, group_by: [region]}
+    plan:
+      plan_id: pro
+      currency: USD
+      prices:
+        - {price_id: a, meter_id: peak, group_by: [region], volume: {tiers: [{unit_amount: 1}]}}
+    """
+    hours = "time_of_use: {other_amount: 1, windows: [{amount: 2, end_hour: 9}]}"
+    parts = maximum.replace("volume: {tiers: [{unit_amount: 1}]}", hours)
+
+    parse_plan_file(dedent(maximum).encode(), FILE)
+    with pytest.raises(InvalidFile) as caught:
+        parse_plan_file(dedent(parts).encode(), FILE)
+
+    assert str(caught.value) == (
+        "plan.yaml:7:31: plan.prices[0].meter_id: the figures of the meter peak do not add up, and"
+        " the price adds parts"
+    )
+
+
 def test_meters_of_a_file_are_checked_as_their_service_would() -> None:
     """What the meter service refuses of a meter by itself needs no service to be found."""
     meters = """\

@@ -72,6 +72,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The plan is archived and takes no new version.
     Metadata: `{"plan_id": "…"}`.
     """
+    ERROR_REASON_METER_NOT_ADDITIVE: _ErrorReason.ValueType  # 16
+    """A price puts the usage of its meter together from parts, such as single events
+    or hours, and the figures of the meter, such as maxima, do not add up.
+    Metadata: `{"meter_id": "…", "price_id": "…"}`.
+    """
     ERROR_REASON_PROVIDER_COST_NOT_FOUND: _ErrorReason.ValueType  # 40
     """It is not known what the provider charges for the model at that time.
     Metadata: `{"provider": "…", "model": "…", "time": "2026-01-01T00:00:00Z"}`.
@@ -142,6 +147,11 @@ Metadata: `{"kind": "USAGE", "price_id": "tokens"}`.
 ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 15
 """The plan is archived and takes no new version.
 Metadata: `{"plan_id": "…"}`.
+"""
+ERROR_REASON_METER_NOT_ADDITIVE: ErrorReason.ValueType  # 16
+"""A price puts the usage of its meter together from parts, such as single events
+or hours, and the figures of the meter, such as maxima, do not add up.
+Metadata: `{"meter_id": "…", "price_id": "…"}`.
 """
 ERROR_REASON_PROVIDER_COST_NOT_FOUND: ErrorReason.ValueType  # 40
 """It is not known what the provider charges for the model at that time.

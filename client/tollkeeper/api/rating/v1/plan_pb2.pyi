@@ -1049,7 +1049,12 @@ class Price(_message.Message):
     display_name: _builtins.str
     """What stands on the invoice line, up to 200 characters. Empty means the id."""
     meter_id: _builtins.str
-    """The meter whose usage is priced. Required."""
+    """The meter whose usage is priced. One that neither adds nor counts, such as a
+    maximum, can be priced as a whole or by groups; not in advance, not as a
+    level, not beside a more specific price of the same meter, not by the kinds
+    that look at single events, hours or rows, and not over more than the period.
+    Required.
+    """
     category: Global___ProductCategory.ValueType
     """How the line is taxed."""
     billing_timing: Global___BillingTiming.ValueType
