@@ -63,6 +63,9 @@ class Alerts:
     def see(self, root: Root, answer: Answer) -> None:
         """Note the thresholds that an answer shows as reached, unless they are known."""
         width = _FIGURES_WITH_WAIT if answer.outcome in _WITH_WAIT else _FIGURES
+        if len(answer.figures) < width * len(answer.coverage.limits):
+            # What was answered without the counters shows nothing that is used.
+            return
         watched = answer.coverage.watched
         for crossing in crossed(watched, answer.figures, width=width, now_ms=answer.now_ms):
             key = (root, *crossing[:4])
