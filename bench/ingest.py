@@ -8,7 +8,8 @@ same columns and indexes, without deduplication and rollups; the better of two r
 The figures at the top are of batches of 1,000 without duplicates by 16 callers, with one meter, and
 of calls with a single event by 64 callers. A duplicate repeats an event of the batch before. A
 caller of `StreamEvents` has one stream with at most 4 batches that are not answered. `cpu_us` is
-how many microseconds of a processor the service spends on an event, `sender_cpu_us` this process.
+how many microseconds of a processor the service spends on an event, `sender_cpu_us` this process,
+`database_cpu_us` PostgreSQL. Two cores give at most 2,000,000 / their sum.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import asyncpg
 import grpc.aio
 import uvloop
 
-from bench.rig import Rig, running
+from bench.rig import Rig, cpu_seconds_of, running
 from kit.rpc.channel import open_channel
 from kit.rpc.wire import render_time
 from services.meter.convert.events import parse_event
@@ -89,6 +90,7 @@ class Figures:
     p99_ms: float
     cpu_us: float
     sender_cpu_us: float
+    database_cpu_us: float
 
 
 WARM_UP = Case(batch=1_000, callers=2)
@@ -123,7 +125,7 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
     await database.execute(_RAW_TABLE)
     copied = [await _copy(database, events, run=0)]
     async with open_channel(rig.address) as channel:
-        sender = _Sender(channel, rig)
+        sender = _Sender(channel, rig, database)
         for case in {each.tenant: each for each in cases}.values():
             await sender.put_meters(case)
         await sender.run(written, WARM_UP, number=0)
@@ -191,7 +193,8 @@ async def _copy(
 class _Sender:
     """Sends events of a case; what is measured is the call alone."""
 
-    def __init__(self, channel: grpc.aio.Channel, rig: Rig) -> None:
+    def __init__(self, channel: grpc.aio.Channel, rig: Rig, database: asyncpg.Connection) -> None:
+        self._database = database
         self._ingest: Any = channel.unary_unary(
             _INGEST, response_deserializer=messages.IngestEventsResponse.FromString
         )
@@ -219,7 +222,7 @@ class _Sender:
     async def run(self, events: Sequence[bytes], case: Case, number: int) -> Figures:
         """Send until the time or the events are over."""
         requests = _requests(events, case, source=f"gateway-{number:03}".encode())
-        before_cpu_s, own_before_s = self._rig.cpu_seconds(), time.process_time()
+        before_s = await self._cpu_seconds()
         metadata = self._rig.metadata(case.tenant, "meter.ingest")
         latencies_s: list[float] = []
         answered = 0
@@ -258,7 +261,10 @@ class _Sender:
         send = stream_in_turn if case.streams else call_in_turn
         await asyncio.gather(*(send() for _ in range(case.callers)))
         elapsed_s = time.perf_counter() - started_s
-        cpu_s, own_s = self._rig.cpu_seconds() - before_cpu_s, time.process_time() - own_before_s
+        cpu_us = [
+            round((after - before) / answered * 1e6, 1)
+            for after, before in zip(await self._cpu_seconds(), before_s, strict=True)
+        ]
         latencies_s.sort()
         return Figures(
             **asdict(case),
@@ -266,8 +272,18 @@ class _Sender:
             events_per_s=round(answered / elapsed_s),
             p50_ms=round(latencies_s[len(latencies_s) // 2] * 1000, 1),
             p99_ms=round(latencies_s[len(latencies_s) * 99 // 100] * 1000, 1),
-            cpu_us=round(cpu_s / answered * 1e6, 1),
-            sender_cpu_us=round(own_s / answered * 1e6, 1),
+            cpu_us=cpu_us[0],
+            sender_cpu_us=cpu_us[1],
+            database_cpu_us=cpu_us[2],
+        )
+
+    async def _cpu_seconds(self) -> tuple[float, float, float]:
+        """Tell how long processors have worked for the service, for this process, and for SQL."""
+        rows = await self._database.fetch("SELECT pid FROM pg_stat_activity")
+        return (
+            self._rig.cpu_seconds(),
+            time.process_time(),
+            sum(cpu_seconds_of(row["pid"]) for row in rows),
         )
 
 

@@ -60,11 +60,14 @@ class Rig:
 
     def cpu_seconds(self) -> float:
         """Tell how long processors have worked for the service."""
-        fields = (
-            Path(f"/proc/{self.process_id}/stat").read_text(encoding="ascii").rpartition(")")[2]
-        )
-        user, system = fields.split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds_of(self.process_id)
+
+
+def cpu_seconds_of(process_id: int) -> float:
+    """Tell how long processors have worked for a process."""
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rpartition(")")[2]
+    user, system = fields.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
