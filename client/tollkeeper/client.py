@@ -44,6 +44,7 @@ from tollkeeper.leases import Leases
 from tollkeeper.rendering import (
     Mode,
     render_duration,
+    render_estimates,
     render_mode,
     render_quantities,
     render_subject,
@@ -190,6 +191,8 @@ class Tollkeeper:
         ttl: timedelta | None = None,
         min_amounts: Mapping[str, Number] | None = None,
         max_amounts: Mapping[str, Number] | None = None,
+        estimates: Mapping[str, Number] | None = None,
+        route: str = "",
         mode: Mode = "enforce",
         request_id: str = "",
         lease: bool = False,
@@ -211,11 +214,16 @@ class Tollkeeper:
             min_amounts: the least that is of use, by unit: where the amounts do not fit, as much of
                 these units as does is held, and `hold.is_partial` says so.
             max_amounts: up to how much the hold may grow by `used_so_far`, by unit.
+            estimates: units whose amounts the gate estimates by what calls alike have used, each
+                with the most that this call can use, 0 where that is not known. `hold.granted` says
+                how much is held, and the hold may grow up to that most.
+            route: what calls are alike: those of one route and one `model` learn from each other.
             mode: in `shadow` no limit refuses the call; `hold.exceeded` says which would have.
             request_id: the idempotency key; by default a new one.
             lease: take the amounts out of a larger hold that this client shares among the calls of
                 the same subject, dimensions and units, so that most of them wait for nobody. Their
                 decisions carry no limits. Up to one larger hold stays unused, for 10 s at most.
+                Calls in shadow, in part or to be estimated are decided one by one all the same.
             quantities: amounts by unit, as in `reserve("acme", input_tokens=1200)`.
 
         Raises:
@@ -230,10 +238,13 @@ class Tollkeeper:
             amounts=render_amounts({**(amounts or {}), **quantities}),
             ttl=render_duration(ttl),
             min_amounts=render_amounts(min_amounts or {}),
+            estimates=render_estimates(estimates or {}, route),
             mode=render_mode(mode),
         )
-        shared = self._leases.of(request) if lease else None
-        return Reservation(self, request, shared, dict(max_amounts or {}))
+        is_plain = not (request.min_amounts or request.estimates or request.mode)
+        shared = self._leases.of(request) if lease and is_plain else None
+        known = {unit: most for unit, most in (estimates or {}).items() if most}
+        return Reservation(self, request, shared, {**known, **(max_amounts or {})})
 
     def lease(
         self,

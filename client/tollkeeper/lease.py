@@ -26,7 +26,7 @@ from typing import Any, Self
 from google.protobuf.duration_pb2 import Duration
 
 from tollkeeper.amounts import Number, quanta_per_unit, to_quanta
-from tollkeeper.api.quota.v1.quota_pb2 import DECISION_ALLOW, Amount
+from tollkeeper.api.quota.v1.quota_pb2 import DECISION_DENY, Amount
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
     CommitRequest,
     ExtendRequest,
@@ -347,7 +347,7 @@ class Lease:
             ttl=Duration(seconds=TTL_S),
         )
         answer = (await self._ask(SessionCall(reserve=request))).reserve
-        if answer.decision != DECISION_ALLOW:
+        if answer.decision == DECISION_DENY:
             return tuple(map(parse_limit, answer.limits))
         self._resize(begun)
         chunk = _Chunk(answer.reservation_id, size, begun + TTL_S - MARGIN_S)
@@ -413,7 +413,7 @@ class Lease:
         except TollkeeperError as error:
             logger.warning("a lease of running calls is not prolonged: %s", error)
             return
-        if answer.decision == DECISION_ALLOW and chunk in self._chunks:
+        if answer.decision != DECISION_DENY and chunk in self._chunks:
             chunk.usable_until = begun + TTL_S - MARGIN_S
             self._note_chunks()
             self._watch(chunk, begun)

@@ -9,7 +9,7 @@ from typing import Literal
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tollkeeper.amounts import Number, decimal_text
+from tollkeeper.amounts import Number, decimal_text, to_quanta
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 from tollkeeper.api.type.v1.subject_pb2 import Subject
 
@@ -31,6 +31,14 @@ def render_mode(mode: Mode) -> wire.Mode.ValueType:
     if mode not in {"enforce", "shadow"}:
         raise ValueError(f"mode is {mode!r}, not 'enforce' or 'shadow'")
     return wire.MODE_SHADOW if mode == "shadow" else wire.MODE_UNSPECIFIED
+
+
+def render_estimates(most: Mapping[str, Number], route: str) -> list[wire.Estimate]:
+    """Return the units that are to be estimated, each with the most that the call can use."""
+    return [
+        wire.Estimate(unit=unit, max_quantity=to_quanta(unit, each), route=route)
+        for unit, each in most.items()
+    ]
 
 
 def render_duration(duration: timedelta | None) -> Duration | None:

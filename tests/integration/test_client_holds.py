@@ -190,6 +190,26 @@ async def test_long_answers_that_are_short_fit_a_budget_of_what_they_use(place: 
     assert await place.gate.balances() == [Standing("tokens", "acme", 6_000, 0, 2_000)]
 
 
+async def test_the_gate_learns_what_calls_of_a_route_use(place: Place) -> None:
+    """It begins with little; once it has seen calls it holds what they use, within the bound."""
+    await place.gate.put(a_limit(capacity="100000"))
+    begun = []
+    async with place.client() as toll:
+        for _ in range(25):
+            async with toll.reserve(
+                "acme",
+                {"requests": 1},
+                dimensions={"model": "large"},
+                estimates={"tokens": MAX_TOKENS},
+                route="chat",
+            ) as hold:
+                begun.append(hold.granted["tokens"])
+                hold.commit(requests=1, tokens=REAL_TOKENS)
+
+    assert begun[0] < REAL_TOKENS <= begun[-1] < MAX_TOKENS
+    assert hold.max_amounts == {"tokens": MAX_TOKENS}
+
+
 async def test_a_call_out_of_a_lease_grows_out_of_it(place: Place) -> None:
     """It grows as any hold does, and is settled with all that it took."""
     async with place.client() as toll:

@@ -62,8 +62,6 @@ WhenUnavailable = Literal["open", "closed"]
 
 TTL_DEFAULT = timedelta(minutes=10)
 OUTPUT_TOKENS_DEFAULT = 1000
-# What the hold of a stream begins with; it grows with the answer.
-STREAMED_TOKENS_FIRST = 256
 CHARACTERS_PER_TOKEN = 4
 COUNTED_CALLS_MAX = 100_000
 WORKERS_MAX = 64
@@ -177,10 +175,13 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
         amounts = {
             "requests": 1,
             "input_tokens": await asyncio.to_thread(_count_input_tokens, data),
-            "output_tokens": min(bound, STREAMED_TOKENS_FIRST) if grows else bound,
         }
+        output = {"output_tokens": bound}
         try:
-            await self._reserve(call, amounts, {"output_tokens": bound} if grows else {})
+            if grows:
+                await self._reserve(call, amounts, estimates=output)
+            else:
+                await self._reserve(call, {**amounts, **output}, estimates={})
         except QuotaDenied as denied:
             raise HTTPException(
                 status_code=429,
@@ -264,7 +265,7 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
         return self._when_unavailable == "open"
 
     async def _reserve(
-        self, call: _Call, amounts: Mapping[str, int], max_amounts: Mapping[str, int]
+        self, call: _Call, amounts: Mapping[str, int], *, estimates: Mapping[str, int]
     ) -> None:
         client = await self._connect()
         path = call.path
@@ -277,7 +278,8 @@ class TollkeeperLogger(CustomLogger):  # type: ignore[misc]  # LiteLLM is not in
             run=path.run,
             dimensions=call.dimensions,
             ttl=self._ttl,
-            max_amounts=max_amounts,
+            estimates=estimates,
+            route="litellm",
         )
         call.hold = await reservation.__aenter__()
         call.reservation = reservation
