@@ -83,8 +83,8 @@ async def find_customers(
     Raises:
         CommandError: a service does not answer, or the segment is not known.
     """
+    segments = read_segments(Path(segment)) if segment and segment not in SEGMENTS else {}
     customers = {each.customer_id: each async for each in _customers(services)}
-    segments = _read_segments(Path(segment)) if segment and segment not in SEGMENTS else {}
     latest: dict[str, Subscription] = {}
     async for subscription in _subscriptions(services):
         starts = parse_time(subscription.start_time, "start_time")
@@ -122,16 +122,17 @@ def _segment_of(customer: Customer, subscription: Subscription, segment: str) ->
     return ""
 
 
-def _read_segments(file: Path) -> Mapping[str, str]:
+def read_segments(file: Path) -> Mapping[str, str]:
     """Read a CSV of customers and their segments."""
     try:
         with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines, strict=True))
+            reader = csv.DictReader(lines, strict=True)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CommandError(
             f"--segment is none of {', '.join(SEGMENTS)}, and {file} cannot be read: {error}"
         ) from None
-    if not rows or not {"customer_id", "segment"} <= rows[0].keys():
+    if not {"customer_id", "segment"} <= set(reader.fieldnames or ()):
         raise CommandError(f"{file} lacks the columns customer_id and segment")
     for number, row in enumerate(rows, 2):
         if not row["segment"] or len(row["segment"]) > SEGMENT_LENGTH_MAX:

@@ -25,7 +25,8 @@ from cli.simulated_customers import (
 )
 from cli.simulation_files import row_writers, rows_of
 from cli.simulation_plot import FORMATS, bucket_name, change_text, draw_report
-from kit.errors import Violation
+from kit.errors import DomainError, Violation
+from kit.rpc.status import read_error
 from tollkeeper.api.rating.v1.rating_service_pb2 import SimulateRequest
 from tollkeeper.api.rating.v1.simulation_pb2 import (
     CandidateReport,
@@ -33,7 +34,6 @@ from tollkeeper.api.rating.v1.simulation_pb2 import (
     SegmentOutcome,
     SimulationReport,
 )
-from tollkeeper.errors import parse_rpc_error
 
 _SHOWN_MAX = 5
 _TIMEOUT_S = 24 * 3600.0
@@ -155,12 +155,14 @@ def _nothing(_: int) -> None:
 
 def _refuse(files: list[PlanFile], error: grpc.aio.AioRpcError) -> None:
     """Tell what is wrong with a candidate by the lines of its file."""
-    problems = parse_rpc_error(error).problems
+    refused = read_error(error)
+    if not isinstance(refused, DomainError):
+        return
     for index, file in enumerate(files):
         path = f"candidates[{index}]"
         violations = [
             Violation("plan" + each.field.removeprefix(path), each.description)
-            for each in problems
+            for each in refused.violations
             if each.field.startswith(f"{path}.")
         ]
         if violations:

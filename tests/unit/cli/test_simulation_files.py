@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from google.protobuf.text_format import Parse
 from google.type.money_pb2 import Money
 
+from cli.commands.plan_simulation import simulate
 from cli.errors import CommandError
-from cli.simulated_customers import calendar_periods
+from cli.simulated_customers import calendar_periods, read_segments
 from cli.simulation_files import COLUMNS, row_writers, rows_of
 from cli.simulation_plot import bucket_name, change_text
 from kit.rpc.wire import parse_interval
@@ -106,3 +108,52 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         row_writers(tmp_path / "no" / "rows.csv", None),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"until": "2026-01-01"}, "--since 2026-01-01 must come before --until 2026-01-01"),
+        ({"since": "yesterday"}, "--since 'yesterday' is not a time"),
+        ({"time_zone": "Mars"}, "must be an IANA time zone"),
+        ({"plot": Path("changes.pdf")}, "--plot changes.pdf must end in .svg or .png"),
+    ],
+)
+def test_a_wrong_option_of_a_simulation_is_one_sentence(
+    options: dict[str, Any], words: str
+) -> None:
+    """It is told before any service is asked."""
+    with pytest.raises(CommandError) as refused:
+        simulate([], **{"since": "2026-01-01", "until": "2026-02-01"} | options)
+
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "is none of plan, country, currency, kind"),
+        ("id,size", "lacks the columns"),
+        ("customer_id,segment\nacme,", "row 2: a segment has 1 to 64 characters"),
+    ],
+)
+def test_a_wrong_file_of_segments_is_one_sentence(
+    text: str | None, words: str, tmp_path: Path
+) -> None:
+    """Segments come from a file of two columns, or are named."""
+    file = tmp_path / "segments.csv"
+    if text is not None:
+        file.write_text(text)
+
+    with pytest.raises(CommandError) as refused:
+        read_segments(file)
+
+    assert words in str(refused.value)
+
+
+def test_segments_are_read_by_customer(tmp_path: Path) -> None:
+    """Other columns are left alone."""
+    file = tmp_path / "segments.csv"
+    file.write_text("customer_id,size,segment\nacme,3,large\nbolt,1,small\n")
+
+    assert read_segments(file) == {"acme": "large", "bolt": "small"}
