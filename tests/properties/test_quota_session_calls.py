@@ -41,6 +41,11 @@ ESTIMATES = st.lists(
     ),
     max_size=2,
 )
+COMMIT_FIELDS = {"request_id", "reservation_id", "amounts", "subject", "dimensions"}
+RESERVE_FIELDS = {
+    *("request_id", "subject", "dimensions", "amounts"),
+    *("ttl", "min_amounts", "mode", "estimates"),
+}
 REQUEST_IDS = st.sampled_from(["r1", "r1", "r1", "r2", "", "x" * 129, "line\n"])
 HOLDS = st.sampled_from(["", "hold-1.acme", "hold-1.acme-2", "nonsense"])
 TTLS = st.none() | st.sampled_from([0, 50, 100, 60_000, 25 * 60 * 60 * 1000])
@@ -58,6 +63,7 @@ def reserves(draw: st.DrawFn) -> wire.SessionCall:
         estimates=draw(st.just([]) | ESTIMATES),
         mode=draw(st.sampled_from([0, 0, 1, 2, 7])),  # type: ignore[arg-type] # as old clients may.
     )
+    assert set(request.DESCRIPTOR.fields_by_name) == RESERVE_FIELDS, "each must be drawn here"
     ttl_ms = draw(TTLS)
     if ttl_ms is not None:
         request.ttl.FromMilliseconds(ttl_ms)
@@ -74,6 +80,7 @@ def commits(draw: st.DrawFn) -> wire.SessionCall:
         dimensions=draw(DIMENSIONS),
         amounts=draw(AMOUNTS),
     )
+    assert set(request.DESCRIPTOR.fields_by_name) == COMMIT_FIELDS, "each must be drawn here"
     return wire.SessionCall(call_id=1, commit=request)
 
 
