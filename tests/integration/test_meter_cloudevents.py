@@ -251,6 +251,7 @@ async def test_a_bad_event_of_a_batch_does_not_spoil_the_others(front: Front) ->
     assert len(await front.world.events()) == 1
 
 
+ROUTES = "events are sent with POST /v1/events, spans with POST /v1/traces"
 NO_FORMAT = (
     f"content-type: must be {STRUCTURED}, {BATCH}, or JSON with the headers ce-id, ce-source, …"
 )
@@ -336,12 +337,12 @@ class Refused:
             "authorization must read: Bearer <token>",
             headers={"authorization": "Basic x"},
         ),
-        Refused("another path", 404, "NOT_FOUND", "events are sent with POST /v1/events", path="/"),
+        Refused("another path", 404, "NOT_FOUND", ROUTES, path="/"),
         Refused(
             "another method",
             405,
             "METHOD_NOT_ALLOWED",
-            "events are sent with POST /v1/events",
+            ROUTES,
             method="PUT",
         ),
     ],

@@ -24,6 +24,7 @@ from kit.rpc.channel import open_channel
 from kit.settings import BadSettings, ServiceSettings
 from services.meter.sources.settings import load_source_settings
 from tests import instrumented_program
+from tests.http_caller import post
 from tests.meter_world import NOON, World, a_meter, meter_world
 from tests.unit.meter.test_otlp import NOON_NS, a_request
 
@@ -192,3 +193,33 @@ def test_no_token_is_needed_on_loopback_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_noon_is_noon() -> None:
     """The spans of these tests happen when the clock of the meter stands."""
     assert timedelta(microseconds=NOON_NS // 1000).total_seconds() == NOON.timestamp()
+
+
+async def test_spans_may_come_by_http(
+    settings_for: Callable[..., ServiceSettings],
+    keys: SigningKeys,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exporter of OTLP over HTTP is answered as by gRPC; what is no export is refused."""
+    (port,) = choose_ports(1)
+    monkeypatch.setenv("TOLLKEEPER_METER_HTTP_LISTEN", f"{HOST}:{port}")
+    async with meter_world(settings_for, keys, tenant) as world:
+        await world.put_meter(a_meter("input_tokens", quantity="input_tokens"))
+        ((_, token),) = world.token("meter.ingest")
+        headers = {"authorization": token, "content-type": "application/x-protobuf"}
+        refused = a_request({"customer.id": ""}, trace_id=b"2" * 16)
+        export = a_request({"gen_ai.usage.input_tokens": 7})
+        export.MergeFrom(refused)
+        address = f"{HOST}:{port}"
+        taken = await post(address, "/v1/traces", export.SerializeToString(), headers)
+        bad = await post(address, "/v1/traces", b"\xff", headers)
+        other = await post(address, "/v1/traces", b"", {"authorization": token})
+        usage = await world.usage("input_tokens")
+
+    answer = ExportTraceServiceResponse.FromString(taken.body)
+    assert (taken.status, answer.partial_success.rejected_spans) == (200, 1)
+    assert taken.headers["content-type"] == "application/x-protobuf"
+    assert usage == [("acme", "7", 1)]
+    assert (bad.status, bad.json["detail"]) == (400, "body: is no ExportTraceServiceRequest")
+    assert (other.status, other.json["violations"][0]["field"]) == (415, "content-type")

@@ -1,4 +1,4 @@
-"""Usage by HTTP: CloudEvents in structured, binary and batched mode, with the rules of gRPC.
+"""Usage by HTTP: CloudEvents in every mode, and OpenTelemetry's exports, with the rules of gRPC.
 
 Answers follow the commit. Errors are problem details (RFC 9457) with the reason of `errors.proto`
 and every bad field. Refuses to hold more bytes of bodies than a bound, whoever sends them.
@@ -6,13 +6,16 @@ and every bad field. Refuses to hold more bytes of bodies than a bound, whoever 
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from math import ceil
 from typing import Any
 from urllib.parse import unquote
 
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -42,12 +45,15 @@ from services.meter.sources.cloudevents import (
     given_structured,
 )
 from services.meter.sources.intake import Intake
+from services.meter.sources.otlp_service import SpanTaker
 
 PATH = "/v1/events"
+TRACES_PATH = "/v1/traces"
 SCOPE = "meter.ingest"
 
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
+_PROTOBUF = "application/x-protobuf"
 _BUFFERED_BYTES_MAX = 64 * 2**20
 _RETRY_AFTER = timedelta(seconds=1)
 _ATTRIBUTE_PREFIX = "ce-"
@@ -72,6 +78,7 @@ class HttpFront:
     def __init__(
         self,
         intake: Intake,
+        spans: SpanTaker,
         verifier: TokenVerifier,
         *,
         nameless: Caller | None,
@@ -79,20 +86,26 @@ class HttpFront:
         deadline_s: float,
     ) -> None:
         self._intake = intake
+        self._spans = spans
         self._verifier = verifier
         self._nameless = None if nameless is None else Admission(nameless)
         self._body_bytes_max = body_bytes_max
         self._deadline_s = deadline_s
         self._buffered_bytes = 0
         self.app = Starlette(
-            routes=[Route(PATH, self._post_events, methods=["POST"])],
+            routes=[
+                Route(PATH, partial(self._post, self._take_events), methods=["POST"]),
+                Route(TRACES_PATH, partial(self._post, self._take_spans), methods=["POST"]),
+            ],
             exception_handlers={HTTPException: _refused_by_the_router},
         )
 
-    async def _post_events(self, request: Request) -> Response:
+    async def _post(
+        self, take: Callable[[Request], Awaitable[Response]], request: Request
+    ) -> Response:
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._take_events(request)
+                return await take(request)
         except TimeoutError:
             return _problem(
                 HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED", "the call did not end in time"
@@ -108,10 +121,29 @@ class HttpFront:
                 HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", f"internal error {trace_id}"
             )
 
-    async def _take_events(self, request: Request) -> Response:
+    async def _take_spans(self, request: Request) -> Response:
+        """Take an export in OTLP's binary format (opentelemetry.io/docs/specs/otlp, 4.2)."""
+        admission = self._admit(request)
+        if _content_type(request) != _PROTOBUF:
+            raise _Unsupported("content-type", f"must be {_PROTOBUF}")
+        _check_uncompressed(request)
+        body, size = await self._read(request)
+        try:
+            export = ExportTraceServiceRequest.FromString(body)
+            answer = await self._spans.take(admission.caller.tenant, export)
+        except DecodeError as error:
+            raise InvalidInput.of("body", "is no ExportTraceServiceRequest") from error
+        finally:
+            self._buffered_bytes -= size
+        return Response(answer.SerializeToString(), media_type=_PROTOBUF)
+
+    def _admit(self, request: Request) -> Admission:
         authorization = request.headers.get("authorization")
-        admission = self._verifier.admit_call(authorization, SCOPE, self._nameless)
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self._verifier.admit_call(authorization, SCOPE, self._nameless)
+
+    async def _take_events(self, request: Request) -> Response:
+        admission = self._admit(request)
+        content_type = _content_type(request)
         _check_encodings(request, content_type)
         body, size = await self._read(request)
         try:
@@ -158,10 +190,18 @@ class HttpFront:
             )
 
 
-def _check_encodings(request: Request, content_type: str) -> None:
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_uncompressed(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise _Unsupported("content-encoding", "must be absent: bodies are not compressed")
+
+
+def _check_encodings(request: Request, content_type: str) -> None:
+    _check_uncompressed(request)
     if content_type in {_STRUCTURED, _BATCH}:
         return
     if content_type.startswith("application/cloudevents"):
@@ -280,5 +320,5 @@ def _problem(
 async def _refused_by_the_router(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    detail = f"events are sent with POST {PATH}"
+    detail = f"events are sent with POST {PATH}, spans with POST {TRACES_PATH}"
     return _problem(status, status.name, detail, headers=error.headers)

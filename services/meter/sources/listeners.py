@@ -16,7 +16,7 @@ from services.meter.sources.http import SCOPE, HttpFront
 from services.meter.sources.http_listener import HttpListener
 from services.meter.sources.intake import Intake
 from services.meter.sources.mapping import load_mapping
-from services.meter.sources.otlp_service import TraceService
+from services.meter.sources.otlp_service import SpanTaker, TraceService
 from services.meter.sources.settings import SourceSettings
 from services.meter.usecases.ingestion import Ingestion
 
@@ -54,6 +54,7 @@ def add_sources(
     """
     mapping = load_mapping(sources.sources_config)
     intake = Intake(ingestion, clock)
+    spans = SpanTaker(intake, mapping.otlp)
     servers = [foundation.server]
     opened: list[Resource] = []
     if sources.sources_listen is not None:
@@ -63,6 +64,7 @@ def add_sources(
     if sources.http_listen is not None:
         front = HttpFront(
             intake,
+            spans,
             foundation.verifier,
             nameless=_nameless(sources),
             body_bytes_max=sources.http_bytes_max,
@@ -71,7 +73,7 @@ def add_sources(
         opened.append(HttpListener(front, sources.http_listen, settings.drain_s))
     for server in servers:
         access_logs = AccessLogService(intake, mapping.envoy)
-        server.add(TraceService(intake, mapping.otlp), otlp_service.SERVICE, SCOPE)
+        server.add(TraceService(spans), otlp_service.SERVICE, SCOPE)
         server.add(access_logs, envoy_messages.SERVICE, SCOPE)
         server.before_stop(access_logs.drain)
     return tuple(opened)

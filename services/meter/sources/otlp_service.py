@@ -20,18 +20,21 @@ SERVICE = DESCRIPTOR.services_by_name["TraceService"]
 _SPANS_PER_TURN = 500
 
 
-class TraceService:
-    """Serves `opentelemetry.proto.collector.trace.v1.TraceService`."""
+class SpanTaker:
+    """Stores the spans of exports that are usage, whatever brought them."""
 
     def __init__(self, intake: Intake, mapping: OtlpMapping) -> None:
         self._intake = intake
         self._mapping = mapping
 
-    async def Export(  # noqa: N802 - the name of the method.
-        self, request: ExportTraceServiceRequest, context: object
+    async def take(
+        self, tenant: str, request: ExportTraceServiceRequest
     ) -> ExportTraceServiceResponse:
-        """Store the spans that are usage, and say which were not taken."""
-        tenant = caller(context).tenant
+        """Store the spans that are usage, and say which were not taken.
+
+        Raises:
+            Exhausted: OVERLOADED.
+        """
         spans = list(drafts_of(request, self._mapping))
         fates: list[Fate] = []
         for first in range(0, len(spans), _SPANS_PER_TURN):
@@ -39,3 +42,16 @@ class TraceService:
             fates += await self._intake.store(tenant, drafts)
             await asyncio.sleep(0)
         return render_answer(spans, fates)
+
+
+class TraceService:
+    """Serves `opentelemetry.proto.collector.trace.v1.TraceService`."""
+
+    def __init__(self, spans: SpanTaker) -> None:
+        self._spans = spans
+
+    async def Export(  # noqa: N802 - the name of the method.
+        self, request: ExportTraceServiceRequest, context: object
+    ) -> ExportTraceServiceResponse:
+        """Take an export."""
+        return await self._spans.take(caller(context).tenant, request)
