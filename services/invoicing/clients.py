@@ -7,7 +7,7 @@ cannot be rated, taxed or converted is an error for that period, never zero.
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -116,6 +116,10 @@ class RatingClient:
         return [results[index] for index in range(len(periods))]
 
 
+LimitsOfPlan = Sequence[PlanLimit]
+"""The limits of a version of a plan, which only this module reads."""
+
+
 class PlanLimits:
     """Puts the limits of plans into the quota service on behalf of a tenant."""
 
@@ -126,8 +130,8 @@ class PlanLimits:
         self._quota = QuotaServiceStub(quota)
         self._identity = identity
 
-    async def put(self, tenant: str, subscription: Subscription) -> None:
-        """Put the limits of the plan as it was when a subscription started, until it ends.
+    async def put(self, tenant: str, subscription: Subscription, limits: LimitsOfPlan) -> None:
+        """Put limits for a subscription, until it ends.
 
         What was put before is put again at no effect, and one that is refused spoils no other.
 
@@ -135,7 +139,7 @@ class PlanLimits:
             DomainError: a service refused, or SERVICE_UNAVAILABLE.
         """
         refusals = list[DomainError]()
-        for limit in await self._load(tenant, subscription):
+        for limit in limits:
             try:
                 async with _asking("quota"):
                     await self._quota.PutLimit(
@@ -148,13 +152,13 @@ class PlanLimits:
         if refusals:
             raise refusals[0]
 
-    async def delete(self, tenant: str, subscription: Subscription) -> None:
+    async def delete(self, tenant: str, subscription: Subscription, limits: LimitsOfPlan) -> None:
         """Delete the limits of a subscription that has ended.
 
         Raises:
             DomainError: a service refused, or SERVICE_UNAVAILABLE.
         """
-        for limit in await self._load(tenant, subscription):
+        for limit in limits:
             delete = render_delete_limit(subscription, limit)
             with suppress(NotFound):
                 async with _asking("quota"):
@@ -164,17 +168,18 @@ class PlanLimits:
                         timeout=_TIMEOUT_S,
                     )
 
-    async def _load(self, tenant: str, subscription: Subscription) -> Sequence[PlanLimit]:
-        """Load the limits of the version that rates a contract which began with the subscription.
+    async def load(self, tenant: str, plan_id: str, start: datetime) -> LimitsOfPlan:
+        """Load the limits of the version of a plan that rates a contract which began then.
 
         A plan that began later has none for it.
+
+        Raises:
+            DomainError: rating refused, or SERVICE_UNAVAILABLE.
         """
         try:
             async with _asking("rating"):
                 answer = await self._rating.GetPlan(
-                    GetPlanRequest(
-                        plan_id=subscription.plan_id, time=render_time(subscription.start_time)
-                    ),
+                    GetPlanRequest(plan_id=plan_id, time=render_time(start)),
                     metadata=self._identity.metadata(tenant, _RATING_SCOPES),
                     timeout=_TIMEOUT_S,
                 )

@@ -1,6 +1,6 @@
 """The seller, customers and subscriptions."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -145,19 +145,23 @@ async def load_without_limits(
 
 
 async def save_limits_time(
-    transaction: AsyncConnection, tenant: str, subscription: Subscription, now: datetime
+    transaction: AsyncConnection, tenant: str, put: Sequence[Subscription], now: datetime
 ) -> None:
-    """Store that limits were put, unless the subscription ends at another time by now."""
+    """Store that limits were put, but for subscriptions that end at another time by now."""
     table = subscriptions.c
-    await transaction.execute(
-        update(subscriptions)
-        .where(
-            table.tenant_id == tenant,
-            table.subscription_id == subscription.subscription_id,
-            table.end_time.is_not_distinct_from(subscription.end_time),
+    by_end: dict[datetime | None, list[str]] = {}
+    for subscription in put:
+        by_end.setdefault(subscription.end_time, []).append(subscription.subscription_id)
+    for end_time, ids in by_end.items():
+        await transaction.execute(
+            update(subscriptions)
+            .where(
+                table.tenant_id == tenant,
+                table.subscription_id.in_(ids),
+                table.end_time.is_not_distinct_from(end_time),
+            )
+            .values(limits_time=now)
         )
-        .values(limits_time=now)
-    )
 
 
 async def load_subscription(

@@ -1,5 +1,6 @@
 """The seller, customers and subscriptions: put, shown and ended."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import get_logger, traced
 from services.invoicing.assembly import check_currency
-from services.invoicing.clients import PlanLimits, RatingClient
+from services.invoicing.clients import LimitsOfPlan, PlanLimits, RatingClient
 from services.invoicing.model import Customer, Seller, Subscription
 from services.invoicing.periods import end_subscription, take_to_days
 from services.invoicing.store import invoices, parties
@@ -215,8 +216,7 @@ class PartyUseCases:
                 page = await parties.load_without_limits(
                     transaction, tenant, self._clock.now(), after=after, limit=_LIMITS_PER_PAGE
                 )
-            for subscription in page:
-                await self._put_limits_of(tenant, subscription)
+            await self._put_limits_of(tenant, page)
             if len(page) < _LIMITS_PER_PAGE:
                 return
             after = page[-1].subscription_id
@@ -226,24 +226,32 @@ class PartyUseCases:
         async with self._database.transaction(tenant) as transaction:
             stored = await parties.load_subscription(transaction, tenant, subscription_id)
         if stored is not None and stored.start_time <= self._clock.now():
-            await self._put_limits_of(tenant, stored)
+            await self._put_limits_of(tenant, [stored])
 
-    async def _put_limits_of(self, tenant: str, subscription: Subscription) -> None:
-        now, end = self._clock.now(), subscription.end_time
-        try:
-            if end is not None and end <= now:
-                await self._limits.delete(tenant, subscription)
+    async def _put_limits_of(self, tenant: str, page: Sequence[Subscription]) -> None:
+        """Put the limits of subscriptions, asking once for those that began alike."""
+        now = self._clock.now()
+        loaded: dict[tuple[str, datetime], LimitsOfPlan] = {}
+        done = list[Subscription]()
+        for subscription in page:
+            plan = subscription.plan_id, subscription.start_time
+            try:
+                if plan not in loaded:
+                    loaded[plan] = await self._limits.load(tenant, *plan)
+                if subscription.end_time is not None and subscription.end_time <= now:
+                    await self._limits.delete(tenant, subscription, loaded[plan])
+                else:
+                    await self._limits.put(tenant, subscription, loaded[plan])
+            except DomainError as error:
+                get_logger().warning(
+                    "invoicing.limits_not_put",
+                    subscription_id=subscription.subscription_id,
+                    error=str(error),
+                )
             else:
-                await self._limits.put(tenant, subscription)
-        except DomainError as error:
-            get_logger().warning(
-                "invoicing.limits_not_put",
-                subscription_id=subscription.subscription_id,
-                error=str(error),
-            )
-            return
+                done.append(subscription)
         async with self._database.transaction(tenant) as transaction:
-            await parties.save_limits_time(transaction, tenant, subscription, now)
+            await parties.save_limits_time(transaction, tenant, done, now)
 
 
 async def require_seller(transaction: AsyncConnection, tenant: str) -> Seller:
