@@ -4,7 +4,7 @@ Each is first read as if it were valid, since nearly all are; only when somethin
 every field looked at again, so that the caller learns of all violations at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from types import MappingProxyType
@@ -281,12 +281,16 @@ def _least(request: wire.ReserveRequest | wire.ExtendRequest, amounts: Amounts) 
 
 
 def _estimates(request: wire.ReserveRequest) -> tuple[Estimate, ...]:
-    """Read which units are to be estimated; they are none of the amounts."""
+    return parse_estimates(request.estimates, {amount.unit for amount in request.amounts})
+
+
+def parse_estimates(given: Sequence[wire.Estimate], units: Iterable[str]) -> tuple[Estimate, ...]:
+    """Read which units are to be estimated; they are none of those of the amounts."""
     violations = Violations()
-    seen = {amount.unit for amount in request.amounts}
-    if len(request.estimates) > ESTIMATES_MAX:
+    seen = set(units)
+    if len(given) > ESTIMATES_MAX:
         violations.add("estimates", f"must have at most {ESTIMATES_MAX} entries")
-    for place, estimate in enumerate(request.estimates):
+    for place, estimate in enumerate(given):
         where = f"estimates[{place}]"
         if not is_unit(estimate.unit):
             violations.add(f"{where}.unit", UNIT_RULE)
@@ -298,7 +302,7 @@ def _estimates(request: wire.ReserveRequest) -> tuple[Estimate, ...]:
         if len(estimate.route) > ROUTE_LENGTH_MAX:
             violations.add(f"{where}.route", f"must have at most {ROUTE_LENGTH_MAX} characters")
     violations.raise_if_any()
-    return tuple(Estimate(each.unit, each.max_quantity, each.route) for each in request.estimates)
+    return tuple(Estimate(each.unit, each.max_quantity, each.route) for each in given)
 
 
 def _is_shadow(mode: int) -> bool:

@@ -18,6 +18,7 @@ from services.quota.convert.calls import (
     DIMENSIONS_MAX,
     TTL_MS_DEFAULT,
     fingerprint,
+    parse_estimates,
     parse_session_call,
     parse_ttl_ms,
 )
@@ -57,7 +58,7 @@ def read_session_call(twin: Any) -> Call:  # noqa: ANN401 - made at run time.
 
 
 def _reserve(twin: Any) -> ReserveCall:  # noqa: ANN401 - as above.
-    if twin.min_amounts or twin.mode or twin.estimates:
+    if twin.min_amounts or twin.mode:
         raise _Rare
     subject, dimensions, amounts = _content(twin)
     if not amounts:
@@ -69,6 +70,7 @@ def _reserve(twin: Any) -> ReserveCall:  # noqa: ANN401 - as above.
         dimensions,
         amounts,
         _ttl_ms(twin.ttl) if twin.HasField("ttl") else TTL_MS_DEFAULT,
+        estimates=parse_estimates(twin.estimates, amounts) if twin.estimates else (),
     )
 
 
