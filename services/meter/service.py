@@ -32,7 +32,7 @@ from services.meter.convert.reading import (
     render_usage_summary,
 )
 from services.meter.sources.cloudevents import draft_of, given_message
-from services.meter.sources.intake import Intake
+from services.meter.sources.intake import Intake, draft_all
 from services.meter.streams import EventStream
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
@@ -72,7 +72,7 @@ class MeterService(MeterServiceServicer):
         self, request: wire.IngestCloudEventsRequest, context: Context
     ) -> wire.IngestCloudEventsResponse:
         check_event_count(len(request.events))
-        drafts = [draft_of(given_message(event)) for event in request.events]
+        drafts = await draft_all(map(given_message, request.events), draft_of)
         fates = await self._intake.store(caller(context).tenant, drafts)
         return render_cloud_event_outcomes(fates)
 

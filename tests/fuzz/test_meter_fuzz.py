@@ -131,6 +131,16 @@ class Fuzzer:
         request = an_odd_export(self.draw, self.next())
         await self._refusable(EXPORT, mangled(self.draw, request))
 
+    async def post_spans(self) -> None:
+        """Post an export, or what is hardly one."""
+        data = an_odd_export(self.draw, self.next()).SerializeToString()
+        if self.draw.random() < 0.5:
+            data = mangled(self.draw, data)
+        answer = await self._post(data, "application/x-protobuf", "/v1/traces")
+        assert answer.status in {200, 400}, answer
+        if answer.status == 200:
+            ExportTraceServiceResponse.FromString(answer.body)
+
     async def post_bytes(self) -> None:
         """Post what is hardly JSON, in a format that may be none."""
         body = json.dumps(self.some(an_odd_cloud_event)).encode()
@@ -153,10 +163,10 @@ class Fuzzer:
         answer: bytes = await call(data, metadata=self.world.token())
         return answer
 
-    async def _post(self, body: bytes, content_type: str) -> Any:  # noqa: ANN401 - an answer.
+    async def _post(self, body: bytes, content_type: str, path: str = "/v1/events") -> Any:  # noqa: ANN401 - an answer.
         ((_, token),) = self.world.token()
         headers = {"authorization": token, "content-type": content_type}
-        return await post(self.http, "/v1/events", body, headers)
+        return await post(self.http, path, body, headers)
 
     def _note(
         self,
@@ -221,6 +231,7 @@ async def test_malformed_input_is_named_and_never_half_stored(
         fuzzer.send_bytes,
         fuzzer.export_bytes,
         fuzzer.post_bytes,
+        fuzzer.post_spans,
     )
 
     calls = await asyncio.gather(

@@ -44,7 +44,7 @@ from services.meter.sources.cloudevents import (
     given_binary,
     given_structured,
 )
-from services.meter.sources.intake import Intake
+from services.meter.sources.intake import Intake, draft_all
 from services.meter.sources.otlp_service import SpanTaker
 
 PATH = "/v1/events"
@@ -154,7 +154,7 @@ class HttpFront:
                 given = [_structured(body)]
             else:
                 given = [given_binary(_attributes(request), body)]
-            drafts = [draft_of(each) for each in given]
+            drafts = await draft_all(given, draft_of)
             fates = await self._intake.store(admission.caller.tenant, drafts)
         finally:
             self._buffered_bytes -= size

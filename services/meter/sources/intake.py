@@ -4,9 +4,10 @@ Every format is turned into the contract's own event, which is then checked as i
 as one. What is wrong is told by the names that its sender knows.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Violation
@@ -14,6 +15,10 @@ from services.meter.convert.events import parse_event
 from services.meter.model import EPOCH, LATEST_TIME_AHEAD, Fate, IncomingEvent, Outcome
 from services.meter.usecases.ingestion import Ingestion
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
+
+Given = TypeVar("Given")
+
+_DRAFTS_PER_TURN: Final = 250
 
 
 class Draft(NamedTuple):
@@ -26,6 +31,16 @@ class Draft(NamedTuple):
     event: UsageEvent
     name_of: Callable[[str], str]
     violations: tuple[Violation, ...] = ()
+
+
+async def draft_all(given: Iterable[Given], draft: Callable[[Given], Draft]) -> list[Draft]:
+    """Make drafts, and let others be served meanwhile: ten thousand take a third of a second."""
+    drafts: list[Draft] = []
+    for each in given:
+        drafts.append(draft(each))
+        if len(drafts) % _DRAFTS_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return drafts
 
 
 class Intake:
