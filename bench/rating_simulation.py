@@ -1,7 +1,8 @@
 """A simulation of stored events: a meter and a rating service, and a month of many customers.
 
 Every event is a call of one of three models with input and output tokens; three meters count it.
-The plan in force and both candidates price tokens by a table and calls by tiers.
+The plan in force and both candidates price tokens by a table and calls by tiers. The customers are
+named, as `tollkeeper plans simulate` names those that are subscribed.
 """
 
 import asyncio
@@ -77,6 +78,8 @@ async def measure_simulation(
             current_plan_id="current",
         )
         request.periods.add().period.CopyFrom(render_interval(period))
+        for number in range(min(CUSTOMERS, count)):
+            request.customers.add(customer_id=_customer_id(number))
         spent_s = rating.cpu_seconds(), meter.cpu_seconds()
         started_s = time.perf_counter()
         steps = 0
@@ -146,8 +149,12 @@ def _batches(period: Interval, count: int) -> Iterator[meter_messages.IngestEven
                     "output_tokens": str(chance.randrange(1, 2_000)),
                 },
             )
-            event.subject.customer_id = f"customer-{number % CUSTOMERS:05}"
+            event.subject.customer_id = _customer_id(number % CUSTOMERS)
         yield request
+
+
+def _customer_id(number: int) -> str:
+    return f"customer-{number:05}"
 
 
 def _plan(plan_id: str, base_fee: str, bound: str) -> plan_pb2.Plan:

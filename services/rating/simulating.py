@@ -88,17 +88,21 @@ class Simulating:
     ) -> tuple[SimulatedCustomer, ...]:
         """Find everybody who used anything that a plan prices."""
         whole = Interval(simulation.periods[0].period.start, simulation.periods[-1].period.end)
-        ids: set[str] = set()
-        for meter_id, meter in meters.items():
-            if meter is not None:
-                total = Reading(meter_id, None, (), (), (), Grain.TOTAL, None, History.NONE)
-                token: str | None = ""
-                while token is not None:
-                    page = await self._meters.get_usage_page(
-                        tenant, meter_id, whole, total, page_token=token
-                    )
-                    ids.update(customer_id for customer_id, _ in page.rows)
-                    token = page.next_token or None
+
+        async def find(meter_id: str) -> set[str]:
+            total = Reading(meter_id, None, (), (), (), Grain.TOTAL, None, History.NONE)
+            found: set[str] = set()
+            token: str | None = ""
+            while token is not None:
+                page = await self._meters.get_usage_page(
+                    tenant, meter_id, whole, total, page_token=token
+                )
+                found.update(customer_id for customer_id, _ in page.rows)
+                token = page.next_token or None
+            return found
+
+        known = [meter_id for meter_id, meter in meters.items() if meter is not None]
+        ids = set[str]().union(*await asyncio.gather(*map(find, known)))
         plan_id = simulation.current_plan_id
         return tuple(SimulatedCustomer(each, plan_id, "", None, _UTC) for each in ids)
 
