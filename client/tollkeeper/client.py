@@ -319,7 +319,7 @@ class Tollkeeper:
         answer = (await self.ask(SessionCall(check=request))).check
         limits = tuple(map(parse_limit, answer.limits))
         if answer.decision == DECISION_DENY:
-            raise QuotaDenied(limits)
+            raise QuotaDenied(limits, is_degraded=answer.degraded)
         return limits
 
     async def balances(

@@ -204,7 +204,7 @@ class Hold:
         answer = (await self.gate.ask(SessionCall(extend=request))).extend
         limits = tuple(map(parse_limit, answer.limits))
         if answer.decision == DECISION_DENY:
-            raise QuotaDenied(limits)
+            raise QuotaDenied(limits, is_degraded=answer.degraded)
         self.limits = limits or self.limits
         if answer.HasField("expire_time"):
             self.expire_time = answer.expire_time.ToDatetime(UTC)

@@ -78,7 +78,7 @@ class Reservation:
         answer = (await self._gate.ask_for_hold(SessionCall(reserve=self._request))).reserve
         limits = tuple(map(parse_limit, answer.limits))
         if answer.decision == DECISION_DENY:
-            raise QuotaDenied(limits)
+            raise QuotaDenied(limits, is_degraded=answer.degraded)
         return Hold(
             answer.reservation_id,
             parse_amounts(answer.granted),
@@ -88,4 +88,5 @@ class Reservation:
             self._gate,
             max_amounts=self._max_amounts,
             is_partial=answer.decision == DECISION_ALLOW_PARTIAL,
+            is_degraded=answer.degraded,
         )

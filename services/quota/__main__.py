@@ -24,6 +24,7 @@ from services.quota.inspection import Inspection
 from services.quota.rate_cards import RateCards
 from services.quota.redis_link import Link, RedisLink
 from services.quota.service import QuotaService
+from services.quota.standby import Standby
 from services.quota.sweeper import Sweeper
 from services.quota.usecases import Gate, HoldUseCases, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2
@@ -40,7 +41,9 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     index = ExpiryIndex(link)
     counters = Counters(link, index)
     alerts = Alerts(foundation.database, clock)
-    batcher = Batcher(counters, catalogue.cover, alerts.see)
+    standby = Standby(clock)
+    batcher = Batcher(counters, catalogue.cover, standby, alerts.see)
+    standby.serve(batcher.book, counters.probe)
     estimators = Estimators(foundation.redis)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher, estimators)
@@ -51,7 +54,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings(), gate, clock)
     sweeper = Sweeper(link, index, counters)
-    own = (catalogue, counters, alerts, batcher, sweeper, estimators)
+    own = (catalogue, counters, alerts, batcher, standby, sweeper, estimators)
     return foundation.host(*own, *envoy, channels=(rating, meter))
 
 

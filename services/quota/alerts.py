@@ -62,6 +62,9 @@ class Alerts:
 
     def see(self, root: Root, answer: Answer) -> None:
         """Note the thresholds that an answer shows as reached, unless they are known."""
+        if answer.outcome >= Outcome.DEGRADED_ALLOWED:
+            # Nothing is known of what is used.
+            return
         width = _FIGURES_WITH_WAIT if answer.outcome in _WITH_WAIT else _FIGURES
         if len(answer.figures) < width * len(answer.coverage.limits):
             # What was answered without the counters shows nothing that is used.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from kit.errors import DomainError
+from kit.errors import DomainError, Unavailable
 from services.quota.counters import (
     Answer,
     Batch,
@@ -22,15 +22,15 @@ from services.quota.counters import (
     unavailable,
 )
 from services.quota.coverage import NOTHING, Coverage, DescribedHold
-from services.quota.model import (
-    LIMITS_PER_CALL_MAX,
-    CommitCall,
-    Dimensions,
-    ExtendCall,
-    HoldId,
-    Subject,
+from services.quota.model import LIMITS_PER_CALL_MAX, Dimensions, ExtendCall, Subject
+from services.quota.operations import (
+    Asked,
+    OfHold,
+    Operation,
+    commit_operation,
+    extend_operation,
 )
-from services.quota.operations import Operation, commit_operation, extend_operation
+from services.quota.standby import Standby
 
 OPERATIONS_PER_BATCH_MAX = 256
 COUNTERS_PER_BATCH_MAX = 2048
@@ -48,19 +48,13 @@ Cover = Callable[[str, Subject, Dimensions], Coverage]
 """Finds what covers a call of a tenant."""
 
 
-class OfHold(NamedTuple):
-    """A call of which only its hold says whose it was."""
-
-    call: CommitCall | ExtendCall
-    hold: HoldId
-
-
 class _Waiting(NamedTuple):
     """What is to be decided, and who is to be told the answer, by which ticket."""
 
-    asked: Operation | OfHold
+    asked: Asked
     deliver: Deliver
     ticket: object
+    may_stand_by: bool = True
 
 
 class _Queue:
@@ -92,7 +86,7 @@ class _Queue:
 
     def batch(self) -> Batch:
         """Answer what was taken; of every hold is known by now whose call it was."""
-        operations = [asked for asked, _, _ in self.taken]
+        operations = [waiting[0] for waiting in self.taken]
         return Batch(self.root, cast("list[Operation]", operations))
 
 
@@ -101,6 +95,7 @@ class Batcher:
 
     Args:
         cover: Finds what covers the call of a hold, once the hold was found.
+        standby: Answers while the counters cannot be reached.
         see: Is told the answers that concern limits with thresholds.
         round_trips_max: How many messages to Redis may be unanswered at once.
     """
@@ -109,6 +104,7 @@ class Batcher:
         self,
         counters: Counters,
         cover: Cover,
+        standby: Standby,
         see: See,
         *,
         round_trips_max: int = 2,
@@ -116,6 +112,7 @@ class Batcher:
     ) -> None:
         self._counters = counters
         self._cover = cover
+        self._standby = standby
         self._see = see
         self._round_trips_max = round_trips_max
         self._waiting_max = waiting_max
@@ -139,11 +136,16 @@ class Batcher:
     def submit(
         self,
         root: Root,
-        asked: Operation | OfHold,
+        asked: Asked,
         deliver: Callable[[Ticket, Answer | Exception], None],
         ticket: Ticket,
+        *,
+        may_stand_by: bool = True,
     ) -> None:
-        """Have an operation decided; `deliver` gets the ticket back, and the answer."""
+        """Have an operation decided; `deliver` gets the ticket back, and the answer.
+
+        While the counters cannot be reached the standby answers, if it may.
+        """
         if self._waiting_count >= self._waiting_max:
             deliver(ticket, unavailable())
             return
@@ -155,13 +157,17 @@ class Batcher:
             if not self._is_scheduled:
                 self._is_scheduled = True
                 asyncio.get_running_loop().call_soon(self._flush)
-        queue.waiting.append(_Waiting(asked, deliver, ticket))
+        queue.waiting.append(_Waiting(asked, deliver, ticket, may_stand_by))
 
-    async def decide(self, root: Root, asked: Operation | OfHold) -> Answer:
+    async def decide(self, root: Root, asked: Asked, *, may_stand_by: bool = True) -> Answer:
         """Have an operation decided, and wait for the answer; raise why there is none."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.submit(root, asked, _settle, future)
+        self.submit(root, asked, _settle, future, may_stand_by=may_stand_by)
         return await future
+
+    async def book(self, root: Root, asked: Asked) -> Answer:
+        """Have the counters themselves decide, and wait for the answer; raise why there is none."""
+        return await self.decide(root, asked, may_stand_by=False)
 
     def _flush(self) -> None:
         self._is_scheduled = False
@@ -211,7 +217,9 @@ class Batcher:
         """Ask what is to be extended by the limits that applied when it was held."""
         operation = cast("Operation", waiting.asked)
         assert operation.rebased is not None, "only what is extended depends on former limits"
-        self.submit(root, operation.rebased(changed.description), *waiting[1:])
+        again = operation.rebased(changed.description)
+        deliver, ticket, may_stand_by = waiting[1:]
+        self.submit(root, again, deliver, ticket, may_stand_by=may_stand_by)
 
     def _answers(
         self, queue: _Queue, result: Decided | Exception
@@ -221,12 +229,19 @@ class Batcher:
         if isinstance(result, Decided):
             answers, more_is_due = result
         else:
-            answers, more_is_due = [result] * len(queue.taken), False
+            answers = [self._in_place_of(result, queue.root, waiting) for waiting in queue.taken]
+            more_is_due = False
         if queue.waiting or more_is_due:
             self._ready.append(queue)
         else:
             del self._queues[queue.root]
         return answers
+
+    def _in_place_of(self, error: Exception, root: Root, waiting: _Waiting) -> Answer | Exception:
+        """Answer what the counters did not, where somebody else may."""
+        if waiting.may_stand_by and isinstance(error, Unavailable):
+            return self._standby.answer(root, waiting.asked, error)
+        return error
 
     async def _decide(self, queues: Sequence[_Queue]) -> Sequence[Decided | Exception]:
         try:

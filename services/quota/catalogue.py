@@ -32,6 +32,7 @@ REFRESH_S = 0.25
 
 _VERSIONS = "tollkeeper:quota:limit_versions"
 _VERSION_BYTES = 8
+_VERSION_WAIT_S = 0.25
 _TENANTS_PER_LOOK = 1000
 _filter_failures = meter.create_counter(
     "quota.filter_failures", description="Calls to which the filter of a limit cannot be applied."
@@ -104,19 +105,18 @@ class LimitCatalogue:
     async def load(self, tenant: str) -> None:
         """Load the limits of a tenant unless they are; who comes meanwhile waits for the same.
 
+        While Redis does not answer they are loaded as they are in PostgreSQL.
+
         Raises:
-            Unavailable: PostgreSQL does not answer, or COUNTERS_UNAVAILABLE, Redis does not.
+            Unavailable: PostgreSQL does not answer.
         """
         if tenant in self._loaded:
             return
         loading = self._loading.get(tenant)
         if loading is None:
-            loading = self._loading[tenant] = asyncio.create_task(self._reload(tenant))
+            loading = self._loading[tenant] = asyncio.create_task(self._load_first(tenant))
             loading.add_done_callback(lambda _: self._loading.pop(tenant))
-        try:
-            await asyncio.shield(loading)
-        except (OSError, RedisError) as error:
-            raise unavailable() from error
+        await asyncio.shield(loading)
 
     async def announce(self, tenant: str) -> None:
         """Tell every replica that the limits of a tenant have changed, and load them here.
@@ -146,7 +146,18 @@ class LimitCatalogue:
         number = next(self._numbers)
         await self._look_at_the_clock()
         # The version is read first: a change in between makes it differ, and is loaded next time.
-        version = await self._version(tenant)
+        await self._take_over(tenant, number, await self._version(tenant))
+
+    async def _load_first(self, tenant: str) -> None:
+        number = next(self._numbers)
+        version = None
+        with suppress(OSError, RedisError):
+            async with asyncio.timeout(_VERSION_WAIT_S):
+                await self._look_at_the_clock()
+                version = await self._version(tenant)
+        await self._take_over(tenant, number, version)
+
+    async def _take_over(self, tenant: str, number: int, version: bytes | None) -> None:
         async with self._database.transaction(tenant) as transaction:
             stored = await store.load_limits(transaction, tenant)
         plans = {one.limit.plan_id for one in stored} - {""}

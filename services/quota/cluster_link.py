@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from kit.redis_pool import cluster_nodes, node_url
-from services.quota.redis_link import RedisLink, Reply, ReplyError, packed
+from services.quota.redis_link import NotAsked, RedisLink, Reply, ReplyError, packed
 
 SLOTS_COUNT = 16_384
 
@@ -112,7 +112,7 @@ class ClusterLink:
     async def _ask_node(self, link: RedisLink | None, commands: Sequence[bytes]) -> list[Reply]:
         if link is None:
             self._refresh_soon()
-            return [ConnectionError("no node of the cluster has the slot")] * len(commands)
+            return [NotAsked("no node of the cluster has the slot")] * len(commands)
         try:
             return await link.ask(commands)
         except OSError as error:
@@ -190,7 +190,7 @@ class ClusterLink:
                     await self._take_over(reply, link.host)
                     self._refreshed_s = loop.time()
                     return
-        raise ConnectionError("no node of the cluster says who has the slots")
+        raise NotAsked("no node of the cluster says who has the slots")
 
     async def _take_over(self, rows: Sequence[Reply], host: str) -> None:
         """Go on by what a node says of the cluster."""

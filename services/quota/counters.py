@@ -23,7 +23,7 @@ from kit.errors import (
     Unavailable,
 )
 from services.quota.coverage import Coverage, DescribedHold, described_hold, remembered
-from services.quota.expiry_index import ExpiryIndex
+from services.quota.expiry_index import SHARDS_COUNT, ExpiryIndex
 from services.quota.model import HoldState, Kind, Outcome
 from services.quota.operations import Operation
 from services.quota.redis_link import Link, Reply, ReplyError, packed
@@ -35,6 +35,7 @@ SWEEP_MAX = 256
 RETRY_AFTER = timedelta(seconds=1)
 
 _ERROR_LENGTH_MAX = 15
+_PROBE_LIFE_MS = 1000
 _HEAD = 4
 _FINGERPRINT = slice(0, 8)
 _COVERAGE_ID = slice(8, 16)
@@ -157,6 +158,18 @@ class Counters:
         """Close the connection."""
         await self._link.close()
 
+    async def probe(self) -> None:
+        """Return when Redis writes, on every node.
+
+        Raises:
+            OSError: it does not.
+        """
+        keys = [f"tollkeeper:quota:{{expiries-{shard}}}:probe" for shard in range(SHARDS_COUNT)]
+        commands = [packed("SET", key, "", "PX", _PROBE_LIFE_MS) for key in keys]
+        for reply in await self._link.ask(commands, keys):
+            if isinstance(reply, Exception):
+                raise ConnectionError(str(reply)) from reply
+
     async def decide(self, batches: Sequence[Batch]) -> list[Decided | Exception]:
         """Decide batches of different customers, each as a whole or not at all.
 
@@ -250,12 +263,12 @@ class Counters:
         try:
             return await self._link.ask(commands, keys)
         except OSError as error:
-            raise unavailable() from error
+            raise unavailable(error) from error
 
     def _read(self, batch: Batch, reply: Reply) -> Decided | Exception | None:
         """Read the answers out of a reply; nothing when its windows were stale."""
         if isinstance(reply, OSError):
-            return unavailable()
+            return unavailable(reply)
         if isinstance(reply, ReplyError):
             if "READONLY" in str(reply):
                 self._link.drop()
@@ -285,12 +298,24 @@ def _found_hold(is_open: bytes | None, *ended: bytes | None) -> DescribedHold | 
     return None
 
 
-def unavailable() -> Unavailable:
+def unavailable(cause: OSError | None = None) -> Unavailable:
     """Make the error of counters that did not answer."""
-    return Unavailable(
+    error = Unavailable(
         "COUNTERS_UNAVAILABLE",
         "the counters did not answer in time; repeat the call with the same request_id",
         retry_after=RETRY_AFTER,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def reused(request_id: str, kind: int) -> Conflict:
+    """Make the error of a request id that was used before with other content."""
+    method = _METHODS[Kind(kind)]
+    return Conflict(
+        "REQUEST_ID_REUSED",
+        f"the request_id was used before by {method} with other content",
+        metadata={"request_id": request_id, "method": method},
     )
 
 
@@ -381,12 +406,7 @@ def _error(root: Root, operation: Operation, code: str) -> DomainError:
     reservation_id = f"{operation.hold}.{root.customer}"
     match code[0]:
         case "1":
-            method = _METHODS[Kind(int(code[1:]) // _KINDS)]
-            return Conflict(
-                "REQUEST_ID_REUSED",
-                f"the request_id was used before by {method} with other content",
-                metadata={"request_id": operation.request_id, "method": method},
-            )
+            return reused(operation.request_id, int(code[1:]) // _KINDS)
         case "2":
             return NotFound(
                 "RESERVATION_NOT_FOUND",

@@ -12,8 +12,9 @@
 --         operation  kind, coverage, request, fingerprint, hold, detail, extra, an amount for each
 --                    slot; all in one flat list
 --           detail   the ttl of a reserve or of an extended hold; 0 for a commit whose subject nobody
---                    knows
---           extra    0; or when usage that is recorded happened; or of a check, reserve or extend
+--                    knows; 1 for a release or dispatch of a hold that may be unknown
+--           extra    0; or when usage that is recorded happened; or under what the answer to a
+--                    reserve is remembered that a release lets be forgotten; or of a check, reserve or extend
 --                    {1 in shadow, least of each slot, flexible units}, and where limits have changed
 --                    since a hold was made, its description and the amounts of its slots
 --       A description is msgpack {field, slot, ...}, and behind it what only the service reads; an
@@ -50,7 +51,7 @@ local books = {
   now = now, operations = operations,
   counters = counters, fields = fields, by_field = false, changed = {},
   coverages = {}, holds = {}, changed_ids = {}, late = {},
-  recent = {}, news = {},
+  recent = {}, news = {}, forgotten = {},
   last_expiry = 0, is_last_expiry_known = false,
 }
 
@@ -294,6 +295,10 @@ if #books.news > 0 then
   end
   write('HSET', recent_key, books.news)
 end
+local forgotten = {}
+for name in pairs(books.forgotten) do forgotten[#forgotten + 1] = name end
+write('HDEL', recent_key, forgotten)
+write('HDEL', former_key, forgotten)
 
 replies[1] = cmsgpack.pack({false, now, #due == sweep_max, exhibits})
 return replies

@@ -63,8 +63,10 @@ class Operation:
         description: What covers the call, told apart.
         ttl_ms: How long a reserve holds, or an extended hold lives from now on.
         is_subject_known: Whether a commit can be booked although its hold is unknown.
+        may_be_unknown: Whether a hold that is released or dispatched may never have been.
         is_shadow: Whether no limit refuses.
         event_ms: When usage that is recorded happened; 0 for now.
+        forgotten: The request of a reserve whose answer a release lets be forgotten.
         own: The description of the hold that is extended and what is asked in its positions, where
             the limits have changed since.
     """
@@ -79,8 +81,10 @@ class Operation:
     hold: str = ""
     ttl_ms: int = 0
     is_subject_known: bool = True
+    may_be_unknown: bool = False
     is_shadow: bool = False
     event_ms: int = 0
+    forgotten: str = ""
     own: tuple[bytes, Demand] | None = None
 
 
@@ -226,7 +230,7 @@ class _Books:
         if operation.kind is Kind.COMMIT:
             return self._commit(operation)
         hold = self._hold(operation.hold)
-        if hold is None and ended is None:
+        if hold is None and ended is None and not operation.may_be_unknown:
             return Failure("RESERVATION_NOT_FOUND")
         return self._change(operation, hold)
 
@@ -304,6 +308,7 @@ class _Books:
         return self._answer(operation, Outcome.COMMITTED)
 
     def _release(self, operation: Operation, hold: Hold | None) -> Answer:
+        self._requests.pop(operation.forgotten, None)
         is_late = hold is not None and hold.phase is HoldPhase.LATE
         if hold and is_late:
             self._unbook(hold)

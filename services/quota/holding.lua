@@ -35,7 +35,7 @@ end
 
 local function remember(books, name, value)
   local news = books.news
-  books.recent[name] = value
+  books.recent[name], books.forgotten[name] = value, nil
   news[#news + 1] = name
   news[#news + 1] = value
 end
@@ -165,7 +165,11 @@ local function release(books, coverage, at)
   local id = books.operations[at + 4]
   local hold, ended = find_hold(books, id), books.recent['e' .. id]
   if ended and string.sub(ended, 1, 1) ~= 'X' then return nil, '3' .. ended end
-  if not hold and not ended then return nil, '2' end
+  if not hold and not ended and books.operations[at + 5] == 0 then return nil, '2' end
+  local forgotten = books.operations[at + 6]
+  if forgotten ~= 0 then
+    books.recent[forgotten], books.forgotten[forgotten] = nil, true
+  end
   local is_late = hold and hold[3] == 2
   if is_late then unbook_late(books, hold) elseif hold then give_back(books, hold) end
   end_hold(books, id, 'R')
@@ -199,7 +203,7 @@ local function mark_dispatched(books, coverage, at)
   local id = books.operations[at + 4]
   local hold, ended = find_hold(books, id), books.recent['e' .. id]
   if ended and string.sub(ended, 1, 1) ~= 'X' then return nil, '3' .. ended end
-  if not hold and not ended then return nil, '2' end
+  if not hold and not ended and books.operations[at + 5] == 0 then return nil, '2' end
   local is_open = hold and hold[3] ~= 2
   if is_open and hold[3] == 0 then
     hold[3] = 1

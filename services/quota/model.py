@@ -111,6 +111,14 @@ class Enforcement(IntEnum):
     SHADOW = 3
 
 
+class OutagePolicy(IntEnum):
+    """What a limit does while its counters cannot be reached."""
+
+    CLOSED = 1
+    OPEN = 2
+    LEASED = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """Whom and what it covers, how much, and in which window.
@@ -122,6 +130,7 @@ class Limit:
         expire_time: Until when it applies; nothing for ever.
         alert_thresholds: At which per cent of the capacity somebody is to be told, ascending.
         plan_id: By whose rate card it counts other units as money; empty for none.
+        outage_allowance: How much each replica admits in an outage under a leased policy.
     """
 
     limit_id: str
@@ -134,6 +143,8 @@ class Limit:
     window: Window
     overdraft: int = 0
     enforcement: Enforcement = Enforcement.HARD
+    outage_policy: OutagePolicy = OutagePolicy.CLOSED
+    outage_allowance: int = 0
     filter: str = ""
     overrides: str = ""
     expire_time: datetime | None = None
@@ -172,10 +183,15 @@ class Alert:
 
 
 class HoldId(NamedTuple):
-    """A hold: its name, which is unique among those of the customer, and the customer."""
+    """A hold: its name, which is unique among those of the customer, and the customer.
+
+    `call` says whose call it is where that may be known nowhere else: of a call that passed in an
+    outage.
+    """
 
     name: str
     customer: str
+    call: tuple[Subject, Dimensions] | None = None
 
 
 class CheckCall(NamedTuple):
@@ -294,7 +310,10 @@ class Kind(IntEnum):
 
 
 class Outcome(IntEnum):
-    """What was decided; the numbers are those of `decide.lua`."""
+    """What was decided; the numbers are those of `decide.lua`.
+
+    The last three are answers while the counters cannot be reached.
+    """
 
     ALLOWED = 1
     EXCEEDING = 2
@@ -303,6 +322,9 @@ class Outcome(IntEnum):
     RELEASED = 5
     PARTIAL = 6
     DISPATCHED = 7
+    DEGRADED_ALLOWED = 12
+    DEGRADED_DENIED = 13
+    JOURNALLED = 14
 
 
 class HoldPhase(IntEnum):

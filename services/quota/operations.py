@@ -19,6 +19,7 @@ from services.quota.model import (
     CheckCall,
     CommitCall,
     ExtendCall,
+    HoldId,
     Kind,
     MarkDispatchedCall,
     RecordCall,
@@ -30,8 +31,9 @@ from services.quota.model import (
 _CHECK, _RESERVE, _COMMIT, _RELEASE, _EXTEND, _MARK_DISPATCHED, _RECORD = map(int, Kind)
 _NO_FINGERPRINT = bytes(8)
 _SHADOW = (1, False, False)
+_CANCEL = "tollkeeper:cancel:"
 
-Extra = int | Sequence[object]
+Extra = int | str | Sequence[object]
 """What an operation says besides its sums, as `decide.lua` reads it."""
 
 Slots = Sequence[Slot]
@@ -46,8 +48,9 @@ class Operation(NamedTuple):
         fingerprint: Eight bytes that tell contents of requests apart.
         hold: The hold to make, to change or to end.
         detail: The ttl of a reserve in milliseconds, or of an extended hold, 0 for none; whether a
-            commit's subject is known.
-        extra: When what is recorded happened; of a check, reserve or extend whether it is in
+            commit's subject is known; whether a hold that is released or dispatched may be unknown.
+        extra: When what is recorded happened; of a release under what the answer to a reserve is
+            remembered that is to be forgotten; of a check, reserve or extend whether it is in
             shadow, what least is accepted, and the flexible units.
         sums: What counts in each slot of the coverage.
         rebased: Asks the same of a hold whose limits were others, given its description.
@@ -62,6 +65,31 @@ class Operation(NamedTuple):
     extra: Extra
     sums: Sequence[int]
     rebased: "Callable[[bytes], Operation] | None" = None
+
+
+class OfHold(NamedTuple):
+    """A call of which only its hold says whose it was."""
+
+    call: CommitCall | ExtendCall
+    hold: HoldId
+
+    @property
+    def kind(self) -> int:
+        """Answer its `Kind`."""
+        return _COMMIT if isinstance(self.call, CommitCall) else _EXTEND
+
+    @property
+    def request_id(self) -> str:
+        """Answer under which id the answer is remembered."""
+        return self.call.request_id
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Answer what tells its content apart."""
+        return self.call.fingerprint
+
+
+Asked = Operation | OfHold
 
 
 def check_operation(call: CheckCall, coverage: Coverage) -> Operation:
@@ -127,7 +155,28 @@ def release_operation(call: ReleaseCall | MarkDispatchedCall) -> Operation:
     """Ask that a hold be given back, or be known to be of a call that has left."""
     kind = _RELEASE if isinstance(call, ReleaseCall) else _MARK_DISPATCHED
     request_id, fingerprint, hold = call
-    return Operation(kind, NOTHING, request_id, fingerprint, hold.name, 0, 0, ())
+    may_be_unknown = int(hold.call is not None)
+    return Operation(kind, NOTHING, request_id, fingerprint, hold.name, may_be_unknown, 0, ())
+
+
+def cancel_operation(reserve: Operation) -> Operation:
+    """Ask that a reserve which nobody learned of be undone, so that its repeat is decided anew."""
+    return Operation(
+        _RELEASE,
+        NOTHING,
+        f"{_CANCEL}{reserve.hold}",
+        reserve.fingerprint,
+        reserve.hold,
+        0,
+        f"r{reserve.request_id}",
+        (),
+    )
+
+
+def is_in_shadow(operation: Operation) -> bool:
+    """Tell whether a check, a reserve or an extend is asked in shadow."""
+    extra = operation.extra
+    return not isinstance(extra, int | str) and bool(extra[0])
 
 
 def granted_amounts(amounts: Amounts, least: Amounts, grants: Sequence[int]) -> Amounts:

@@ -24,6 +24,11 @@ Reply = Any
 
 ReplyError = hiredis.ReplyError
 
+
+class NotAsked(ConnectionError):
+    """Nothing was sent, so nothing took effect."""
+
+
 _PORT = 6379
 _LOOKS_PER_TIMEOUT = 4
 _READING_S = 0.001
@@ -96,12 +101,12 @@ class RedisLink:
         if breaker is not CLOSED:
             now_ms = _now_ms()
             if not breaker.admits(now_ms):
-                raise ConnectionError("Redis has not answered of late")
+                raise NotAsked("Redis has not answered of late")
             self._breaker = breaker.asking(now_ms)
         try:
             stream = self._stream
             if stream is None or stream.is_closed:
-                stream = await self._open()
+                stream = await self._opened()
             replies = await stream.ask(commands)
         except OSError:
             self._breaker = self._breaker.failed(_now_ms())
@@ -121,6 +126,12 @@ class RedisLink:
     async def close(self) -> None:
         """Close the connection."""
         self.drop()
+
+    async def _opened(self) -> "_Stream":
+        try:
+            return await self._open()
+        except OSError as error:
+            raise NotAsked(str(error)) from error
 
     async def _open(self) -> "_Stream":
         opening = self._opening

@@ -86,8 +86,7 @@ class QuotaService:
     async def MarkDispatched(
         self, request: wire.MarkDispatchedRequest, context: Context
     ) -> WrittenMessage:
-        call = parse_mark_dispatched(request)
-        answer = await self._gate.decide(caller(context).tenant, call)
+        answer = await self._gate.decide(caller(context).tenant, parse_mark_dispatched(request))
         return WrittenMessage(render_mark_dispatched(answer))
 
     async def Record(self, request: wire.RecordRequest, context: Context) -> WrittenMessage:
@@ -118,7 +117,7 @@ class QuotaService:
     async def GetBalances(
         self, request: wire.GetBalancesRequest, context: Context
     ) -> WrittenMessage:
-        answer = await self._gate.decide(caller(context).tenant, parse_get_balances(request))
+        answer = await self._gate.show(caller(context).tenant, parse_get_balances(request))
         return WrittenMessage(render_balances(answer))
 
     async def ListReservations(

@@ -17,7 +17,7 @@ from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.quota import store
-from services.quota.batcher import Batcher, OfHold
+from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Answer, Root
 from services.quota.coverage import overridden_in_turn
@@ -39,7 +39,8 @@ from services.quota.model import (
     StoredLimit,
 )
 from services.quota.operations import (
-    Operation,
+    Asked,
+    OfHold,
     check_operation,
     commit_operation,
     extend_operation,
@@ -56,7 +57,8 @@ Ticket = TypeVar("Ticket")
 class Gate:
     """Decides over calls; sessions submit, unary calls wait.
 
-    Every operation may fail with COUNTERS_UNAVAILABLE and TOO_MANY_LIMITS.
+    Every operation may fail with TOO_MANY_LIMITS. While the counters cannot be reached the standby
+    answers, and what it cannot answer fails with COUNTERS_UNAVAILABLE.
     """
 
     def __init__(self, catalogue: LimitCatalogue, batcher: Batcher, estimators: Estimators) -> None:
@@ -118,6 +120,17 @@ class Gate:
             self._estimators.learn(tenant, call)
         deliver(ticket, answer)
 
+    async def show(self, tenant: str, call: CheckCall) -> Answer:
+        """Show how limits stand, which only the counters can say.
+
+        Raises:
+            Precondition: TOO_MANY_LIMITS.
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        if not self._catalogue.is_loaded(tenant):
+            await self._catalogue.load(tenant)
+        return await self._batcher.decide(*self._asked(tenant, call), may_stand_by=False)
+
     @traced("quota.reserve_as")
     async def reserve_as(self, tenant: str, call: ReserveCall, name: str) -> Answer:
         """Hold under a name that was made beforehand, so that who knows how can commit by it.
@@ -135,7 +148,7 @@ class Gate:
         root = Root(tenant, call.subject.customer)
         return await self._batcher.decide(root, reserve_operation(call, coverage, name))
 
-    def _asked(self, tenant: str, call: Call) -> tuple[Root, Operation | OfHold]:
+    def _asked(self, tenant: str, call: Call) -> tuple[Root, Asked]:
         cover = self._catalogue.cover
         match call:
             case ReserveCall():
@@ -157,9 +170,7 @@ class Gate:
             case _:
                 assert_never(call)
 
-    def _asked_of_hold(
-        self, tenant: str, call: CommitCall | ExtendCall
-    ) -> tuple[Root, Operation | OfHold]:
+    def _asked_of_hold(self, tenant: str, call: CommitCall | ExtendCall) -> tuple[Root, Asked]:
         if call.subject is None:
             assert call.hold is not None, "the converter refuses a commit of neither"
             return Root(tenant, call.hold.customer), OfHold(call, call.hold)

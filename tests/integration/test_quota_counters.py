@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from cli.signing_keys import SigningKeys
-from kit.errors import DomainError, Unavailable
+from kit.errors import DomainError
 from kit.settings import ServiceSettings
 from services.quota.counters import (
     SCRIPT,
@@ -30,6 +30,7 @@ from tests.quota_builders import a_limit as a_domain_limit
 from tests.quota_builders import a_rate, a_subject, covering
 from tests.quota_world import (
     ALLOW,
+    DENY,
     QuotaWorld,
     Standing,
     a_commit,
@@ -229,19 +230,19 @@ async def test_a_slow_redis_does_not_keep_a_call_waiting(
     tenant: str,
     client: Client,
 ) -> None:
-    """The call fails, says when to try again, and its repeat takes effect once."""
+    """The call is refused, says when to try again, and its repeat takes effect once."""
     async with quota_world(settings_for, keys, tenant, quota_decision_timeout_s=0.05) as world:
         await world.put(a_limit("tokens", capacity="100"))
         request = a_reserve(10)
         await client.client_pause(60_000, all=False)
         try:
-            error = await world.refusal("Reserve", request)
+            refused = await world.ask("Reserve", request)
         finally:
             await client.client_unpause()
         answer = await until_answered(world, request)
 
-    assert isinstance(error, Unavailable)
-    assert (error.reason, error.retry_after) == ("COUNTERS_UNAVAILABLE", timedelta(seconds=1))
+    assert (refused.decision, refused.degraded) == (DENY, True)
+    assert refused.limits[0].retry_after.ToTimedelta() == timedelta(seconds=1)
     assert standings(answer.limits) == [Standing("tokens", "acme", 0, 10, 90)]
 
 
@@ -250,12 +251,10 @@ async def until_answered(
 ) -> messages.ReserveResponse:
     """Repeat a call until the counters answer again."""
     for _ in range(200):
-        try:
-            answer: messages.ReserveResponse = await world.ask("Reserve", request)
-        except Unavailable:
-            await asyncio.sleep(0.05)
-        else:
+        answer: messages.ReserveResponse = await world.ask("Reserve", request)
+        if not answer.degraded:
             return answer
+        await asyncio.sleep(0.05)
     raise AssertionError("the counters did not come back")
 
 

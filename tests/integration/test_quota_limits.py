@@ -72,6 +72,8 @@ async def test_a_limit_is_put_shown_and_deleted(world: QuotaWorld) -> None:
         filter='dimensions.region == "eu"',
         expireTime="2099-12-31T12:00:00.000001Z",
         enforcement="ENFORCEMENT_SOFT",
+        outage_policy="OUTAGE_POLICY_LEASED",
+        outage_allowance="10",
     )
     put = (await world.ask("PutLimit", a_put(limit))).limit
     shown = (await world.ask("GetLimit", messages.GetLimitRequest(limit_id="tokens"))).limit

@@ -71,6 +71,7 @@ from services.quota.model import (
 )
 from services.quota.operations import (
     Operation,
+    cancel_operation,
     check_operation,
     commit_operation,
     extend_operation,
@@ -155,6 +156,9 @@ class Asked:
             hold=asked.hold,
             ttl_ms=asked.detail,
             is_subject_known=bool(asked.detail),
+            may_be_unknown=asked.kind in (Kind.RELEASE, Kind.MARK_DISPATCHED)
+            and bool(asked.detail),
+            forgotten=asked.extra[1:] if isinstance(asked.extra, str) else "",
             is_shadow=self.is_shadow,
             event_ms=min(cast("int", asked.extra), now_ms) if asked.kind == Kind.RECORD else 0,
             own=(self.description, self._demand(own)) if self.description else None,
@@ -327,7 +331,8 @@ class ScriptAndCore(RuleBasedStateMachine):
         amounts = data.draw(st.dictionaries(st.sampled_from(UNITS), st.integers(0, 40)))
         request_id = data.draw(st.sampled_from(REQUEST_IDS))
         fingerprint = data.draw(st.sampled_from([b"8 bytes.", b"others 8"]))
-        hold = HoldId(data.draw(st.sampled_from(["unknown", *self.holds[-8:]])), "acme")
+        of_call = (coverage.subject, ()) if data.draw(st.booleans()) else None
+        hold = HoldId(data.draw(st.sampled_from(["unknown", *self.holds[-8:]])), "acme", of_call)
         of = (request_id, fingerprint, hold)
         subject, holds = coverage.subject, 0
         least: dict[str, int] = {}
@@ -368,6 +373,9 @@ class ScriptAndCore(RuleBasedStateMachine):
                 is_shadow = False
             case Kind.RELEASE:
                 operation = release_operation(ReleaseCall(*of))
+                if data.draw(st.booleans()):
+                    reserve = operation._replace(request_id=data.draw(st.sampled_from(REQUEST_IDS)))
+                    operation = cancel_operation(reserve)._replace(request_id=request_id)
             case Kind.MARK_DISPATCHED:
                 operation = release_operation(MarkDispatchedCall(*of))
         return Asked(operation, amounts, least, holds, is_shadow, description)

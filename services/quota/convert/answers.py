@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
+from services.quota.convert.degraded import is_degraded, render_degraded
 from services.quota.convert.twins import GetBalancesResponse, SessionResponse
 from services.quota.counters import Answer
 from services.quota.coverage import Coverage
@@ -25,6 +26,7 @@ from services.quota.model import (
     CheckCall,
     CommitCall,
     ExtendCall,
+    Kind,
     MarkDispatchedCall,
     Outcome,
     RecordCall,
@@ -64,36 +66,50 @@ class WrittenMessage(NamedTuple):
 
 def render_check(answer: Answer) -> bytes:
     """Write a `CheckResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer).SerializeToString()
     return _written(_filled_check(answer).body)
 
 
 def render_reserve(answer: Answer, call: ReserveCall) -> bytes:
     """Write a `ReserveResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer, call).SerializeToString()
     return _written(_filled_reserve(answer, call).body)
 
 
 def render_extend(answer: Answer, call: ExtendCall) -> bytes:
     """Write an `ExtendResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer, call).SerializeToString()
     return _written(_filled_extend(answer, call).body)
 
 
 def render_commit(answer: Answer) -> bytes:
     """Write a `CommitResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer).SerializeToString()
     return _written(_filled_commit(answer).body)
 
 
 def render_record(answer: Answer) -> bytes:
     """Write a `RecordResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer).SerializeToString()
     return _written(_filled_record(answer).body)
 
 
 def render_release(answer: Answer) -> bytes:
     """Write a `ReleaseResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer).SerializeToString()
     return wire.ReleaseResponse(hold_settled=bool(answer.detail)).SerializeToString()
 
 
 def render_mark_dispatched(answer: Answer) -> bytes:
     """Write a `MarkDispatchedResponse`."""
+    if is_degraded(answer):
+        return render_degraded(answer).SerializeToString()
     return wire.MarkDispatchedResponse(hold_open=bool(answer.detail)).SerializeToString()
 
 
@@ -105,6 +121,8 @@ def render_balances(answer: Answer) -> bytes:
 
 def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
     """Write a `SessionResponse` with one answer; what is joined reads as one with all answers."""
+    if is_degraded(answer):
+        return _degraded_session_answer(call_id, call, answer)
     match call:
         case ReserveCall():
             form = _filled_reserve(answer, call)
@@ -127,6 +145,13 @@ def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
     form.answer.call_id = call_id
     data: bytes = form.response.SerializeToString()
     return data
+
+
+def _degraded_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
+    message = wire.SessionAnswer(call_id=call_id)
+    asking = call if isinstance(call, ReserveCall | ExtendCall) else None
+    getattr(message, Kind(answer.kind).name.lower()).CopyFrom(render_degraded(answer, asking))
+    return _alone(message)
 
 
 def render_session_error(call_id: int, status: Status) -> bytes:

@@ -17,6 +17,7 @@ from kit.errors import InvalidInput, Violations
 from kit.idempotency import parse_request_id
 from kit.rpc.wire import parse_time
 from services.quota.convert.fields import (
+    CALL_DIMENSIONS_MAX,
     UNIT_RULE,
     is_unit,
     parse_amounts,
@@ -44,7 +45,6 @@ from services.quota.model import (
 )
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
-DIMENSIONS_MAX = 16
 TTL_MS_DEFAULT = 60_000
 TTL_MS_MIN = 100
 ESTIMATES_MAX = 8
@@ -63,7 +63,7 @@ def parse_check(request: wire.CheckRequest) -> CheckCall:
     try:
         return CheckCall(
             parse_subject(request.subject, "subject"),
-            parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+            parse_dimensions(request.dimensions, "dimensions", count_max=CALL_DIMENSIONS_MAX),
             parse_some_amounts(request.amounts, "amounts"),
             _is_shadow(request.mode),
         )
@@ -83,7 +83,7 @@ def parse_get_balances(request: wire.GetBalancesRequest) -> CheckCall:
     violations.raise_if_any()
     return CheckCall(
         parse_subject(request.subject, "subject"),
-        parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+        parse_dimensions(request.dimensions, "dimensions", count_max=CALL_DIMENSIONS_MAX),
         {},
     )
 
@@ -96,7 +96,7 @@ def parse_reserve(request: wire.ReserveRequest) -> ReserveCall:
             parse_request_id(request.request_id),
             _fingerprint(b"Reserve", request),
             parse_subject(request.subject, "subject"),
-            parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+            parse_dimensions(request.dimensions, "dimensions", count_max=CALL_DIMENSIONS_MAX),
             amounts,
             _ttl_ms(request) or TTL_MS_DEFAULT,
             _least(request, amounts) if request.min_amounts else NOTHING_ASKED,
@@ -159,7 +159,7 @@ def parse_record(request: wire.RecordRequest) -> RecordCall:
         request_id,
         _fingerprint(b"Record", request),
         parse_subject(request.subject, "subject"),
-        parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+        parse_dimensions(request.dimensions, "dimensions", count_max=CALL_DIMENSIONS_MAX),
         amounts,
         event_ms,
     )
@@ -238,10 +238,10 @@ def _subject_beside_hold(
     request: wire.CommitRequest | wire.ExtendRequest,
 ) -> tuple[Subject | None, Dimensions]:
     if request.reservation_id and not request.HasField("subject"):
-        return None, ()
+        return parse_hold(request.reservation_id, "reservation_id").call or (None, ())
     return (
         parse_subject(request.subject, "subject"),
-        parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+        parse_dimensions(request.dimensions, "dimensions", count_max=CALL_DIMENSIONS_MAX),
     )
 
 
@@ -339,7 +339,7 @@ def _refuse_call(
     violations.take("subject", lambda: parse_subject(request.subject, "subject"))
     violations.take(
         "dimensions",
-        lambda: parse_dimensions(request.dimensions, "dimensions", count_max=DIMENSIONS_MAX),
+        lambda: parse_dimensions(request.dimensions, "dimensions", count_max=CALL_DIMENSIONS_MAX),
     )
 
 

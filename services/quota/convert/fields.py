@@ -5,8 +5,11 @@ and again. Only what is valid is remembered.
 """
 
 import re
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+
+from google.protobuf.message import DecodeError
 
 from kit.errors import InvalidInput, Violations
 from kit.money import minor_digits
@@ -18,11 +21,12 @@ from services.quota.model import (
     HoldId,
     Subject,
 )
-from tollkeeper.api.quota.v1 import quota_pb2
+from tollkeeper.api.quota.v1 import quota_pb2, quota_service_pb2
 from tollkeeper.api.type.v1 import subject_pb2
 
 UNITS_MAX = 16
 UNIT_RULE = "must be 1 to 63 characters of a-z, 0-9 and '_', or a currency such as USD"
+CALL_DIMENSIONS_MAX = 16
 
 _REMEMBERED_MAX = 65_536
 _DIMENSION_LENGTH_MAX = 128
@@ -114,6 +118,9 @@ def parse_hold(reservation_id: str, field: str) -> HoldId:
     name, _, customer = reservation_id.partition(".")
     if _HOLD_NAME.fullmatch(name) and _SUBJECT_ID.fullmatch(customer):
         return HoldId(name, customer)
+    name, is_degraded, call = name.partition("~")
+    if is_degraded and _HOLD_NAME.fullmatch(name) and _SUBJECT_ID.fullmatch(customer):
+        return HoldId(name, customer, _read_call(call, customer, field))
     if not reservation_id:
         raise InvalidInput.of(field, "is required")
     raise InvalidInput.of(field, "must be the reservation_id of a ReserveResponse")
@@ -124,6 +131,29 @@ def parse_quantity(quantity: int, field: str) -> int:
     if not 0 <= quantity <= QUANTITY_MAX:
         raise InvalidInput.of(field, f"must be from 0 to {QUANTITY_MAX:,}")
     return quantity
+
+
+def render_degraded_hold(name: str, subject: Subject, dimensions: Dimensions) -> str:
+    """Write the id of a hold that no counter may know of: it says itself whose call it is for."""
+    message = quota_service_pb2.CheckRequest(
+        subject=render_subject(subject), dimensions=dict(dimensions)
+    )
+    message.subject.ClearField("customer_id")
+    call = urlsafe_b64encode(message.SerializeToString(deterministic=True)).decode()
+    return f"{name}~{call}.{subject.customer}"
+
+
+def _read_call(text: str, customer: str, field: str) -> tuple[Subject, Dimensions]:
+    """Read whose call a hold was made for out of its id, by the rules for what callers write."""
+    try:
+        message = quota_service_pb2.CheckRequest.FromString(b64decode(text, b"-_", validate=True))
+        message.subject.customer_id = customer
+        return (
+            parse_subject(message.subject, field),
+            parse_dimensions(message.dimensions, field, count_max=CALL_DIMENSIONS_MAX),
+        )
+    except (InvalidInput, DecodeError, ValueError):
+        raise InvalidInput.of(field, "must be the reservation_id of a ReserveResponse") from None
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)

@@ -27,6 +27,7 @@ from services.quota.model import (
     Enforcement,
     Level,
     Limit,
+    OutagePolicy,
     StoredLimit,
     Subject,
 )
@@ -68,6 +69,8 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
     window = violations.take("", lambda: parse_window(message))
     overdraft = violations.take("overdraft", lambda: _overdraft(message))
     enforcement = violations.take("enforcement", lambda: _enforcement(message.enforcement))
+    outage_policy = violations.take("outage_policy", lambda: _outage_policy(message.outage_policy))
+    allowance = violations.take("outage_allowance", lambda: _outage_allowance(message))
     violations.take("filter", lambda: _check_filter(message.filter))
     overrides = violations.take("overrides", lambda: _overrides(message.overrides))
     expire_time = violations.take("expire_time", lambda: _expire_time(message))
@@ -88,6 +91,8 @@ def parse_limit(message: quota_pb2.Limit) -> Limit:
         window=window,
         overdraft=overdraft,
         enforcement=enforcement,
+        outage_policy=outage_policy,
+        outage_allowance=allowance,
         filter=message.filter,
         overrides=overrides,
         expire_time=expire_time,
@@ -112,6 +117,8 @@ def render_limit(stored: StoredLimit) -> quota_pb2.Limit:
         capacity=limit.capacity,
         overdraft=limit.overdraft,
         enforcement=quota_pb2.Enforcement.ValueType(limit.enforcement),
+        outage_policy=quota_pb2.OutagePolicy.ValueType(limit.outage_policy),
+        outage_allowance=limit.outage_allowance,
         filter=limit.filter,
         overrides=limit.overrides,
         plan_id=limit.plan_id,
@@ -253,6 +260,21 @@ def _enforcement(number: int) -> Enforcement:
         return Enforcement(number)
     except ValueError:
         raise InvalidInput.of("enforcement", "must be hard, soft or shadow") from None
+
+
+def _outage_policy(number: int) -> OutagePolicy:
+    if number == quota_pb2.OUTAGE_POLICY_UNSPECIFIED:
+        return OutagePolicy.CLOSED
+    try:
+        return OutagePolicy(number)
+    except ValueError:
+        raise InvalidInput.of("outage_policy", "must be closed, open or leased") from None
+
+
+def _outage_allowance(message: quota_pb2.Limit) -> int:
+    if message.outage_allowance and message.outage_policy != quota_pb2.OUTAGE_POLICY_LEASED:
+        raise InvalidInput.of("outage_allowance", "must be 0 unless the outage policy is leased")
+    return parse_quantity(message.outage_allowance, "outage_allowance")
 
 
 def _kind(unit: str) -> str:

@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 from kit.errors import InvalidInput
 from kit.idempotency import parse_request_id
 from services.quota.convert.calls import (
-    DIMENSIONS_MAX,
     TTL_MS_DEFAULT,
     fingerprint,
     parse_estimates,
@@ -23,6 +22,7 @@ from services.quota.convert.calls import (
     parse_ttl_ms,
 )
 from services.quota.convert.fields import (
+    CALL_DIMENSIONS_MAX,
     UNITS_MAX,
     parse_amounts,
     parse_dimensions,
@@ -101,7 +101,7 @@ def _content(twin: Any) -> tuple[Subject, Dimensions, Amounts]:  # noqa: ANN401 
         ordered = sorted(entries, key=_dimension)
         entries[:] = ordered
         dimensions = tuple(map(_dimension, ordered))
-        if len(dict(dimensions)) != len(dimensions) or len(dimensions) > DIMENSIONS_MAX:
+        if len(dict(dimensions)) != len(dimensions) or len(dimensions) > CALL_DIMENSIONS_MAX:
             raise _Rare
     return read_subject(twin.subject), dimensions, amounts
 

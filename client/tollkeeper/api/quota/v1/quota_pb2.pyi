@@ -131,6 +131,42 @@ For trying a limit before it is enforced.
 """
 Global___Enforcement: _TypeAlias = Enforcement  # noqa: Y015
 
+class _OutagePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutagePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutagePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTAGE_POLICY_UNSPECIFIED: _OutagePolicy.ValueType  # 0
+    """Means OUTAGE_POLICY_CLOSED when a limit is put. Never sent."""
+    OUTAGE_POLICY_CLOSED: _OutagePolicy.ValueType  # 1
+    """It refuses every call."""
+    OUTAGE_POLICY_OPEN: _OutagePolicy.ValueType  # 2
+    """It lets every call pass."""
+    OUTAGE_POLICY_LEASED: _OutagePolicy.ValueType  # 3
+    """Each replica of the service lets calls pass up to `outage_allowance` in one
+    outage, for each counter, and then refuses.
+    """
+
+class OutagePolicy(_OutagePolicy, metaclass=_OutagePolicyEnumTypeWrapper):
+    """What a limit does while its counters cannot be reached.
+
+    A limit that is not hard never refuses, then neither; and an amount of zero
+    always fits.
+    """
+
+OUTAGE_POLICY_UNSPECIFIED: OutagePolicy.ValueType  # 0
+"""Means OUTAGE_POLICY_CLOSED when a limit is put. Never sent."""
+OUTAGE_POLICY_CLOSED: OutagePolicy.ValueType  # 1
+"""It refuses every call."""
+OUTAGE_POLICY_OPEN: OutagePolicy.ValueType  # 2
+"""It lets every call pass."""
+OUTAGE_POLICY_LEASED: OutagePolicy.ValueType  # 3
+"""Each replica of the service lets calls pass up to `outage_allowance` in one
+outage, for each counter, and then refuses.
+"""
+Global___OutagePolicy: _TypeAlias = OutagePolicy  # noqa: Y015
+
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -145,6 +181,10 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     """At least one limit has no room; nothing was charged on any limit."""
     DECISION_ALLOW_PARTIAL: _Decision.ValueType  # 5
     """There is room for a part that is at least `min_amounts`; that part is held."""
+    DECISION_ALLOW_DEGRADED: _Decision.ValueType  # 6
+    """The counters could not be reached and every limit's outage policy lets the
+    call pass. What it uses is booked when they are back.
+    """
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
     """What the service answered to a call."""
@@ -157,6 +197,10 @@ DECISION_DENY: Decision.ValueType  # 3
 """At least one limit has no room; nothing was charged on any limit."""
 DECISION_ALLOW_PARTIAL: Decision.ValueType  # 5
 """There is room for a part that is at least `min_amounts`; that part is held."""
+DECISION_ALLOW_DEGRADED: Decision.ValueType  # 6
+"""The counters could not be reached and every limit's outage policy lets the
+call pass. What it uses is booked when they are back.
+"""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
@@ -374,6 +418,8 @@ class Limit(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     OVERDRAFT_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    OUTAGE_POLICY_FIELD_NUMBER: _builtins.int
+    OUTAGE_ALLOWANCE_FIELD_NUMBER: _builtins.int
     ALERT_THRESHOLDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
@@ -403,6 +449,12 @@ class Limit(_message.Message):
     """
     enforcement: Global___Enforcement.ValueType
     """What happens to a call for which there is no room."""
+    outage_policy: Global___OutagePolicy.ValueType
+    """What happens while the counters cannot be reached."""
+    outage_allowance: _builtins.int
+    """How much each replica admits in an outage under OUTAGE_POLICY_LEASED, in
+    quanta, up to 10^15; must be 0 under the others.
+    """
     filter: _builtins.str
     """An expression of CEL that must be true of a call that is covered, over
     `dimensions` (a map of texts) and `customer`, `project`, `user`, `key` and
@@ -501,6 +553,8 @@ class Limit(_message.Message):
         concurrency: Global___ConcurrencyWindow | None = ...,
         overdraft: _builtins.int = ...,
         enforcement: Global___Enforcement.ValueType = ...,
+        outage_policy: Global___OutagePolicy.ValueType = ...,
+        outage_allowance: _builtins.int = ...,
         alert_thresholds: _abc.Iterable[_builtins.int] | None = ...,
         filter: _builtins.str = ...,
         overrides: _builtins.str = ...,
@@ -511,7 +565,7 @@ class Limit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["billing_period", b"billing_period", "calendar", b"calendar", "concurrency", b"concurrency", "create_time", b"create_time", "expire_time", b"expire_time", "lifetime", b"lifetime", "rolling", b"rolling", "subject", b"subject", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_thresholds", b"alert_thresholds", "billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "overdraft", b"overdraft", "overrides", b"overrides", "plan_id", b"plan_id", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_thresholds", b"alert_thresholds", "billing_period", b"billing_period", "calendar", b"calendar", "capacity", b"capacity", "concurrency", b"concurrency", "create_time", b"create_time", "dimensions", b"dimensions", "display_name", b"display_name", "enforcement", b"enforcement", "expire_time", b"expire_time", "filter", b"filter", "level", b"level", "lifetime", b"lifetime", "limit_id", b"limit_id", "outage_allowance", b"outage_allowance", "outage_policy", b"outage_policy", "overdraft", b"overdraft", "overrides", b"overrides", "plan_id", b"plan_id", "rolling", b"rolling", "subject", b"subject", "units", b"units", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_window: _TypeAlias = _typing.Literal["calendar", "rolling", "billing_period", "lifetime", "concurrency"]  # noqa: Y015
     _WhichOneofArgType_window: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015

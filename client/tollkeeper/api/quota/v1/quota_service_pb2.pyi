@@ -157,8 +157,13 @@ class CheckResponse(_message.Message):
 
     DECISION_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     decision: _quota_pb2.Decision.ValueType
-    """ALLOW or DENY."""
+    """ALLOW, DENY or ALLOW_DEGRADED."""
+    degraded: _builtins.bool
+    """Whether the counters could not be reached, so that outage policies decided.
+    Figures of limits are not known then, and shown as zero.
+    """
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
         """Every limit that applies, ordered by id."""
@@ -168,10 +173,11 @@ class CheckResponse(_message.Message):
         *,
         decision: _quota_pb2.Decision.ValueType = ...,
         limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "limits", b"limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "degraded", b"degraded", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,10 +290,15 @@ class ReserveResponse(_message.Message):
     GRANTED_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     decision: _quota_pb2.Decision.ValueType
-    """ALLOW, ALLOW_PARTIAL or DENY."""
+    """ALLOW, ALLOW_PARTIAL, DENY or ALLOW_DEGRADED."""
     reservation_id: _builtins.str
     """The hold, to be named in the commit or release. Opaque; empty on DENY."""
+    degraded: _builtins.bool
+    """Whether the counters could not be reached, so that outage policies decided.
+    Figures of limits are not known then, and shown as zero.
+    """
     @_builtins.property
     def granted(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
         """What is held: the amounts of the request, a part of them, or nothing on DENY."""
@@ -308,10 +319,11 @@ class ReserveResponse(_message.Message):
         granted: _abc.Iterable[_quota_pb2.Amount] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "expire_time", b"expire_time", "granted", b"granted", "limits", b"limits", "reservation_id", b"reservation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "degraded", b"degraded", "expire_time", b"expire_time", "granted", b"granted", "limits", b"limits", "reservation_id", b"reservation_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,8 +429,13 @@ class ExtendResponse(_message.Message):
     GRANTED_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     decision: _quota_pb2.Decision.ValueType
-    """ALLOW, ALLOW_PARTIAL or DENY. On DENY the hold is as before."""
+    """ALLOW, ALLOW_PARTIAL, DENY or ALLOW_DEGRADED. On DENY the hold is as before."""
+    degraded: _builtins.bool
+    """Whether the counters could not be reached, so that outage policies decided.
+    Figures of limits are not known then, and shown as zero.
+    """
     @_builtins.property
     def granted(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.Amount]:
         """What is held in addition; nothing on DENY."""
@@ -438,10 +455,11 @@ class ExtendResponse(_message.Message):
         granted: _abc.Iterable[_quota_pb2.Amount] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "expire_time", b"expire_time", "granted", b"granted", "limits", b"limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "degraded", b"degraded", "expire_time", b"expire_time", "granted", b"granted", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,18 +500,25 @@ class MarkDispatchedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOLD_OPEN_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     hold_open: _builtins.bool
     """Whether the hold is still open; false when it had expired and was given
     back.
+    """
+    degraded: _builtins.bool
+    """Whether the counters could not be reached. What was asked is then accepted,
+    and done when they are back, if the hold
+    is open still.
     """
     def __init__(
         self,
         *,
         hold_open: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_open", b"hold_open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "hold_open", b"hold_open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,6 +602,12 @@ class RecordResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMITS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    degraded: _builtins.bool
+    """Whether the counters could not be reached. What was asked is then accepted,
+    and done when they are back; until then this replica
+    alone knows of it.
+    """
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
         """Every limit that applied, ordered by id, as it stands after the booking."""
@@ -585,10 +616,11 @@ class RecordResponse(_message.Message):
         self,
         *,
         limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -674,9 +706,15 @@ class CommitResponse(_message.Message):
 
     LIMITS_FIELD_NUMBER: _builtins.int
     HOLD_SETTLED_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     hold_settled: _builtins.bool
     """Whether the hold was still open. False for a late commit and for one
     without a hold; its amounts are booked in full all the same.
+    """
+    degraded: _builtins.bool
+    """Whether the counters could not be reached. What was asked is then accepted,
+    and done when they are back; until then this replica
+    alone knows of it. Repeat the call later to learn that it is booked.
     """
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
@@ -687,10 +725,11 @@ class CommitResponse(_message.Message):
         *,
         limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
         hold_settled: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_settled", b"hold_settled", "limits", b"limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "hold_settled", b"hold_settled", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,16 +770,22 @@ class ReleaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOLD_SETTLED_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     hold_settled: _builtins.bool
     """Whether the hold was still open; false when it had expired already."""
+    degraded: _builtins.bool
+    """Whether the counters could not be reached. What was asked is then accepted,
+    and done when they are back.
+    """
     def __init__(
         self,
         *,
         hold_settled: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_settled", b"hold_settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "hold_settled", b"hold_settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
