@@ -19,6 +19,7 @@ from tollkeeper.api.quota.v1.quota_pb2 import Decision, Reservation
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
     ExplainDecisionRequest,
     ExplainDecisionResponse,
+    GetCounterAuditRequest,
     ListReservationsRequest,
 )
 
@@ -112,6 +113,52 @@ def _state(hold: Reservation) -> str:
     if hold.awaits_commit:
         return "awaits commit"
     return "dispatched" if hold.dispatched else "open"
+
+
+@app.command()
+def audit(
+    *,
+    customer: Annotated[str, typer.Option(help="Only this customer; else every one.")] = "",
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Derive what open holds have taken anew, and show counters that differ; any is an error."""
+    request = GetCounterAuditRequest(customer_id=customer)
+    found = run(
+        data_dir, address, lambda services: services.ask(services.quota.GetCounterAudit, request)
+    )
+    output = Output(as_json=as_json)
+    output.value(
+        {
+            "holds": found.hold_count,
+            "counters": found.counter_count,
+            "drifts": [
+                {
+                    "limit": drift.limit_id,
+                    "scope": drift.scope,
+                    "counted": drift.counted,
+                    "derived": drift.derived,
+                }
+                for drift in found.drifts
+            ],
+        }
+    )
+    output.table(
+        [
+            Column("limit", style="cyan"),
+            Column("scope"),
+            Column("counted", right=True),
+            Column("by holds", right=True),
+        ],
+        [
+            (drift.limit_id, drift.scope, f"{drift.counted:,}", f"{drift.derived:,}")
+            for drift in found.drifts
+        ],
+        empty=f"{found.counter_count:,} counters agree with {found.hold_count:,} open holds",
+    )
+    if found.drifts:
+        raise CommandError(f"{len(found.drifts):,} counters do not agree with the open holds")
 
 
 @app.command()

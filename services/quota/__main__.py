@@ -10,6 +10,7 @@ from kit.rpc.channel import open_channel
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
 from services.quota.alerts import Alerts
+from services.quota.audits import Audits
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
 from services.quota.clients import CardClient
@@ -48,7 +49,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher, estimators)
     holds = HoldUseCases(Inspection(link))
-    service = QuotaService(gate, holds, limits, clock)
+    service = QuotaService(gate, holds, limits, Audits(link), clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     foundation.server.add(service, descriptor, request_types={"Session": SessionRequest})
     foundation.server.before_stop(service.drain)

@@ -11,6 +11,7 @@ from kit.idempotency import Once, fingerprint
 from kit.ids import parse_id
 from kit.paging import page_size
 from kit.rpc.auth import caller
+from services.quota.audits import Audits
 from services.quota.convert.answers import (
     WrittenMessage,
     render_balances,
@@ -22,6 +23,7 @@ from services.quota.convert.answers import (
     render_release,
     render_reserve,
 )
+from services.quota.convert.audits import parse_audit, render_audit
 from services.quota.convert.calls import (
     parse_check,
     parse_commit,
@@ -61,11 +63,17 @@ class QuotaService:
     """Serves `tollkeeper.api.quota.v1.QuotaService`."""
 
     def __init__(
-        self, gate: Gate, holds: HoldUseCases, limits: LimitUseCases, clock: Clock
+        self,
+        gate: Gate,
+        holds: HoldUseCases,
+        limits: LimitUseCases,
+        audits: Audits,
+        clock: Clock,
     ) -> None:
         self._gate = gate
         self._holds = holds
         self._limits = limits
+        self._audits = audits
         self._clock = clock
         self._sessions: set[Session] = set()
 
@@ -141,6 +149,11 @@ class QuotaService:
             caller(context).tenant, customer, request_id
         )
         return render_explanation(answer, holders)
+
+    async def GetCounterAudit(
+        self, request: wire.GetCounterAuditRequest, context: Context
+    ) -> wire.GetCounterAuditResponse:
+        return render_audit(await self._audits.audit(caller(context).tenant, parse_audit(request)))
 
     async def PutLimit(
         self, request: wire.PutLimitRequest, context: Context

@@ -90,7 +90,7 @@ def test_it_never_evicts_appends_every_write_and_listens_on_loopback_alone(
         "bind": "127.0.0.1",
         "maxmemory-policy": "noeviction",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "no",
         "unixsocket": "",
     }
 

@@ -1316,6 +1316,96 @@ class ListAlertsResponse(_message.Message):
 Global___ListAlertsResponse: _TypeAlias = ListAlertsResponse  # noqa: Y015
 
 @_typing.final
+class GetCounterAuditRequest(_message.Message):
+    """Asks for an audit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """Whose counters. Empty audits every customer, one after the other."""
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCounterAuditRequest: _TypeAlias = GetCounterAuditRequest  # noqa: Y015
+
+@_typing.final
+class GetCounterAuditResponse(_message.Message):
+    """What the audit found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_COUNT_FIELD_NUMBER: _builtins.int
+    COUNTER_COUNT_FIELD_NUMBER: _builtins.int
+    DRIFTS_FIELD_NUMBER: _builtins.int
+    hold_count: _builtins.int
+    """How many open holds there are."""
+    counter_count: _builtins.int
+    """How many counters there are."""
+    @_builtins.property
+    def drifts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CounterDrift]:
+        """The counters whose outstanding sum differs from that of the holds. None is
+        as it should be.
+        """
+
+    def __init__(
+        self,
+        *,
+        hold_count: _builtins.int = ...,
+        counter_count: _builtins.int = ...,
+        drifts: _abc.Iterable[Global___CounterDrift] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counter_count", b"counter_count", "drifts", b"drifts", "hold_count", b"hold_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCounterAuditResponse: _TypeAlias = GetCounterAuditResponse  # noqa: Y015
+
+@_typing.final
+class CounterDrift(_message.Message):
+    """A counter that does not agree with the open holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    DERIVED_FIELD_NUMBER: _builtins.int
+    limit_id: _builtins.str
+    """The limit."""
+    scope: _builtins.str
+    """Whose counter it is, as in `LimitStatus`."""
+    counted: _builtins.int
+    """What the counter says that open holds have taken, in quanta."""
+    derived: _builtins.int
+    """What the open holds have taken by their records, in quanta."""
+    def __init__(
+        self,
+        *,
+        limit_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        counted: _builtins.int = ...,
+        derived: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "derived", b"derived", "limit_id", b"limit_id", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CounterDrift: _TypeAlias = CounterDrift  # noqa: Y015
+
+@_typing.final
 class PutLimitRequest(_message.Message):
     """Puts a limit."""
 

@@ -93,6 +93,11 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionResponse.FromString,
                 _registered_method=True)
+        self.GetCounterAudit = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/GetCounterAudit',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditResponse.FromString,
+                _registered_method=True)
         self.PutLimit = channel.unary_unary(
                 '/tollkeeper.api.quota.v1.QuotaService/PutLimit',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitRequest.SerializeToString,
@@ -214,6 +219,14 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCounterAudit(self, request, context):
+        """Derives what open holds have taken anew from their records, and shows where
+        the counters differ.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutLimit(self, request, context):
         """Creates a limit or replaces the one of the same id; its counters stay.
         Every replica decides by it within a second.
@@ -316,6 +329,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.ExplainDecision,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionResponse.SerializeToString,
+            ),
+            'GetCounterAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCounterAudit,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditResponse.SerializeToString,
             ),
             'PutLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.PutLimit,
@@ -649,6 +667,33 @@ class QuotaService:
             '/tollkeeper.api.quota.v1.QuotaService/ExplainDecision',
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionRequest.SerializeToString,
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.ExplainDecisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCounterAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/GetCounterAudit',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,10 @@ class QuotaServiceStub:
     """Says why a call was decided as it was: every limit with its figures then,
     and who held what. Decisions are remembered for at least 10 minutes.
     """
+    GetCounterAudit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetCounterAuditRequest, _quota_service_pb2.GetCounterAuditResponse]
+    """Derives what open holds have taken anew from their records, and shows where
+    the counters differ.
+    """
     PutLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]
     """Creates a limit or replaces the one of the same id; its counters stay.
     Every replica decides by it within a second.
@@ -126,6 +130,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     ExplainDecision: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ExplainDecisionRequest, _quota_service_pb2.ExplainDecisionResponse]  # type: ignore[assignment]
     """Says why a call was decided as it was: every limit with its figures then,
     and who held what. Decisions are remembered for at least 10 minutes.
+    """
+    GetCounterAudit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetCounterAuditRequest, _quota_service_pb2.GetCounterAuditResponse]  # type: ignore[assignment]
+    """Derives what open holds have taken anew from their records, and shows where
+    the counters differ.
     """
     PutLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]  # type: ignore[assignment]
     """Creates a limit or replaces the one of the same id; its counters stay.
@@ -248,6 +256,16 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_service_pb2.ExplainDecisionResponse, _abc.Awaitable[_quota_service_pb2.ExplainDecisionResponse]]:
         """Says why a call was decided as it was: every limit with its figures then,
         and who held what. Decisions are remembered for at least 10 minutes.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCounterAudit(
+        self,
+        request: _quota_service_pb2.GetCounterAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.GetCounterAuditResponse, _abc.Awaitable[_quota_service_pb2.GetCounterAuditResponse]]:
+        """Derives what open holds have taken anew from their records, and shows where
+        the counters differ.
         """
 
     @_abc_1.abstractmethod
