@@ -105,6 +105,9 @@ chaos: $(READY) ## kill servers at random, in ROUNDS=20 seeded rounds; SEED=n re
 fuzz: $(READY) ## send malformed input for SECONDS=300 to every way into the meter; SEED=n repeats
 	@TOLLKEEPER_FUZZ_SECONDS=$(or $(SECONDS),300) TOLLKEEPER_FUZZ_SEED=$(or $(SEED),1) \
 		$(BIN)/pytest tests/fuzz -s
+.PHONY: test-meter-bad-input
+test-meter-bad-input: $(READY) ## 10,000 drawn requests of every kind against a real meter
+	@METER_BAD_INPUT_EXAMPLES=10000 $(BIN)/pytest tests/properties/test_meter_bad_input.py
 
 .PHONY: golden
 golden: $(READY) ## rewrite the golden cases; review the diff

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.commands import costs, invoices, keys, limits, plans, quota, tax
+from cli.commands import costs, invoices, keys, limits, plans, quota, tax, usage
 from cli.commands.demo import demo
 from cli.commands.import_usage import import_usage
 from cli.commands.margins import margins
@@ -12,7 +12,6 @@ from cli.commands.migrate import migrate
 from cli.commands.plan_simulation import simulate
 from cli.commands.replay import replay
 from cli.commands.up import up
-from cli.commands.usage import usage
 from cli.errors import CommandError
 from cli.supervisor import Interrupted
 from kit.errors import CannotStart
@@ -32,9 +31,9 @@ app.command()(up)
 app.command()(migrate)
 app.command()(replay)
 app.command("import")(import_usage)
-app.command()(usage)
 app.command()(margins)
 plans.app.command()(simulate)
+app.add_typer(usage.app, name="usage")
 app.add_typer(plans.app, name="plans")
 app.add_typer(costs.app, name="costs")
 app.add_typer(limits.app, name="limits")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.call_meters import list_meters
+from cli.commands.usage_records import export, late, verify
 from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
 from cli.options import AsJson, DataDir
@@ -19,12 +20,20 @@ from tollkeeper.api.meter.v1.meter_pb2 import UsageRow
 from tollkeeper.api.meter.v1.meter_service_pb2 import QueryUsageRequest, UsageWindow
 
 _ROWS_PER_PAGE = 10_000
-_WINDOWS = ("hour", "day", "month")
+_WINDOWS = ("minute", "hour", "day", "week", "month")
 
 Rows = list[tuple[str, UsageRow]]
 
 
+app = typer.Typer(invoke_without_command=True)
+app.command("verify")(verify)
+app.command("late")(late)
+app.command("export")(export)
+
+
+@app.callback()
 def usage(
+    context: typer.Context,
     *,
     meter: Annotated[
         list[str] | None, typer.Option(help="Only these meters; repeatable. By default all.")
@@ -45,7 +54,9 @@ def usage(
     address: Addresses = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show usage, by meter and customer."""
+    """Show usage, by meter and customer; or verify it, list what came late, export events."""
+    if context.invoked_subcommand:
+        return
     if window and window not in _WINDOWS:
         raise CommandError(f"--window {window!r} is none of {', '.join(_WINDOWS)}")
     interval = _interval(since, until)

@@ -8,7 +8,7 @@ from kit.hosting import Foundation
 from kit.rpc.channel import open_channel
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
-from services.invoicing.clients import PlanLimits, RatingClient, TaxClient
+from services.invoicing.clients import MeterClient, PlanLimits, RatingClient, TaxClient
 from services.invoicing.closing import PeriodCloser
 from services.invoicing.drafting import Drafter
 from services.invoicing.service import InvoicingService
@@ -22,12 +22,17 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     """Compose the service; nothing is opened yet."""
     foundation = Foundation(settings, clock)
     identity, database = foundation.identity(), foundation.database
-    addresses = (settings.rating_address, settings.tax_address, settings.quota_address)
+    addresses = (
+        settings.rating_address,
+        settings.tax_address,
+        settings.quota_address,
+        settings.meter_address,
+    )
     channels = [open_channel(address) for address in addresses]
     rating, tax = RatingClient(channels[0], identity), TaxClient(channels[1], identity)
     limits = PlanLimits(channels[0], channels[2], identity)
     drafter = Drafter(rating, tax, clock)
-    closer = PeriodCloser(database, drafter, clock)
+    closer = PeriodCloser(database, drafter, MeterClient(channels[3], identity), clock)
     service = InvoicingService(
         PartyUseCases(database, rating, limits, clock),
         InvoiceUseCases(database, drafter, closer, Typesetter(), clock),

@@ -1,13 +1,14 @@
-"""The rating and the tax service, answering in our own values.
+"""The services that invoicing asks and tells, answering in our own values.
 
 What they refuse comes back as an error of ours that carries their words. Refuses to guess: what
 cannot be rated, taxed or converted is an error for that period, never zero.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from hashlib import sha256
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -36,6 +37,8 @@ from services.invoicing.snapshot import (
     render_date,
     render_tax_id,
 )
+from tollkeeper.api.meter.v1.meter_service_pb2 import ClosedPeriod, ClosePeriodsRequest
+from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 from tollkeeper.api.quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from tollkeeper.api.rating.v1 import rating_pb2
 from tollkeeper.api.rating.v1.plan_pb2 import PlanLimit
@@ -49,6 +52,7 @@ from tollkeeper.api.tax.v1 import tax_pb2, tax_service_pb2
 from tollkeeper.api.tax.v1.tax_service_pb2_grpc import TaxServiceStub
 
 _RATING_SCOPES = frozenset({"rating.read"})
+_METER_SCOPES = frozenset({"meter.write"})
 _TAX_SCOPES = frozenset({"tax.read"})
 _QUOTA_SCOPES = frozenset({"quota.write"})
 _TIMEOUT_S = 10
@@ -186,6 +190,39 @@ class PlanLimits:
         except Precondition:
             return ()
         return answer.plan.limits
+
+
+class MeterClient:
+    """Tells the meter service which usage is on invoices."""
+
+    def __init__(self, channel: grpc.aio.Channel, identity: ServiceIdentity) -> None:
+        self._stub = MeterServiceStub(channel)
+        self._identity = identity
+
+    async def close_periods(self, tenant: str, ends: Iterable[tuple[str, datetime]]) -> None:
+        """Let what comes from now on for before these ends, each a customer's, be late.
+
+        Raises:
+            Unavailable: SERVICE_UNAVAILABLE.
+        """
+        latest: dict[str, datetime] = {}
+        for customer_id, end in ends:
+            latest[customer_id] = max(end, latest.get(customer_id, end))
+        written = " ".join(f"{each}={end.isoformat()}" for each, end in sorted(latest.items()))
+        # The same ends are the same request, whoever asks: closing them again changes nothing.
+        request = ClosePeriodsRequest(
+            request_id=f"close-{sha256(written.encode()).hexdigest()}",
+            periods=[
+                ClosedPeriod(customer_id=customer_id, end_time=render_time(end))
+                for customer_id, end in sorted(latest.items())
+            ],
+        )
+        async with _asking("meter"):
+            await self._stub.ClosePeriods(
+                request,
+                metadata=self._identity.metadata(tenant, _METER_SCOPES),
+                timeout=_TIMEOUT_S,
+            )
 
 
 class TaxClient:

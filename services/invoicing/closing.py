@@ -8,7 +8,7 @@ whoever comes second reports what is there.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ from kit.clock import Clock
 from kit.errors import Unavailable
 from kit.postgres import Database
 from services.invoicing.assembly import finalize, series_of
+from services.invoicing.clients import MeterClient
 from services.invoicing.drafting import Drafter, DuePeriod
 from services.invoicing.model import Invoice, InvoiceState, InvoiceSummary, Seller, summarize
 from services.invoicing.periods import day_of, periods_until
@@ -52,9 +53,12 @@ class Outcome:
 class PeriodCloser:
     """Makes the invoices of periods."""
 
-    def __init__(self, database: Database, drafter: Drafter, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, drafter: Drafter, meter: MeterClient, clock: Clock
+    ) -> None:
         self._database = database
         self._drafter = drafter
+        self._meter = meter
         self._clock = clock
 
     async def plan(
@@ -113,7 +117,7 @@ class PeriodCloser:
         """Make the invoices of an agenda, and report each, in order, when it is stored."""
         for summary in agenda.made:
             yield Outcome(summary.subscription_id, summary)
-        async with aclosing(self._computed(tenant, seller, agenda.due)) as computed:
+        async with aclosing(self._computed(tenant, seller, agenda.due, issue=issue)) as computed:
             async for due, drafts in computed:
                 complete = [
                     (each, draft)
@@ -126,6 +130,14 @@ class PeriodCloser:
                 for each, draft in zip(due, drafts, strict=True):
                     result = next(stored) if isinstance(draft, Invoice) else draft
                     yield Outcome(each.subscription.subscription_id, result)
+
+    async def close_usage(self, tenant: str, ends: Iterable[tuple[str, datetime]]) -> None:
+        """Keep the usage of customers before these ends as it is, since it goes on invoices.
+
+        Raises:
+            Unavailable: SERVICE_UNAVAILABLE.
+        """
+        await self._meter.close_periods(tenant, ends)
 
     async def issue_each(
         self, transaction: AsyncConnection, tenant: str, drafts: Sequence[Invoice]
@@ -149,7 +161,7 @@ class PeriodCloser:
         ]
 
     async def _computed(
-        self, tenant: str, seller: Seller, due: Sequence[DuePeriod]
+        self, tenant: str, seller: Seller, due: Sequence[DuePeriod], *, issue: bool
     ) -> AsyncGenerator[tuple[Sequence[DuePeriod], list[Invoice | Exception]], None]:
         """Compute in batches; the next one is under way while the caller stores this one."""
         batches = [
@@ -161,7 +173,7 @@ class PeriodCloser:
             for index, batch in enumerate(batches):
                 for ahead in batches[index + len(computing) : index + 2]:
                     computing.append(
-                        asyncio.create_task(self._compute_batch(tenant, seller, ahead))
+                        asyncio.create_task(self._compute_batch(tenant, seller, ahead, issue=issue))
                     )
                 yield batch, await computing.popleft()
         finally:
@@ -170,9 +182,13 @@ class PeriodCloser:
             await asyncio.gather(*computing, return_exceptions=True)
 
     async def _compute_batch(
-        self, tenant: str, seller: Seller, due: Sequence[DuePeriod]
+        self, tenant: str, seller: Seller, due: Sequence[DuePeriod], *, issue: bool
     ) -> list[Invoice | Exception]:
         try:
+            if issue:
+                await self.close_usage(
+                    tenant, [(each.customer.customer_id, each.period.interval.end) for each in due]
+                )
             return await self._drafter.compute_each(tenant, seller, due)
         except Exception as error:  # noqa: BLE001 - reported for each period; the others go on.
             return [error] * len(due)

@@ -1,21 +1,29 @@
 """Runs the meter: `python -m services.meter serve | migrate | check`. It holds no logic."""
 
 import sys
+from secrets import token_hex
 
 from kit.clock import Clock
 from kit.entrypoint import run
 from kit.hosting import Foundation
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
-from services.meter.service import MeterService
+from services.meter.service import MeterService, Records
 from services.meter.sources.listeners import add_sources
 from services.meter.sources.settings import load_source_settings
 from services.meter.store.rollups import Rollups
 from services.meter.usecases.backfill import Backfill
+from services.meter.usecases.closing import Closing
+from services.meter.usecases.corrections import Corrections
+from services.meter.usecases.erasure import Erasure
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
+from services.meter.usecases.rejections import Rejections
 from services.meter.usecases.usage import Usage
+from services.meter.usecases.verification import Verification
 from tollkeeper.api.meter.v1 import meter_service_pb2
+
+_SALT_BYTES = 16
 
 
 async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
@@ -29,6 +37,13 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
         ingestion,
         Meters(database, backfill, clock),
         Usage(database, backfill, clock),
+        Records(
+            Closing(database),
+            Corrections(database, clock),
+            Rejections(database, ingestion),
+            Verification(database),
+            Erasure(database, lambda: token_hex(_SALT_BYTES)),
+        ),
         clock,
     )
     descriptor = meter_service_pb2.DESCRIPTOR.services_by_name["MeterService"]

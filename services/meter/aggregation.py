@@ -77,6 +77,10 @@ class Contribution:
     end_us: int
 
 
+_Key = tuple[Contribution, str, int, bool]
+"""What is added up by itself: the contribution, the customer, the quarter, billed elsewhere."""
+
+
 class MeterSet:
     """Versions of meters, arranged so that what an event adds to is found at once."""
 
@@ -174,8 +178,8 @@ def roll_up(events: Iterable[IncomingEvent], meters: MeterSet) -> list[Rollup]:
     An event without what a meter adds is not counted by that meter.
     """
     meters.forget_surplus()
-    totals: dict[tuple[Contribution, str, int], list[Amount]] = {}
-    gathered: dict[tuple[Contribution, str, int], Gathering] = {}
+    totals: dict[_Key, list[Amount]] = {}
+    gathered: dict[_Key, Gathering] = {}
     with exactly():
         for event in events:
             time_us = event.time_us
@@ -183,7 +187,7 @@ def roll_up(events: Iterable[IncomingEvent], meters: MeterSet) -> list[Rollup]:
             for part in meters.contributions(event.type, event.dimensions):
                 if not part.start_us <= time_us < part.end_us:
                     continue
-                key = (part, event.customer_id, quarter)
+                key = (part, event.customer_id, quarter, event.billed)
                 if part.derives:
                     _gather(gathered, key, event, meters.amount(part, event))
                     continue
@@ -199,15 +203,15 @@ def roll_up(events: Iterable[IncomingEvent], meters: MeterSet) -> list[Rollup]:
                     total[1] += 1
         tallies = {key: Tally(quantity, int(count)) for key, (quantity, count) in totals.items()}
         tallies |= {key: gathering.tally() for key, gathering in gathered.items()}
-    starts = {quarter: EPOCH + quarter * QUARTER for _, _, quarter in tallies}
+    starts = {quarter: EPOCH + quarter * QUARTER for _, _, quarter, _ in tallies}
     return [
         Rollup(
-            Series(part.meter.meter_id, customer_id, part.group, part.meter.version),
+            Series(part.meter.meter_id, customer_id, part.group, part.meter.version, billed),
             Span.QUARTER,
             starts[quarter],
             tally,
         )
-        for (part, customer_id, quarter), tally in tallies.items()
+        for (part, customer_id, quarter, billed), tally in tallies.items()
     ]
 
 
@@ -235,8 +239,8 @@ def _joined(rollups: list[Rollup], meters: MeterSet) -> Tally:
 
 
 def _gather(
-    gathered: dict[tuple[Contribution, str, int], Gathering],
-    key: tuple[Contribution, str, int],
+    gathered: dict[_Key, Gathering],
+    key: _Key,
     event: IncomingEvent,
     amount: Amount | str | None,
 ) -> None:

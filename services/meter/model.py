@@ -66,6 +66,7 @@ class IncomingEvent(NamedTuple):
     content: str
     fingerprint: str
     amounts: Mapping[str, Amount]
+    billed: bool = False
 
     @property
     def identity(self) -> Identity:
@@ -84,6 +85,43 @@ class StoredEvent(NamedTuple):
 
     event: UsageEvent
     ingest_time: datetime
+    billed: bool = False
+
+
+class LateEvent(NamedTuple):
+    """An event that came after the period of its customer was closed, and until when it was."""
+
+    stored: StoredEvent
+    closed_until: datetime
+
+
+class RevisionKind(StrEnum):
+    """What an event became."""
+
+    ORIGINAL = "ORIGINAL"
+    AMENDED = "AMENDED"
+    VOIDED = "VOIDED"
+
+
+class Revision(NamedTuple):
+    """One state of a corrected event; VOIDED repeats what it held last."""
+
+    number: int
+    kind: RevisionKind
+    event: UsageEvent
+    reason: str
+    create_time: datetime
+
+
+class Rejected(NamedTuple):
+    """An event that was not stored, as it was sent, and why; the same content is kept once."""
+
+    number: int
+    payload: bytes
+    violations: tuple[Violation, ...]
+    reject_time: datetime
+    last_reject_time: datetime
+    attempt_count: int
 
 
 class Outcome(StrEnum):
@@ -96,10 +134,17 @@ class Outcome(StrEnum):
 
 
 class Fate(NamedTuple):
-    """An outcome, and for CONFLICT and REJECTED what is wrong, by field of the event."""
+    """An outcome, and for CONFLICT and REJECTED what is wrong, by field of the event.
+
+    A late event is CREATED and does not count. A rejected one has what was sent, and of whom, as
+    far as that can be read.
+    """
 
     outcome: Outcome
     violations: tuple[Violation, ...] = ()
+    late: bool = False
+    payload: bytes = b""
+    customer_id: str = ""
 
 
 class Aggregation(Enum):
@@ -195,12 +240,16 @@ class MeterState(NamedTuple):
 
 
 class Series(NamedTuple):
-    """What one figure of usage is about; `group` has the values of the meter's `group_by`."""
+    """What one figure of usage is about; `group` has the values of the meter's `group_by`.
+
+    History that was billed elsewhere is kept apart.
+    """
 
     meter_id: str
     customer_id: str
     group: tuple[str, ...]
     version: int = 1
+    billed: bool = False
 
 
 class Moment(NamedTuple):
@@ -272,6 +321,7 @@ class UsageQuery:
     anchor: datetime | None = None
     compares: bool = False
     top: int = 0
+    includes_billed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """The servicer of the meter: each method parses, calls a use case and renders."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from kit.clock import Clock
 from kit.idempotency import Once, fingerprint
@@ -17,7 +19,9 @@ from services.meter.convert.events import (
     parse_events,
     render_cloud_event_outcomes,
     render_event,
+    render_import_outcomes,
     render_outcomes,
+    render_replay_outcomes,
 )
 from services.meter.convert.meters import parse_put_meter, render_meter, render_put_meter
 from services.meter.convert.reading import (
@@ -31,13 +35,36 @@ from services.meter.convert.reading import (
     render_usage_row,
     render_usage_summary,
 )
+from services.meter.convert.records import (
+    parse_amendment,
+    parse_close_periods,
+    parse_customer,
+    parse_late_query,
+    parse_replays,
+    parse_verify,
+    parse_void,
+    render_amended,
+    render_closed,
+    render_erased,
+    render_found_event,
+    render_late_event,
+    render_rejected,
+    render_verified,
+    render_voided,
+    repaired,
+)
 from services.meter.sources.cloudevents import draft_of, given_message
 from services.meter.sources.intake import Intake, draft_all
 from services.meter.streams import EventStream
+from services.meter.usecases.closing import Closing
+from services.meter.usecases.corrections import Corrections
+from services.meter.usecases.erasure import Erasure
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
 from services.meter.usecases.questions import Questions
+from services.meter.usecases.rejections import Rejections
 from services.meter.usecases.usage import Usage
+from services.meter.usecases.verification import Verification
 from tollkeeper.api.meter.v1 import meter_service_pb2 as wire
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceServicer
 
@@ -48,16 +75,34 @@ _EVENTS_DEFAULT = 100
 _METERS_DEFAULT = 50
 _ROWS_MAX = 10_000
 _METERS_MAX = 1_000
+_RECORDS_MAX = 1_000
+
+Value = TypeVar("Value")
+Answer = TypeVar("Answer", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The use cases about what is kept: closing it, correcting, repairing, verifying, erasing."""
+
+    closing: Closing
+    corrections: Corrections
+    rejections: Rejections
+    verification: Verification
+    erasure: Erasure
 
 
 class MeterService(MeterServiceServicer):
     """Serves `tollkeeper.api.meter.v1.MeterService`."""
 
-    def __init__(self, ingestion: Ingestion, meters: Meters, usage: Usage, clock: Clock) -> None:
+    def __init__(
+        self, ingestion: Ingestion, meters: Meters, usage: Usage, records: Records, clock: Clock
+    ) -> None:
         self._ingestion = ingestion
         self._intake = Intake(ingestion, clock)
         self._meters = meters
         self._usage = usage
+        self._records = records
         self._questions = Questions(usage)
         self._clock = clock
         self._streams: set[EventStream] = set()
@@ -157,22 +202,117 @@ class MeterService(MeterServiceServicer):
         self, request: wire.GetEventRequest, context: Context
     ) -> wire.GetEventResponse:
         identity = parse_identity(request.source, request.event_id)
-        event = await self._usage.get_event(caller(context).tenant, identity)
-        return wire.GetEventResponse(event=render_event(event))
+        stored, revisions = await self._records.corrections.get_event(
+            caller(context).tenant, identity
+        )
+        return render_found_event(stored, revisions)
+
+    async def ImportUsage(
+        self, request: wire.ImportUsageRequest, context: Context
+    ) -> wire.ImportUsageResponse:
+        events = parse_events(request, self._clock.now())
+        fates = await self._ingestion.import_usage(caller(context).tenant, events)
+        return render_import_outcomes(fates)
+
+    async def ClosePeriods(
+        self, request: wire.ClosePeriodsRequest, context: Context
+    ) -> wire.ClosePeriodsResponse:
+        ends = parse_close_periods(request)
+        once = self._once(request, "ClosePeriods", wire.ClosePeriodsResponse, render_closed)
+        return await self._records.closing.close_periods(caller(context).tenant, ends, once)
+
+    async def ListLateEvents(
+        self, request: wire.ListLateEventsRequest, context: Context
+    ) -> wire.ListLateEventsResponse:
+        customer_id, interval = parse_late_query(request)
+        size = page_size(request.page_size, _EVENTS_DEFAULT, _RECORDS_MAX)
+        page = await self._records.closing.list_late_events(
+            caller(context).tenant, customer_id, interval, size, request.page_token
+        )
+        return wire.ListLateEventsResponse(
+            events=[render_late_event(late) for late in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def AmendEvent(
+        self, request: wire.AmendEventRequest, context: Context
+    ) -> wire.AmendEventResponse:
+        amended, reason = parse_amendment(request, self._clock.now())
+        once = self._once(request, "AmendEvent", wire.AmendEventResponse, render_amended)
+        return await self._records.corrections.amend_event(
+            caller(context).tenant, amended, reason, once
+        )
+
+    async def VoidEvent(
+        self, request: wire.VoidEventRequest, context: Context
+    ) -> wire.VoidEventResponse:
+        identity, reason = parse_void(request)
+        once = self._once(request, "VoidEvent", wire.VoidEventResponse, render_voided)
+        return await self._records.corrections.void_event(
+            caller(context).tenant, identity, reason, once
+        )
+
+    async def VerifyUsage(
+        self, request: wire.VerifyUsageRequest, context: Context
+    ) -> AsyncGenerator[wire.VerifyUsageResponse, None]:
+        interval, differences_max = parse_verify(request)
+        days = self._records.verification.verify(caller(context).tenant, interval)
+        async with aclosing(days):
+            async for verified in days:
+                yield render_verified(verified, differences_max)
+
+    async def ListRejectedEvents(
+        self, request: wire.ListRejectedEventsRequest, context: Context
+    ) -> wire.ListRejectedEventsResponse:
+        size = page_size(request.page_size, _EVENTS_DEFAULT, _RECORDS_MAX)
+        page = await self._records.rejections.list_rejected_events(
+            caller(context).tenant, size, request.page_token
+        )
+        return wire.ListRejectedEventsResponse(
+            events=[render_rejected(rejected) for rejected in page.items],
+            next_page_token=page.next_page_token,
+        )
+
+    async def ReplayRejectedEvents(
+        self, request: wire.ReplayRejectedEventsRequest, context: Context
+    ) -> wire.ReplayRejectedEventsResponse:
+        numbers = parse_replays(request)
+        once = self._once(
+            request,
+            "ReplayRejectedEvents",
+            wire.ReplayRejectedEventsResponse,
+            render_replay_outcomes,
+        )
+        return await self._records.rejections.replay(
+            caller(context).tenant,
+            numbers,
+            lambda kept: repaired(request, kept, self._clock.now()),
+            once,
+        )
+
+    async def EraseCustomer(
+        self, request: wire.EraseCustomerRequest, context: Context
+    ) -> wire.EraseCustomerResponse:
+        customer_id = parse_customer(request.customer_id)
+        once = self._once(request, "EraseCustomer", wire.EraseCustomerResponse, render_erased)
+        return await self._records.erasure.erase_customer(caller(context).tenant, customer_id, once)
+
+    def _once(
+        self,
+        request: Any,  # noqa: ANN401 - of any mutation.
+        method: str,
+        answer_type: type[Answer],
+        render: Callable[[Value], Answer],
+    ) -> Once[Value, Answer]:
+        """Tell one mutation apart from every other."""
+        now = self._clock.now()
+        return Once(request.request_id, method, fingerprint(request), answer_type, render, now)
 
     async def PutMeter(
         self, request: wire.PutMeterRequest, context: Context
     ) -> wire.PutMeterResponse:
-        now = self._clock.now()
-        meter = parse_put_meter(request, now)
-        once = Once(
-            request.request_id,
-            "PutMeter",
-            fingerprint(request),
-            wire.PutMeterResponse,
-            render_put_meter,
-            now,
-        )
+        meter = parse_put_meter(request, self._clock.now())
+        once = self._once(request, "PutMeter", wire.PutMeterResponse, render_put_meter)
         return await self._meters.put_meter(caller(context).tenant, meter, once)
 
     async def GetMeter(

@@ -4,6 +4,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Integer,
@@ -42,6 +43,7 @@ events = Table(
     Column("dimensions", JSON, nullable=False),
     Column("quantities", JSON, nullable=False),
     Column("ingest_time", DateTime(timezone=True), nullable=False),
+    Column("billed", Boolean, nullable=False),
 )
 
 meters = Table(

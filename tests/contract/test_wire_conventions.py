@@ -35,6 +35,7 @@ READING_VERBS = (
 MUTATIONS_WITHOUT_REQUEST_ID = {
     "tollkeeper.api.meter.v1.MeterService.IngestEvents": "events carry an identity of their own",
     "tollkeeper.api.meter.v1.MeterService.IngestCloudEvents": "as IngestEvents",
+    "tollkeeper.api.meter.v1.MeterService.ImportUsage": "as IngestEvents",
     "tollkeeper.api.meter.v1.MeterService.StreamEvents": "events carry an identity of their own",
     "tollkeeper.api.quota.v1.QuotaService.Session": "each request in the stream carries its own",
 }

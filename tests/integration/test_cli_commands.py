@@ -323,6 +323,26 @@ async def test_what_the_gate_refuses_of_a_limit_file_is_told_with_its_line(shell
     assert outcome.errors.startswith(f"tollkeeper: {file}:11:42: limits[0].calendar.time_zone: ")
 
 
+async def test_usage_is_verified_exported_and_asked_for_what_came_late(
+    shell: Shell, tmp_path: Path
+) -> None:
+    """Nothing differs; a customer's events come out whole; nothing was late."""
+    await shell.lines("replay", EXAMPLES / "usage-events.jsonl")
+
+    verified = await shell.lines("usage", "verify")
+    facts = await shell.json("usage", "verify", "--from", "2026-01-01", "--to", "2026-02-01")
+    file = tmp_path / "acme.jsonl"
+    exported = await shell.lines("usage", "export", "acme", "--file", file)
+    late = await shell.lines("usage", "late")
+
+    written = [json.loads(line)["event"]["event"] for line in file.read_text().splitlines()]
+    assert verified[-1].endswith(": 0 differences")
+    assert (facts["differences"], facts["events"] > 0, facts["rollups"] > 0) == (0, True, True)
+    assert exported == [f"{len(written)} events of acme in {file}"]
+    assert {event["subject"]["customerId"] for event in written} == {"acme"}
+    assert late == ["nothing came late"]
+
+
 async def test_usage_is_shown_by_meter_customer_group_and_window(shell: Shell) -> None:
     """Of the example events; figures are exact, windows half-open."""
     await shell.lines("plans", "apply", EXAMPLES / "plans" / "starter.yaml")

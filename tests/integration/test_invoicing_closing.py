@@ -13,7 +13,8 @@ from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money
 
 from cli.signing_keys import SigningKeys
-from kit.rpc.wire import render_time
+from kit.interval import Interval
+from kit.rpc.wire import render_interval, render_time
 from kit.settings import ServiceSettings
 from tests.hosting import hosted
 from tests.invoicing_world import (
@@ -31,6 +32,7 @@ from tests.invoicing_world import (
 from tollkeeper.api.invoicing.v1 import customer_pb2, invoice_pb2
 from tollkeeper.api.invoicing.v1 import invoicing_service_pb2 as messages
 from tollkeeper.api.invoicing.v1.invoicing_service_pb2_grpc import InvoicingServiceStub
+from tollkeeper.api.meter.v1.meter_service_pb2 import ListLateEventsRequest, QueryUsageRequest
 from tollkeeper.api.tax.v1 import tax_pb2
 
 FINALIZED = invoice_pb2.INVOICE_STATE_FINALIZED
@@ -304,14 +306,19 @@ async def test_a_closing_is_refused_as_a_whole_only_for_its_own_faults(world: Wo
     ]
 
 
+@pytest.mark.parametrize("silent", ["rating", "meter"])
 async def test_a_service_that_does_not_answer_is_named_and_can_be_retried(
-    settings_for: Callable[..., ServiceSettings], world: World
+    settings_for: Callable[..., ServiceSettings], world: World, silent: str
 ) -> None:
-    """Without rating, each period says so, nothing is stored, and a later closing succeeds."""
+    """Without it each period says so, nothing is stored, and a later closing succeeds."""
     await world.put_customer()
     await world.subscribe()
+    addresses = {**world.addresses, silent: "127.0.0.1:9"}
     alone = settings_for(
-        "invoicing", rating_address="127.0.0.1:9", tax_address=world.addresses["tax"]
+        "invoicing",
+        rating_address=addresses["rating"],
+        meter_address=addresses["meter"],
+        tax_address=addresses["tax"],
     )
 
     async with (
@@ -325,9 +332,37 @@ async def test_a_service_that_does_not_answer_is_named_and_can_be_retried(
         answers = [answer async for answer in stream]
 
     assert [read_status(answer.error) for answer in answers[1:]] == [
-        Refusal(grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", {"service": "rating"})
+        Refusal(grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", {"service": silent})
     ]
     assert results(await world.close()) == [("acme-team", "INV-2026-000001")]
+
+
+async def test_what_comes_after_the_invoice_is_late_and_does_not_change_its_usage(
+    world: World,
+) -> None:
+    """A draft leaves the period open; issuing it, at once or later, closes it in the meter."""
+    await world.put_meter()
+    await world.put_plan("pro", base_fee="50", per="0.02")
+    await world.put_customer()
+    await world.subscribe(plan_id="pro")
+    await world.use("acme", 100, START + timedelta(days=3))
+    await world.close(finalize=False)
+    await world.use("acme", 10, START + timedelta(days=4))
+    (_, closed) = await world.close(finalize=False)
+
+    await world.call(
+        "invoicing.FinalizeInvoice",
+        messages.FinalizeInvoiceRequest(invoice_id=closed.invoice.invoice_id),
+    )
+    await world.use("acme", 1, START + timedelta(days=5))
+
+    late = await world.call("meter.ListLateEvents", ListLateEventsRequest(customer_id="acme"))
+    assert [each.event.event.quantities["tokens"] for each in late.events] == ["1"]
+    usage = await world.call(
+        "meter.QueryUsage",
+        QueryUsageRequest(meter_id="tokens", interval=render_interval(Interval(START, FEBRUARY))),
+    )
+    assert [row.quantity.value for row in usage.rows] == ["110"]
 
 
 async def test_numbers_follow_the_day_of_issue_where_the_customer_is(world: World) -> None:

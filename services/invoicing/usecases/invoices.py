@@ -192,11 +192,14 @@ class InvoiceUseCases:
             NotFound: INVOICE_NOT_FOUND.
             Precondition: INVOICE_STATE.
             Conflict: REQUEST_ID_REUSED.
+            Unavailable: SERVICE_UNAVAILABLE, the meter cannot be told that the period is closed.
         """
         async with self._database.transaction(tenant) as transaction:
 
             async def issue() -> Invoice:
                 draft = await _require_invoice(transaction, tenant, invoice_id, lock=True)
+                ends = [(draft.customer.customer_id, draft.period.end)]
+                await self._closer.close_usage(tenant, ends)
                 (issued,) = await self._closer.issue_each(transaction, tenant, [draft])
                 await invoices.save_issued(transaction, tenant, issued)
                 return issued

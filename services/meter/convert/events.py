@@ -38,6 +38,7 @@ from services.meter.model import (
     IncomingEvent,
     Outcome,
     StoredEvent,
+    UsageEvent,
     canonical,
 )
 from tollkeeper.api.meter.v1 import meter_pb2, meter_service_pb2
@@ -46,6 +47,9 @@ from tollkeeper.api.type.v1.subject_pb2 import Subject
 EVENTS_MAX = 10_000
 DECIMALS_MAX = 18
 _ENTRIES_MAX = 16
+# Of a rejected event: what is larger is told of, and not kept.
+_PAYLOAD_BYTES_MAX = 65_536
+_CUSTOMER_LENGTH_KEPT = 128
 _FINGERPRINT_BYTES = 16
 _REMEMBERED = 16_384
 # A set of dimensions may take 12 kB.
@@ -57,7 +61,9 @@ _TIME_BOUNDS = "must be between 2000-01-01 and one hour from now"
 
 
 def parse_events(
-    request: meter_service_pb2.IngestEventsRequest | meter_service_pb2.StreamEventsRequest,
+    request: meter_service_pb2.IngestEventsRequest
+    | meter_service_pb2.StreamEventsRequest
+    | meter_service_pb2.ImportUsageRequest,
     now: datetime,
 ) -> list[IncomingEvent | Fate]:
     """Read each event, or why it is rejected.
@@ -66,7 +72,7 @@ def parse_events(
         InvalidInput: as `check_event_count`.
     """
     check_event_count(len(request.events))
-    latest_us = _microseconds(now + LATEST_TIME_AHEAD)
+    latest_us = microseconds_of(now + LATEST_TIME_AHEAD)
     return [parse_event(event, latest_us) for event in request.events]
 
 
@@ -95,12 +101,36 @@ def parse_event(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent 
     except Bad:
         violations = tuple(_violations(message, latest_us))
     assert violations, "what is refused at once is also found when looked for"
-    return Fate(Outcome.REJECTED, violations)
+    payload = message.SerializeToString()
+    return Fate(
+        Outcome.REJECTED,
+        violations,
+        payload=payload if len(payload) <= _PAYLOAD_BYTES_MAX else b"",
+        customer_id=message.subject.customer_id[:_CUSTOMER_LENGTH_KEPT],
+    )
 
 
 def render_outcomes(fates: Sequence[Fate]) -> meter_service_pb2.IngestEventsResponse:
     """Write one outcome for each event, and the details of those that need some."""
     return meter_service_pb2.IngestEventsResponse(
+        outcomes=[_OUTCOMES[fate.outcome] for fate in fates],
+        problems=_problems(fates),
+        late=[index for index, fate in enumerate(fates) if fate.late],
+    )
+
+
+def render_import_outcomes(fates: Sequence[Fate]) -> meter_service_pb2.ImportUsageResponse:
+    """Write one outcome for each event of imported history."""
+    return meter_service_pb2.ImportUsageResponse(
+        outcomes=[_OUTCOMES[fate.outcome] for fate in fates], problems=_problems(fates)
+    )
+
+
+def render_replay_outcomes(
+    fates: Sequence[Fate],
+) -> meter_service_pb2.ReplayRejectedEventsResponse:
+    """Write one outcome for each rejected event that was sent anew."""
+    return meter_service_pb2.ReplayRejectedEventsResponse(
         outcomes=[_OUTCOMES[fate.outcome] for fate in fates], problems=_problems(fates)
     )
 
@@ -144,24 +174,29 @@ def _problems(fates: Sequence[Fate]) -> list[meter_service_pb2.EventProblem]:
 
 def render_event(stored: StoredEvent) -> meter_pb2.StoredEvent:
     """Write a stored event."""
-    event = stored.event
     return meter_pb2.StoredEvent(
-        event=meter_pb2.UsageEvent(
-            event_id=event.event_id,
-            source=event.source,
-            subject=Subject(
-                customer_id=event.customer_id,
-                project_id=event.project_id,
-                user_id=event.user_id,
-                key_id=event.key_id,
-                run_id=event.run_id,
-            ),
-            type=event.type,
-            time=render_time(event.time),
-            dimensions=json.loads(event.dimensions),
-            quantities=json.loads(event.quantities),
-        ),
+        event=render_usage_event(stored.event),
         ingest_time=render_time(stored.ingest_time),
+        billed=stored.billed,
+    )
+
+
+def render_usage_event(event: UsageEvent) -> meter_pb2.UsageEvent:
+    """Write an event as it was sent, in canonical texts."""
+    return meter_pb2.UsageEvent(
+        event_id=event.event_id,
+        source=event.source,
+        subject=Subject(
+            customer_id=event.customer_id,
+            project_id=event.project_id,
+            user_id=event.user_id,
+            key_id=event.key_id,
+            run_id=event.run_id,
+        ),
+        type=event.type,
+        time=render_time(event.time),
+        dimensions=json.loads(event.dimensions),
+        quantities=json.loads(event.quantities),
     )
 
 
@@ -294,7 +329,8 @@ def _time(message: Timestamp, latest_us: int) -> int:
     raise Bad(_TIME_BOUNDS if seconds or nanos else "is required")
 
 
-def _microseconds(instant: datetime) -> int:
+def microseconds_of(instant: datetime) -> int:
+    """Answer the microseconds since 1970."""
     return (instant - EPOCH) // timedelta(microseconds=1)
 
 
@@ -303,7 +339,7 @@ _type = lru_cache(_REMEMBERED)(check_type)
 _customer_id = lru_cache(_REMEMBERED)(check_customer_id)
 _subject_id = lru_cache(_REMEMBERED)(check_subject_id)
 
-_EARLIEST_US = _microseconds(EARLIEST_TIME)
+_EARLIEST_US = microseconds_of(EARLIEST_TIME)
 _OUTCOMES = {
     outcome: meter_service_pb2.IngestOutcome.Value(f"INGEST_OUTCOME_{outcome.value}")
     for outcome in Outcome

@@ -90,6 +90,7 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
         anchor=anchor,
         compares=request.compare_previous,
         top=request.top,
+        includes_billed=request.include_billed,
     )
 
 

@@ -38,7 +38,9 @@ async def tally_edges(
     for edge in edges:
         for meter in meters.meters:
             only = MeterSet([meter])
-            chosen = EventFilter(edge, meter, query.customer_ids, query.filters)
+            chosen = EventFilter(
+                edge, meter, query.customer_ids, query.includes_billed, query.filters
+            )
             async for event in stream_events(transaction, tenant, chosen):
                 for part in only.contributions(event.type, event.dimensions):
                     amount = only.amount(part, event)

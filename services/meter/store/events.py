@@ -71,12 +71,12 @@ ORDER BY event_id, source
 _STORE_STAGED_EVENTS: Final = """
 INSERT INTO meter.events (
     tenant_id, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions, quantities, ingest_time
+    dimensions, quantities, ingest_time, billed
 )
 SELECT
     $1, timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
     source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions, quantities, $2
+    dimensions, quantities, $2, $3
 FROM pg_temp.staged_events
 """
 _WITH_STAGED_FROM_TABLE: Final = """
@@ -89,7 +89,7 @@ WITH staged AS (
         field[4] AS type, field[5] AS customer_id, field[6] AS project_id, field[7] AS user_id,
         field[8] AS key_id, field[9] AS run_id, field[10]::json AS dimensions,
         field[11]::json AS quantities, field[12] AS fingerprint
-    FROM string_to_table($3, E'\n') AS line, string_to_array(line, E'\t') AS field
+    FROM string_to_table($4, E'\n') AS line, string_to_array(line, E'\t') AS field
 ),
 """
 _STORE_WHAT_IS_NEW: Final = """
@@ -106,11 +106,11 @@ created AS (
 ), stored AS (
     INSERT INTO meter.events (
         tenant_id, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
-        dimensions, quantities, ingest_time
+        dimensions, quantities, ingest_time, billed
     )
     SELECT
         $1, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
-        dimensions, quantities, $2
+        dimensions, quantities, $2, $3
     FROM staged JOIN created USING (event_id, source)
 )
 SELECT source, event_id FROM created
@@ -120,14 +120,28 @@ SELECT source, event_id, time, encode(fingerprint, 'hex') FROM meter.event_ident
 JOIN unnest($2::text[], $3::text[]) AS wanted (source, event_id) USING (source, event_id)
 WHERE tenant_id = $1
 """
+# An event that came late or was taken back is not among the events that count.
 _FIND_EVENTS: Final = """
+WITH wanted AS (
+    SELECT * FROM unnest($2::timestamptz[], $3::text[], $4::text[]) AS each (time, source, event_id)
+)
 SELECT
     source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
     dimensions::text, quantities::text
-FROM meter.events
-JOIN unnest($2::timestamptz[], $3::text[], $4::text[]) AS wanted (time, source, event_id)
-    USING (time, source, event_id)
+FROM meter.events JOIN wanted USING (time, source, event_id)
 WHERE tenant_id = $1
+UNION ALL
+SELECT
+    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
+    dimensions::text, quantities::text
+FROM meter.late_events JOIN wanted USING (time, source, event_id)
+WHERE tenant_id = $1
+UNION ALL
+SELECT
+    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
+    dimensions::text, quantities::text
+FROM meter.event_revisions JOIN wanted USING (time, source, event_id)
+WHERE tenant_id = $1 AND kind = 'VOIDED'
 """
 
 
@@ -143,19 +157,23 @@ async def save_events(
     tenant: str,
     incoming: Sequence[IncomingEvent],
     ingest_time: datetime,
+    *,
+    billed: bool,
 ) -> set[Identity]:
     """Store the events whose identity is new, and answer those identities.
 
     No two of the events have the same identity. Identities are locked in their order, so that
     transactions that share some wait for each other and never in a circle.
     """
+    if not incoming:
+        return set()
     raw = await raw_connection(transaction)
     text = "\n".join(
         [f"{each.source}\t{each.event_id}\t{each.content}\t{each.fingerprint}" for each in incoming]
     )
     if len(incoming) < _COPY_MIN:
         found = await raw.fetch(
-            _WITH_STAGED_FROM_TEXT + _STORE_WHAT_IS_NEW, tenant, ingest_time, text
+            _WITH_STAGED_FROM_TEXT + _STORE_WHAT_IS_NEW, tenant, ingest_time, billed, text
         )
         return {tuple(row) for row in found}
     await raw.execute(_CREATE_STAGED)
@@ -163,9 +181,11 @@ async def save_events(
     escaped = text.replace("\\", "\\\\").encode()
     await raw.copy_to_table("staged_events", schema_name="pg_temp", source=_one(escaped))
     if await _save_new_identities(raw, tenant):
-        await raw.execute(_STORE_STAGED_EVENTS, tenant, ingest_time)
+        await raw.execute(_STORE_STAGED_EVENTS, tenant, ingest_time, billed)
         return {each.identity for each in incoming}
-    found = await raw.fetch(_WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time)
+    found = await raw.fetch(
+        _WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time, billed
+    )
     return {tuple(row) for row in found}
 
 
@@ -210,14 +230,14 @@ async def load_events_at(
 async def load_event(
     transaction: AsyncConnection, tenant: str, identity: Identity
 ) -> StoredEvent | None:
-    """Load one event by its identity, if there is one."""
+    """Load one event that counts by its identity, if there is one."""
     known = await load_identities(transaction, tenant, [identity])
     if identity not in known:
         return None
     columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
     source, event_id = identity
     found = await transaction.execute(
-        select(*columns, _event.ingest_time).where(
+        select(*columns, _event.ingest_time, _event.billed).where(
             _event.tenant_id == tenant,
             _event.time == known[identity].time,
             _event.source == source,
@@ -225,7 +245,12 @@ async def load_event(
         )
     )
     row = found.one_or_none()
-    return StoredEvent(UsageEvent(*row[:-1]), row[-1]) if row else None
+    return _stored(row) if row else None
+
+
+def _stored(row: Sequence[Any]) -> StoredEvent:
+    *event, ingest_time, billed = row
+    return StoredEvent(UsageEvent(*event), ingest_time, billed)
 
 
 async def list_events(
@@ -256,9 +281,14 @@ async def list_events(
         conditions += _within_minutes(query.interval, after)
     # JSON columns as the text they were stored in.
     columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
-    page = select(*columns, _event.ingest_time).where(*conditions).order_by(*order).limit(limit)
+    page = (
+        select(*columns, _event.ingest_time, _event.billed)
+        .where(*conditions)
+        .order_by(*order)
+        .limit(limit)
+    )
     found = await transaction.execute(page)
-    return [StoredEvent(UsageEvent(*event), ingest_time) for *event, ingest_time in found]
+    return [_stored(row) for row in found]
 
 
 def _within_minutes(interval: Interval | None, after: EventKey | None) -> list[ColumnElement[bool]]:

@@ -5,6 +5,7 @@ a meter is put under the exclusive one. So each event is either counted by the t
 stores it, or stored when a new meter counts what there is; never both, never neither.
 """
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, select, text
@@ -25,19 +26,27 @@ from services.meter.tables import meter_revisions, meters
 _LOCK_KEY = "hashtextextended('meter.meters ' || current_setting('tollkeeper.tenant'), 0)"
 _LOCK_SHARED = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
 _LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
-_REVISION = "SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1"
+_REVISION = """
+SELECT
+    coalesce((SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1), 0),
+    (SELECT end_time FROM meter.closing_bounds WHERE tenant_id = $1)
+"""
 
 
-async def lock_for_events(transaction: AsyncConnection, tenant: str) -> int:
-    """Keep the tenant's meters as they are until the transaction ends; answer their revision."""
+async def lock_for_events(transaction: AsyncConnection, tenant: str) -> tuple[int, datetime | None]:
+    """Keep the tenant's meters and closed periods as they are until the transaction ends.
+
+    Answers the meters' revision, and the latest end of any customer's closed time.
+    """
     raw = await raw_connection(transaction)
     # Two statements, since one statement sees what was committed before it waited for the lock.
     await raw.execute(_LOCK_SHARED)
-    return await raw.fetchval(_REVISION, tenant) or 0
+    revision, closed_until = await raw.fetchrow(_REVISION, tenant)
+    return revision, closed_until
 
 
 async def lock_for_meters(transaction: AsyncConnection) -> None:
-    """Wait until nobody stores events or puts meters for the tenant, and keep others waiting."""
+    """Wait until nobody stores events for the tenant, and keep others waiting."""
     await transaction.execute(_LOCK)
 
 

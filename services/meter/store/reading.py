@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.interval import Interval
 from kit.postgres import raw_connection
 from services.meter.aggregation import microseconds
-from services.meter.model import Amount, IncomingEvent, Meter
+from services.meter.model import Amount, IncomingEvent, Meter, UsageEvent
 from services.meter.windows import start_of_minute
 
 MINUTE: Final = "date_bin(INTERVAL '1 minute', time, TIMESTAMPTZ '2000-01-01 00:00Z')"
@@ -27,7 +27,7 @@ _REMEMBERED: Final = 16_384
 _READ: Final = """
 SELECT
     time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions::text, quantities::text
+    dimensions::text, quantities::text, billed
 FROM meter.events
 WHERE {conditions}
 ORDER BY {order}
@@ -44,6 +44,7 @@ class EventFilter:
     interval: Interval
     meter: Meter | None = None
     customer_ids: tuple[str, ...] = ()
+    includes_billed: bool = True
     dimensions: tuple[tuple[str, str], ...] = ()
 
 
@@ -62,13 +63,19 @@ async def stream_events(
 
 def as_incoming(row: Sequence[Any]) -> IncomingEvent:
     """Make a stored event into one that can be counted."""
-    time, source, event_id, *texts = row
+    time, source, event_id, *texts, billed = row
     time_us = microseconds(time)
     content = "\t".join((str(time_us), *texts))
     amounts = {name: amount_of(text) for name, text in json.loads(texts[-1]).items()}
     return IncomingEvent(
-        source, event_id, time_us, texts[0], texts[1], texts[-2], content, "", amounts
+        source, event_id, time_us, texts[0], texts[1], texts[-2], content, "", amounts, billed
     )
+
+
+def counted_event(event: UsageEvent, *, billed: bool) -> IncomingEvent:
+    """Make an event into one that can be counted."""
+    source, event_id, time, *texts = event
+    return as_incoming((time, source, event_id, *texts, billed))
 
 
 @lru_cache(_REMEMBERED)
@@ -89,6 +96,8 @@ def _conditions(tenant: str, chosen: EventFilter) -> tuple[list[str], list[Any]]
     if chosen.customer_ids or chosen.meter:
         add(f"{MINUTE} >= ?", start_of_minute(interval.start))
         conditions.append(f"{MINUTE} < $3")
+    if not chosen.includes_billed:
+        conditions.append("NOT billed")
     if chosen.customer_ids:
         add("customer_id = ANY(?::text[])", chosen.customer_ids)
     filters: list[tuple[str, Sequence[str]]] = [(key, (value,)) for key, value in chosen.dimensions]

@@ -69,7 +69,7 @@ SELECT series_id, start, value, event_count FROM meter.rollup_values
 WHERE tenant_id = $1 AND series_id = ANY($2) AND span = $3 AND start >= $4 AND start < $5
 """
 _STORED_SERIES: Final = """
-SELECT customer_id, group_values, series_id, start
+SELECT customer_id, group_values, billed, series_id, start
 FROM meter.series JOIN meter.rollups USING (tenant_id, series_id)
 WHERE tenant_id = $1 AND meter_id = $2 AND version = $3 AND customer_id = ANY($4)
     AND span = $5 AND start >= $6 AND start < $7
@@ -140,10 +140,11 @@ async def load_tallies(
         for series_id, start, value, count in await raw.fetch(_LOAD_VALUES, *bounds):
             values.setdefault((series_id, start), {})[value] = count
     rows = await raw.fetch(_LOAD, *bounds)
-    return {(row[0], row[1]): _tally(row[2:], values.get((row[0], row[1]))) for row in rows}
+    return {(row[0], row[1]): read_tally(row[2:], values.get((row[0], row[1]))) for row in rows}
 
 
-def _tally(row: Sequence[Any], values: Mapping[str, int] | None) -> Tally:
+def read_tally(row: Sequence[Any], values: Mapping[str, int] | None) -> Tally:
+    """Read a tally from its columns, which begin with the quantity."""
     quantity, event_count, last_us, source, event_id, first_us, area = row
     last = None if last_us is None else Moment(last_us, source, event_id)
     # The first event's time alone is stored; it comes before others of its microsecond.
@@ -216,6 +217,10 @@ async def stored_series(
         interval.end,
     )
     return [
-        (Series(meter.meter_id, customer_id, tuple(group), meter.version), series_id, start)
-        for customer_id, group, series_id, start in found
+        (
+            Series(meter.meter_id, customer_id, tuple(group), meter.version, billed),
+            series_id,
+            start,
+        )
+        for customer_id, group, billed, series_id, start in found
     ]

@@ -21,20 +21,22 @@ _STARTS_REMEMBERED: Final = 4_096
 _SECOND: Final = timedelta(seconds=1)
 
 _CREATE_SERIES: Final = """
-INSERT INTO meter.series (tenant_id, meter_id, version, customer_id, group_digest, group_values)
+INSERT INTO meter.series (
+    tenant_id, meter_id, version, customer_id, group_digest, billed, group_values
+)
 SELECT
-    $1, meter_id, version, customer_id, group_digest,
+    $1, meter_id, version, customer_id, group_digest, billed,
     ARRAY(SELECT json_array_elements_text(group_values))
-FROM unnest($2::text[], $3::int[], $4::text[], $5::bytea[], $6::json[])
-    AS wanted (meter_id, version, customer_id, group_digest, group_values)
-ORDER BY meter_id COLLATE "C", version, customer_id COLLATE "C", group_digest
+FROM unnest($2::text[], $3::int[], $4::text[], $5::bytea[], $6::boolean[], $7::json[])
+    AS wanted (meter_id, version, customer_id, group_digest, billed, group_values)
+ORDER BY meter_id COLLATE "C", version, customer_id COLLATE "C", group_digest, billed
 ON CONFLICT DO NOTHING
 """
 _FIND_SERIES: Final = """
-SELECT series_id, meter_id, version, customer_id, group_values FROM meter.series
-JOIN unnest($2::text[], $3::int[], $4::text[], $5::bytea[])
-    AS wanted (meter_id, version, customer_id, group_digest)
-    USING (meter_id, version, customer_id, group_digest)
+SELECT series_id, meter_id, version, customer_id, billed, group_values FROM meter.series
+JOIN unnest($2::text[], $3::int[], $4::text[], $5::bytea[], $6::boolean[])
+    AS wanted (meter_id, version, customer_id, group_digest, billed)
+    USING (meter_id, version, customer_id, group_digest, billed)
 WHERE tenant_id = $1
 """
 # Numbers as texts, since asyncpg takes 0.5 µs for each element of an array.
@@ -201,6 +203,13 @@ class Rollups:
             del self._known[key]
 
 
+async def series_ids(
+    transaction: AsyncConnection, tenant: str, wanted: Sequence[Series]
+) -> SeriesIds:
+    """Answer the ids of series, making those that do not exist."""
+    return await _resolve(transaction, tenant, wanted) if wanted else {}
+
+
 def _spans_around(series_id: int, quarter: datetime) -> set[tuple[int, int, datetime]]:
     day = quarter.replace(hour=0, minute=0)
     return {
@@ -255,12 +264,13 @@ async def _resolve(
         [series.version for series in wanted],
         [series.customer_id for series in wanted],
         [sha256(group.encode()).digest() for group in groups],
+        [series.billed for series in wanted],
     )
     await raw.execute(_CREATE_SERIES, tenant, *key, groups)
     found = await raw.fetch(_FIND_SERIES, tenant, *key)
     return {
-        Series(meter_id, customer_id, tuple(group), version): series_id
-        for series_id, meter_id, version, customer_id, group in found
+        Series(meter_id, customer_id, tuple(group), version, billed): series_id
+        for series_id, meter_id, version, customer_id, billed, group in found
     }
 
 

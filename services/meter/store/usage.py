@@ -260,6 +260,8 @@ class _Statement:
             f"kept.span = {span.value}",
             self._within(intervals),
         ]
+        if not self._query.includes_billed:
+            conditions.append("NOT series.billed")
         if self._query.customer_ids:
             customers = parameters.texts(self._query.customer_ids)
             conditions.append(f"series.customer_id = ANY({customers})")

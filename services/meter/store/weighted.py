@@ -34,6 +34,8 @@ FROM unnest($2::bigint[]) AS wanted (series_id), LATERAL (
     LIMIT 1
 ) AS held
 """
+_Identity = tuple[str, tuple[str, ...], bool]
+"""Whose series it is: customer, group, billed elsewhere."""
 _Row = tuple[str, int, tuple[str, ...]]
 
 
@@ -102,7 +104,7 @@ async def _load(
     await _add_events(transaction, tenant, question, meter, series=series, tallies=tallies)
     for each in tallies.values():
         each.sort(key=lambda tally: tally.first or Moment(0, "", ""))
-    return [_Held(*series[series_id], each) for series_id, each in tallies.items()]
+    return [_Held(*series[series_id][:2], each) for series_id, each in tallies.items()]
 
 
 async def _add_events(
@@ -111,7 +113,7 @@ async def _add_events(
     question: Question,
     meter: Meter,
     *,
-    series: Mapping[int, tuple[str, tuple[str, ...]]],
+    series: Mapping[int, _Identity],
     tallies: Mapping[int, list[Tally]],
 ) -> None:
     """Add each event at an edge as a tally of its own, and those that lead up to the start."""
@@ -121,11 +123,14 @@ async def _add_events(
     ids = {key: series_id for series_id, key in series.items()}
     meters = MeterSet([meter])
     for interval in [*lead, *question.plan.edges]:
-        chosen = EventFilter(interval, meter, question.query.customer_ids, question.query.filters)
+        query = question.query
+        chosen = EventFilter(
+            interval, meter, query.customer_ids, query.includes_billed, query.filters
+        )
         async for event in stream_events(transaction, tenant, chosen):
             for part in meters.contributions(event.type, event.dimensions):
                 amount = meters.amount(part, event)
-                series_id = ids.get((event.customer_id, part.group))
+                series_id = ids.get((event.customer_id, part.group, event.billed))
                 if amount is None or isinstance(amount, str) or series_id is None:
                     continue
                 if part.start_us <= event.time_us < part.end_us:
@@ -135,7 +140,7 @@ async def _add_events(
 
 async def _matching_series(
     transaction: AsyncConnection, tenant: str, question: Question, meter: Meter
-) -> dict[int, tuple[str, tuple[str, ...]]]:
+) -> dict[int, _Identity]:
     parameters = Parameters()
     keys = meter.definition.group_by
     conditions = [
@@ -143,6 +148,8 @@ async def _matching_series(
         f"meter_id = {parameters.add(meter.meter_id, 'text')}",
         f"version = {parameters.add(meter.version, 'int')}",
     ]
+    if not question.query.includes_billed:
+        conditions.append("NOT billed")
     if question.query.customer_ids:
         customers = parameters.texts(question.query.customer_ids)
         conditions.append(f"customer_id = ANY({customers})")
@@ -151,12 +158,14 @@ async def _matching_series(
         for key, value in question.query.filters
     ]
     statement = (
-        "SELECT series_id, customer_id, group_values FROM meter.series"
+        "SELECT series_id, customer_id, group_values, billed FROM meter.series"
         f" WHERE {' AND '.join(conditions)}"
     )
     raw = await raw_connection(transaction)
     found: Sequence[Any] = await raw.fetch(statement, *parameters.values)
-    return {series_id: (customer, tuple(group)) for series_id, customer, group in found}
+    return {
+        series_id: (customer, tuple(group), billed) for series_id, customer, group, billed in found
+    }
 
 
 def _add(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,15 +10,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.clock import Clock
 from kit.postgres import Database
 from kit.telemetry import traced
-from services.meter.aggregation import MeterSet, differences, roll_up
+from services.meter.aggregation import MeterSet, differences, microseconds, roll_up
 from services.meter.group_commit import GroupCommit, GroupLimits
 from services.meter.model import Fate, Identity, IncomingEvent, Outcome
+from services.meter.store.closing import load_closed, save_late_events
 from services.meter.store.events import (
     load_events_at,
     load_identities,
     save_events,
 )
 from services.meter.store.meters import load_versions, lock_for_events
+from services.meter.store.rejected import save_rejected
 from services.meter.store.rollups import Rollups
 
 LIMITS: Final = GroupLimits(
@@ -29,6 +32,7 @@ LIMITS: Final = GroupLimits(
 )
 _TENANTS_REMEMBERED_MAX: Final = 10_000
 _CREATED: Final = Fate(Outcome.CREATED)
+_LATE: Final = Fate(Outcome.CREATED, late=True)
 _DUPLICATE: Final = Fate(Outcome.DUPLICATE)
 
 
@@ -42,6 +46,7 @@ class Ingestion:
         self._clock = clock
         self._rollups = rollups
         self._group_commit = GroupCommit(self._store, limits)
+        self._imports = GroupCommit(self._store_billed, limits)
         self._known_meters: dict[str, tuple[int, MeterSet]] = {}
 
     async def connect(self) -> None:
@@ -50,6 +55,7 @@ class Ingestion:
     async def close(self) -> None:
         """Wait for the transactions that run."""
         await self._group_commit.close()
+        await self._imports.close()
 
     async def wait_for_room(self, count: int) -> None:
         """Return once so many events could be stored without waiting for others."""
@@ -64,40 +70,108 @@ class Ingestion:
         Raises:
             Exhausted: OVERLOADED; never for a caller that `waits` until there is room.
         """
+        return await self._ingest(self._group_commit, tenant, parsed, waits=waits)
+
+    @traced("meter.import_usage")
+    async def import_usage(
+        self, tenant: str, parsed: Sequence[IncomingEvent | Fate]
+    ) -> Sequence[Fate]:
+        """Store history that was billed elsewhere, each identity once.
+
+        Raises:
+            Exhausted: OVERLOADED.
+        """
+        billed = [
+            each._replace(billed=True) if isinstance(each, IncomingEvent) else each
+            for each in parsed
+        ]
+        return await self._ingest(self._imports, tenant, billed, waits=False)
+
+    async def _ingest(
+        self,
+        group_commit: GroupCommit[IncomingEvent, Fate],
+        tenant: str,
+        parsed: Sequence[IncomingEvent | Fate],
+        *,
+        waits: bool,
+    ) -> Sequence[Fate]:
         accepted = [each for each in parsed if isinstance(each, IncomingEvent)]
-        stored = await self._group_commit.submit(tenant, accepted, waits=waits) if accepted else []
+        stored = await group_commit.submit(tenant, accepted, waits=waits) if accepted else []
         if len(accepted) == len(parsed):
             return stored
+        rejected = [each for each in parsed if isinstance(each, Fate) and each.payload]
+        if rejected:
+            async with self._database.transaction(tenant) as transaction:
+                await save_rejected(transaction, tenant, rejected, self._clock.now())
         following = iter(stored)
         return [each if isinstance(each, Fate) else next(following) for each in parsed]
 
-    async def _store(self, tenant: str, incoming: Sequence[IncomingEvent]) -> list[Fate]:
+    async def _store_billed(self, tenant: str, incoming: Sequence[IncomingEvent]) -> list[Fate]:
+        return await self._store(tenant, incoming, billed=True)
+
+    async def _store(
+        self, tenant: str, incoming: Sequence[IncomingEvent], *, billed: bool = False
+    ) -> list[Fate]:
         distinct: dict[Identity, IncomingEvent] = {}
         for each in incoming:
             distinct.setdefault(each.identity, each)
+        now = self._clock.now()
         async with self._database.transaction(tenant) as transaction:
-            meters = await self._current_meters(transaction, tenant)
+            meters, closed_until = await self._current_meters(transaction, tenant)
+            late: list[IncomingEvent] = []
+            if closed_until and not billed:
+                late = await _take_late(transaction, tenant, distinct, closed_until)
             created = await save_events(
-                transaction, tenant, list(distinct.values()), self._clock.now()
+                transaction, tenant, list(distinct.values()), now, billed=billed
             )
             new = [each for identity, each in distinct.items() if identity in created]
             rollups = roll_up(new, meters)
             series = await self._rollups.add(transaction, tenant, rollups, meters)
-            fates = await _fates(transaction, tenant, incoming, created)
+            kept = await save_late_events(transaction, tenant, late, now) if late else set()
+            fates = await _fates(transaction, tenant, incoming, created | kept)
         self._rollups.remember(tenant, series)
+        if kept:
+            return [
+                _LATE if fate is _CREATED and each.identity in kept else fate
+                for each, fate in zip(incoming, fates, strict=True)
+            ]
         return fates
 
-    async def _current_meters(self, transaction: AsyncConnection, tenant: str) -> MeterSet:
-        """Answer the tenant's meters, which then cannot change until the transaction ends."""
-        revision = await lock_for_events(transaction, tenant)
+    async def _current_meters(
+        self, transaction: AsyncConnection, tenant: str
+    ) -> tuple[MeterSet, datetime | None]:
+        """Answer the tenant's meters, and until when anything is closed.
+
+        Neither can change until the transaction ends.
+        """
+        revision, closed_until = await lock_for_events(transaction, tenant)
         known = self._known_meters.get(tenant)
         if known and known[0] == revision:
-            return known[1]
+            return known[1], closed_until
         meters = MeterSet(await load_versions(transaction, tenant) if revision else ())
         if len(self._known_meters) >= _TENANTS_REMEMBERED_MAX:
             self._known_meters.clear()
         self._known_meters[tenant] = (revision, meters)
-        return meters
+        return meters, closed_until
+
+
+async def _take_late(
+    transaction: AsyncConnection,
+    tenant: str,
+    distinct: dict[Identity, IncomingEvent],
+    closed_until: datetime,
+) -> list[IncomingEvent]:
+    """Take out the events of closed periods."""
+    bound_us = microseconds(closed_until)
+    early = [each for each in distinct.values() if each.time_us < bound_us]
+    if not early:
+        return []
+    ends = await load_closed(transaction, tenant, {each.customer_id for each in early})
+    ends_us = {customer_id: microseconds(end) for customer_id, end in ends.items()}
+    late = [each for each in early if each.time_us < ends_us.get(each.customer_id, 0)]
+    for each in late:
+        del distinct[each.identity]
+    return late
 
 
 async def _fates(

@@ -23,7 +23,7 @@ from services.meter.model import (
     UsageRow,
     UsageSummary,
 )
-from services.meter.store.events import EventKey, list_events, load_event
+from services.meter.store.events import EventKey, list_events
 from services.meter.store.summaries import SummaryKey, summarize_usage
 from services.meter.store.usage import Found, Question, UsageKey, add_up_usage
 from services.meter.store.weighted import add_up_weighted_usage
@@ -148,19 +148,6 @@ class Usage:
                 transaction, tenant, query, meter, after=after, limit=size + 1
             )
         return page_of(found, size, listing, _event_texts)
-
-    @traced("meter.get_event")
-    async def get_event(self, tenant: str, identity: Identity) -> StoredEvent:
-        """Answer one event.
-
-        Raises:
-            NotFound: EVENT_NOT_FOUND.
-        """
-        async with self._database.transaction(tenant) as transaction:
-            event = await load_event(transaction, tenant, identity)
-        if event is None:
-            raise event_not_found(identity)
-        return event
 
 
 def event_not_found(identity: Identity) -> NotFound:

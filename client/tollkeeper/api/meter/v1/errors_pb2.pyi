@@ -64,6 +64,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No event has this identity. Metadata:
     `{"source": "…", "event_id": "…"}`.
     """
+    ERROR_REASON_EVENT_VOIDED: _ErrorReason.ValueType  # 13
+    """The event was taken back and cannot be corrected any more. Metadata:
+    `{"source": "…", "event_id": "…"}`.
+    """
+    ERROR_REASON_PERIOD_CLOSED: _ErrorReason.ValueType  # 14
+    """The event happened in a closed period. Metadata:
+    `{"customer_id": "…", "closed_until": "2026-03-01T00:00:00+00:00"}`.
+    """
+    ERROR_REASON_REJECTED_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 15
+    """No rejected event has this number. Metadata: `{"rejected_event_id": "…"}`."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -123,6 +133,16 @@ ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 12
 """No event has this identity. Metadata:
 `{"source": "…", "event_id": "…"}`.
 """
+ERROR_REASON_EVENT_VOIDED: ErrorReason.ValueType  # 13
+"""The event was taken back and cannot be corrected any more. Metadata:
+`{"source": "…", "event_id": "…"}`.
+"""
+ERROR_REASON_PERIOD_CLOSED: ErrorReason.ValueType  # 14
+"""The event happened in a closed period. Metadata:
+`{"customer_id": "…", "closed_until": "2026-03-01T00:00:00+00:00"}`.
+"""
+ERROR_REASON_REJECTED_EVENT_NOT_FOUND: ErrorReason.ValueType  # 15
+"""No rejected event has this number. Metadata: `{"rejected_event_id": "…"}`."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;
 `RetryInfo` says when to try again. Whether a mutation happened is unknown:

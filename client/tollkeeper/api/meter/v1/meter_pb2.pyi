@@ -23,6 +23,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RevisionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevisionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevisionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVISION_KIND_UNSPECIFIED: _RevisionKind.ValueType  # 0
+    """Never sent."""
+    REVISION_KIND_ORIGINAL: _RevisionKind.ValueType  # 1
+    """The event as it was taken."""
+    REVISION_KIND_AMENDED: _RevisionKind.ValueType  # 2
+    """The event with another content."""
+    REVISION_KIND_VOIDED: _RevisionKind.ValueType  # 3
+    """The event was taken back; what it held last is repeated."""
+
+class RevisionKind(_RevisionKind, metaclass=_RevisionKindEnumTypeWrapper):
+    """What an event became."""
+
+REVISION_KIND_UNSPECIFIED: RevisionKind.ValueType  # 0
+"""Never sent."""
+REVISION_KIND_ORIGINAL: RevisionKind.ValueType  # 1
+"""The event as it was taken."""
+REVISION_KIND_AMENDED: RevisionKind.ValueType  # 2
+"""The event with another content."""
+REVISION_KIND_VOIDED: RevisionKind.ValueType  # 3
+"""The event was taken back; what it held last is repeated."""
+Global___RevisionKind: _TypeAlias = RevisionKind  # noqa: Y015
+
 class _Aggregation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -266,6 +294,9 @@ class StoredEvent(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     INGEST_TIME_FIELD_NUMBER: _builtins.int
+    BILLED_FIELD_NUMBER: _builtins.int
+    billed: _builtins.bool
+    """It is history that was billed elsewhere."""
     @_builtins.property
     def event(self) -> Global___UsageEvent:
         """The event as it was taken."""
@@ -279,14 +310,57 @@ class StoredEvent(_message.Message):
         *,
         event: Global___UsageEvent | None = ...,
         ingest_time: _timestamp_pb2.Timestamp | None = ...,
+        billed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredEvent: _TypeAlias = StoredEvent  # noqa: Y015
+
+@_typing.final
+class EventRevision(_message.Message):
+    """One state of a corrected event; each points at the one before by its number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The number, from 1."""
+    kind: Global___RevisionKind.ValueType
+    """What it became."""
+    reason: _builtins.str
+    """Why; empty for the original."""
+    @_builtins.property
+    def event(self) -> Global___UsageEvent:
+        """What it held."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was stored."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        kind: Global___RevisionKind.ValueType = ...,
+        event: Global___UsageEvent | None = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "kind", b"kind", "reason", b"reason", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventRevision: _TypeAlias = EventRevision  # noqa: Y015
 
 @_typing.final
 class Rounding(_message.Message):

@@ -164,6 +164,7 @@ class IngestEventsResponse(_message.Message):
 
     OUTCOMES_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___IngestOutcome.ValueType]:
         """One outcome for each event of the request, in order."""
@@ -172,15 +173,22 @@ class IngestEventsResponse(_message.Message):
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventProblem]:
         """The details of each CONFLICT and REJECTED, ordered by index."""
 
+    @_builtins.property
+    def late(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The positions of events that are CREATED and late: their period was closed
+        before, so they are kept and not counted.
+        """
+
     def __init__(
         self,
         *,
         outcomes: _abc.Iterable[Global___IngestOutcome.ValueType] | None = ...,
         problems: _abc.Iterable[Global___EventProblem] | None = ...,
+        late: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["late", b"late", "outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,6 +352,7 @@ class QueryUsageRequest(_message.Message):
     ANCHOR_TIME_FIELD_NUMBER: _builtins.int
     COMPARE_PREVIOUS_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    INCLUDE_BILLED_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter. Required."""
     customer_id: _builtins.str
@@ -369,6 +378,8 @@ class QueryUsageRequest(_message.Message):
     1 to 1,000. The rows are then ordered by window, the largest first. Zero
     keeps all.
     """
+    include_billed: _builtins.bool
+    """Counts history that was billed elsewhere too, which is left out otherwise."""
     @_builtins.property
     def interval(self) -> _interval_pb2.Interval:
         """The half-open interval. Required, with both bounds, at most 5 years."""
@@ -406,10 +417,11 @@ class QueryUsageRequest(_message.Message):
         anchor_time: _timestamp_pb2.Timestamp | None = ...,
         compare_previous: _builtins.bool = ...,
         top: _builtins.int = ...,
+        include_billed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "compare_previous", b"compare_previous", "customer_id", b"customer_id", "filters", b"filters", "group_by", b"group_by", "interval", b"interval", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "top", b"top", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "compare_previous", b"compare_previous", "customer_id", b"customer_id", "filters", b"filters", "group_by", b"group_by", "include_billed", b"include_billed", "interval", b"interval", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "top", b"top", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -793,22 +805,743 @@ class GetEventResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _meter_pb2.StoredEvent:
-        """The event."""
+        """The event as it counts now; absent when it was taken back."""
+
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_meter_pb2.EventRevision]:
+        """What it was and became, the oldest first. Empty for an event that was never
+        corrected.
+        """
 
     def __init__(
         self,
         *,
         event: _meter_pb2.StoredEvent | None = ...,
+        revisions: _abc.Iterable[_meter_pb2.EventRevision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
+
+@_typing.final
+class ClosedPeriod(_message.Message):
+    """The end of a customer's closed time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The customer. Required."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Events that happened before are late from now on. Required."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "end_time", b"end_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosedPeriod: _TypeAlias = ClosedPeriod  # noqa: Y015
+
+@_typing.final
+class ClosePeriodsRequest(_message.Message):
+    """Closes periods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PERIODS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent. 1 to 128 characters; required."""
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClosedPeriod]:
+        """The periods, 1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        periods: _abc.Iterable[Global___ClosedPeriod] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["periods", b"periods", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePeriodsRequest: _TypeAlias = ClosePeriodsRequest  # noqa: Y015
+
+@_typing.final
+class ClosePeriodsResponse(_message.Message):
+    """The periods were closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIODS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClosedPeriod]:
+        """For each period of the request, in order, where its customer's closed time
+        ends now: not before what was asked.
+        """
+
+    def __init__(
+        self,
+        *,
+        periods: _abc.Iterable[Global___ClosedPeriod] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["periods", b"periods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePeriodsResponse: _TypeAlias = ClosePeriodsResponse  # noqa: Y015
+
+@_typing.final
+class ListLateEventsRequest(_message.Message):
+    """Asks for late events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    INGEST_INTERVAL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """Lists only events of this customer. Empty lists all."""
+    page_size: _builtins.int
+    """At most this many, up to 1,000. Zero means 100."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    @_builtins.property
+    def ingest_interval(self) -> _interval_pb2.Interval:
+        """Lists only events that came within. Absent lists all."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        ingest_interval: _interval_pb2.Interval | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ingest_interval", b"ingest_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "ingest_interval", b"ingest_interval", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLateEventsRequest: _TypeAlias = ListLateEventsRequest  # noqa: Y015
+
+@_typing.final
+class LateEvent(_message.Message):
+    """An event that came after its period was closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    CLOSED_UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> _meter_pb2.StoredEvent:
+        """The event, and when it came."""
+
+    @_builtins.property
+    def closed_until(self) -> _timestamp_pb2.Timestamp:
+        """Where the customer's closed time ended then."""
+
+    def __init__(
+        self,
+        *,
+        event: _meter_pb2.StoredEvent | None = ...,
+        closed_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_until", b"closed_until", "event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_until", b"closed_until", "event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LateEvent: _TypeAlias = LateEvent  # noqa: Y015
+
+@_typing.final
+class ListLateEventsResponse(_message.Message):
+    """A page of late events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___LateEvent]:
+        """The events, ordered by when they came, source and id."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___LateEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLateEventsResponse: _TypeAlias = ListLateEventsResponse  # noqa: Y015
+
+@_typing.final
+class AmendEventRequest(_message.Message):
+    """Puts another content in an event's place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent. 1 to 128 characters; required."""
+    reason: _builtins.str
+    """Why, for the history: 1 to 500 characters. Required."""
+    @_builtins.property
+    def event(self) -> _meter_pb2.UsageEvent:
+        """The whole event as it should have been; its source and id say which one is
+        meant. Required. Neither its time nor the present one may lie in a closed
+        period.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        event: _meter_pb2.UsageEvent | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendEventRequest: _TypeAlias = AmendEventRequest  # noqa: Y015
+
+@_typing.final
+class AmendEventResponse(_message.Message):
+    """The event was amended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revision(self) -> _meter_pb2.EventRevision:
+        """The new revision."""
+
+    def __init__(
+        self,
+        *,
+        revision: _meter_pb2.EventRevision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendEventResponse: _TypeAlias = AmendEventResponse  # noqa: Y015
+
+@_typing.final
+class VoidEventRequest(_message.Message):
+    """Takes an event back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent. 1 to 128 characters; required."""
+    source: _builtins.str
+    """Who reported the event. Required."""
+    event_id: _builtins.str
+    """Its id. Required. The event may not lie in a closed period."""
+    reason: _builtins.str
+    """Why, for the history: 1 to 500 characters. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "reason", b"reason", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidEventRequest: _TypeAlias = VoidEventRequest  # noqa: Y015
+
+@_typing.final
+class VoidEventResponse(_message.Message):
+    """The event was taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revision(self) -> _meter_pb2.EventRevision:
+        """The new revision."""
+
+    def __init__(
+        self,
+        *,
+        revision: _meter_pb2.EventRevision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidEventResponse: _TypeAlias = VoidEventResponse  # noqa: Y015
+
+@_typing.final
+class ImportUsageRequest(_message.Message):
+    """History to store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_meter_pb2.UsageEvent]:
+        """The events, 1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_meter_pb2.UsageEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportUsageRequest: _TypeAlias = ImportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ImportUsageResponse(_message.Message):
+    """What became of the history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___IngestOutcome.ValueType]:
+        """One outcome for each event of the request, in order."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventProblem]:
+        """The details of each CONFLICT and REJECTED, ordered by index."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___IngestOutcome.ValueType] | None = ...,
+        problems: _abc.Iterable[Global___EventProblem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportUsageResponse: _TypeAlias = ImportUsageResponse  # noqa: Y015
+
+@_typing.final
+class VerifyUsageRequest(_message.Message):
+    """Asks whether usage is what the events say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_MAX_FIELD_NUMBER: _builtins.int
+    differences_max: _builtins.int
+    """Answers at most this many differences of each day, up to 10,000. Zero means
+    100; all are counted.
+    """
+    @_builtins.property
+    def interval(self) -> _interval_pb2.Interval:
+        """Compares only what happened within; it is widened to whole days of UTC.
+        Absent compares all that is stored.
+        """
+
+    def __init__(
+        self,
+        *,
+        interval: _interval_pb2.Interval | None = ...,
+        differences_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences_max", b"differences_max", "interval", b"interval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyUsageRequest: _TypeAlias = VerifyUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageDifference(_message.Message):
+    """A rollup that is not what the events say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter."""
+    version: _builtins.int
+    """Its version."""
+    customer_id: _builtins.str
+    """The customer."""
+    kept: _builtins.str
+    """What is kept, in words; empty when nothing is."""
+    counted: _builtins.str
+    """What the events say, in words; empty when there are none."""
+    @_builtins.property
+    def group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values of the meter's `group_by`, in its order."""
+
+    @_builtins.property
+    def interval(self) -> _interval_pb2.Interval:
+        """The quarter of an hour or the day of UTC."""
+
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        customer_id: _builtins.str = ...,
+        group: _abc.Iterable[_builtins.str] | None = ...,
+        interval: _interval_pb2.Interval | None = ...,
+        kept: _builtins.str = ...,
+        counted: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "customer_id", b"customer_id", "group", b"group", "interval", b"interval", "kept", b"kept", "meter_id", b"meter_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageDifference: _TypeAlias = UsageDifference  # noqa: Y015
+
+@_typing.final
+class VerifyUsageResponse(_message.Message):
+    """What was found in one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    ROLLUP_COUNT_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_COUNT_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """How many events it has."""
+    rollup_count: _builtins.int
+    """How many rollups were compared."""
+    difference_count: _builtins.int
+    """How many differed."""
+    @_builtins.property
+    def day(self) -> _interval_pb2.Interval:
+        """The day."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageDifference]:
+        """The first of them."""
+
+    def __init__(
+        self,
+        *,
+        day: _interval_pb2.Interval | None = ...,
+        event_count: _builtins.int = ...,
+        rollup_count: _builtins.int = ...,
+        difference_count: _builtins.int = ...,
+        differences: _abc.Iterable[Global___UsageDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["day", b"day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "difference_count", b"difference_count", "differences", b"differences", "event_count", b"event_count", "rollup_count", b"rollup_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyUsageResponse: _TypeAlias = VerifyUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListRejectedEventsRequest(_message.Message):
+    """Asks for rejected events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many, up to 1,000. Zero means 100."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRejectedEventsRequest: _TypeAlias = ListRejectedEventsRequest  # noqa: Y015
+
+@_typing.final
+class RejectedEvent(_message.Message):
+    """An event that was not stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REJECTED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    REJECT_TIME_FIELD_NUMBER: _builtins.int
+    LAST_REJECT_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    rejected_event_id: _builtins.int
+    """The number by which it is replayed."""
+    attempt_count: _builtins.int
+    """How often it was sent."""
+    @_builtins.property
+    def event(self) -> _meter_pb2.UsageEvent:
+        """The event as it was sent."""
+
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[_error_details_pb2.BadRequest.FieldViolation]:
+        """Each bad field and what was wrong with it."""
+
+    @_builtins.property
+    def reject_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was rejected first."""
+
+    @_builtins.property
+    def last_reject_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was rejected last: the same content is kept once."""
+
+    def __init__(
+        self,
+        *,
+        rejected_event_id: _builtins.int = ...,
+        event: _meter_pb2.UsageEvent | None = ...,
+        violations: _abc.Iterable[_error_details_pb2.BadRequest.FieldViolation] | None = ...,
+        reject_time: _timestamp_pb2.Timestamp | None = ...,
+        last_reject_time: _timestamp_pb2.Timestamp | None = ...,
+        attempt_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "last_reject_time", b"last_reject_time", "reject_time", b"reject_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "event", b"event", "last_reject_time", b"last_reject_time", "reject_time", b"reject_time", "rejected_event_id", b"rejected_event_id", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectedEvent: _TypeAlias = RejectedEvent  # noqa: Y015
+
+@_typing.final
+class ListRejectedEventsResponse(_message.Message):
+    """A page of rejected events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedEvent]:
+        """The events, ordered by their number."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___RejectedEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRejectedEventsResponse: _TypeAlias = ListRejectedEventsResponse  # noqa: Y015
+
+@_typing.final
+class RejectedEventReplay(_message.Message):
+    """A rejected event to store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REJECTED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    rejected_event_id: _builtins.int
+    """Its number. Required."""
+    @_builtins.property
+    def event(self) -> _meter_pb2.UsageEvent:
+        """The event as it should be. Absent takes what was sent."""
+
+    def __init__(
+        self,
+        *,
+        rejected_event_id: _builtins.int = ...,
+        event: _meter_pb2.UsageEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "rejected_event_id", b"rejected_event_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectedEventReplay: _TypeAlias = RejectedEventReplay  # noqa: Y015
+
+@_typing.final
+class ReplayRejectedEventsRequest(_message.Message):
+    """Stores rejected events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent. 1 to 128 characters; required."""
+    @_builtins.property
+    def replays(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedEventReplay]:
+        """The events, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        replays: _abc.Iterable[Global___RejectedEventReplay] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replays", b"replays", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayRejectedEventsRequest: _TypeAlias = ReplayRejectedEventsRequest  # noqa: Y015
+
+@_typing.final
+class ReplayRejectedEventsResponse(_message.Message):
+    """What became of the events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___IngestOutcome.ValueType]:
+        """One outcome for each replay, in order."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventProblem]:
+        """The details of each CONFLICT and REJECTED, ordered by index."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___IngestOutcome.ValueType] | None = ...,
+        problems: _abc.Iterable[Global___EventProblem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayRejectedEventsResponse: _TypeAlias = ReplayRejectedEventsResponse  # noqa: Y015
+
+@_typing.final
+class EraseCustomerRequest(_message.Message):
+    """Erases what tells a customer's people apart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent. 1 to 128 characters; required."""
+    customer_id: _builtins.str
+    """The customer. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseCustomerRequest: _TypeAlias = EraseCustomerRequest  # noqa: Y015
+
+@_typing.final
+class EraseCustomerResponse(_message.Message):
+    """It was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    REJECTED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """How many stored events were changed, late ones and history included."""
+    rejected_event_count: _builtins.int
+    """How many rejected events were deleted: what they hold nobody has checked."""
+    def __init__(
+        self,
+        *,
+        event_count: _builtins.int = ...,
+        rejected_event_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "rejected_event_count", b"rejected_event_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseCustomerResponse: _TypeAlias = EraseCustomerResponse  # noqa: Y015
 
 @_typing.final
 class PutMeterRequest(_message.Message):

@@ -75,6 +75,51 @@ class MeterServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.ClosePeriods = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/ClosePeriods',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ClosePeriodsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ClosePeriodsResponse.FromString,
+                _registered_method=True)
+        self.ListLateEvents = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/ListLateEvents',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsResponse.FromString,
+                _registered_method=True)
+        self.AmendEvent = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/AmendEvent',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventResponse.FromString,
+                _registered_method=True)
+        self.VoidEvent = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/VoidEvent',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VoidEventRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VoidEventResponse.FromString,
+                _registered_method=True)
+        self.ImportUsage = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/ImportUsage',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ImportUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ImportUsageResponse.FromString,
+                _registered_method=True)
+        self.VerifyUsage = channel.unary_stream(
+                '/tollkeeper.api.meter.v1.MeterService/VerifyUsage',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VerifyUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VerifyUsageResponse.FromString,
+                _registered_method=True)
+        self.ListRejectedEvents = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/ListRejectedEvents',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListRejectedEventsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListRejectedEventsResponse.FromString,
+                _registered_method=True)
+        self.ReplayRejectedEvents = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/ReplayRejectedEvents',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ReplayRejectedEventsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ReplayRejectedEventsResponse.FromString,
+                _registered_method=True)
+        self.EraseCustomer = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/EraseCustomer',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.EraseCustomerRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.EraseCustomerResponse.FromString,
+                _registered_method=True)
         self.GetEvent = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/GetEvent',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.GetEventRequest.SerializeToString,
@@ -177,6 +222,80 @@ class MeterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClosePeriods(self, request, context):
+        """Ends periods of customers: what happened before and comes from now on is
+        late. It is kept, listed by `ListLateEvents`, and not counted, so that the
+        usage of an invoice stays what it was. An end never moves back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLateEvents(self, request, context):
+        """Lists events that came after their period was closed, ordered by when they
+        came, source and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AmendEvent(self, request, context):
+        """Puts another content in the place of a stored event's. The first content is
+        kept as history, and usage is adjusted in the same step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidEvent(self, request, context):
+        """Takes a stored event back: it is kept as history and no longer counts. Its
+        identity stays used, so a late retry does not bring it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportUsage(self, request, context):
+        """Stores history that was billed elsewhere. It counts where a question says
+        `include_billed`, and never on an invoice. Idempotent like `IngestEvents`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyUsage(self, request, context):
+        """Counts every meter anew from the stored events, a day after the other, and
+        answers each difference to what is kept. There must be none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRejectedEvents(self, request, context):
+        """Lists events that were rejected, with their reasons, ordered by when they
+        were rejected first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayRejectedEvents(self, request, context):
+        """Stores rejected events, as they are or repaired. What is stored leaves the
+        list; what is rejected again stays in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseCustomer(self, request, context):
+        """Puts pseudonyms in the place of what tells a customer's people apart: users,
+        keys and runs, wherever events are kept. Usage stays what it was, and so
+        does how many different ones there were. Nobody can tell who they were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEvent(self, request, context):
         """Returns one stored event.
         """
@@ -250,6 +369,51 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'ClosePeriods': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClosePeriods,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ClosePeriodsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ClosePeriodsResponse.SerializeToString,
+            ),
+            'ListLateEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLateEvents,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsResponse.SerializeToString,
+            ),
+            'AmendEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendEvent,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventResponse.SerializeToString,
+            ),
+            'VoidEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidEvent,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VoidEventRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VoidEventResponse.SerializeToString,
+            ),
+            'ImportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportUsage,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ImportUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ImportUsageResponse.SerializeToString,
+            ),
+            'VerifyUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyUsage,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VerifyUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VerifyUsageResponse.SerializeToString,
+            ),
+            'ListRejectedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRejectedEvents,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListRejectedEventsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListRejectedEventsResponse.SerializeToString,
+            ),
+            'ReplayRejectedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayRejectedEvents,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ReplayRejectedEventsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ReplayRejectedEventsResponse.SerializeToString,
+            ),
+            'EraseCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseCustomer,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.EraseCustomerRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.EraseCustomerResponse.SerializeToString,
             ),
             'GetEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEvent,
@@ -489,6 +653,249 @@ class MeterService:
             '/tollkeeper.api.meter.v1.MeterService/ListEvents',
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsRequest.SerializeToString,
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClosePeriods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/ClosePeriods',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ClosePeriodsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ClosePeriodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLateEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/ListLateEvents',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/AmendEvent',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/VoidEvent',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VoidEventRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VoidEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/ImportUsage',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ImportUsageRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ImportUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/VerifyUsage',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VerifyUsageRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.VerifyUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRejectedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/ListRejectedEvents',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListRejectedEventsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListRejectedEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayRejectedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/ReplayRejectedEvents',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ReplayRejectedEventsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ReplayRejectedEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/EraseCustomer',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.EraseCustomerRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.EraseCustomerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,44 @@ class MeterServiceStub:
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]
     """Lists stored events, ordered by time, then source, then id."""
+    ClosePeriods: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ClosePeriodsRequest, _meter_service_pb2.ClosePeriodsResponse]
+    """Ends periods of customers: what happened before and comes from now on is
+    late. It is kept, listed by `ListLateEvents`, and not counted, so that the
+    usage of an invoice stays what it was. An end never moves back.
+    """
+    ListLateEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListLateEventsRequest, _meter_service_pb2.ListLateEventsResponse]
+    """Lists events that came after their period was closed, ordered by when they
+    came, source and id.
+    """
+    AmendEvent: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.AmendEventRequest, _meter_service_pb2.AmendEventResponse]
+    """Puts another content in the place of a stored event's. The first content is
+    kept as history, and usage is adjusted in the same step.
+    """
+    VoidEvent: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.VoidEventRequest, _meter_service_pb2.VoidEventResponse]
+    """Takes a stored event back: it is kept as history and no longer counts. Its
+    identity stays used, so a late retry does not bring it back.
+    """
+    ImportUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ImportUsageRequest, _meter_service_pb2.ImportUsageResponse]
+    """Stores history that was billed elsewhere. It counts where a question says
+    `include_billed`, and never on an invoice. Idempotent like `IngestEvents`.
+    """
+    VerifyUsage: _grpc.UnaryStreamMultiCallable[_meter_service_pb2.VerifyUsageRequest, _meter_service_pb2.VerifyUsageResponse]
+    """Counts every meter anew from the stored events, a day after the other, and
+    answers each difference to what is kept. There must be none.
+    """
+    ListRejectedEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListRejectedEventsRequest, _meter_service_pb2.ListRejectedEventsResponse]
+    """Lists events that were rejected, with their reasons, ordered by when they
+    were rejected first.
+    """
+    ReplayRejectedEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ReplayRejectedEventsRequest, _meter_service_pb2.ReplayRejectedEventsResponse]
+    """Stores rejected events, as they are or repaired. What is stored leaves the
+    list; what is rejected again stays in it.
+    """
+    EraseCustomer: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.EraseCustomerRequest, _meter_service_pb2.EraseCustomerResponse]
+    """Puts pseudonyms in the place of what tells a customer's people apart: users,
+    keys and runs, wherever events are kept. Usage stays what it was, and so
+    does how many different ones there were. Nobody can tell who they were.
+    """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.GetEventRequest, _meter_service_pb2.GetEventResponse]
     """Returns one stored event."""
     PutMeter: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]
@@ -135,6 +173,44 @@ class MeterServiceAsyncStub(MeterServiceStub):
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists stored events, ordered by time, then source, then id."""
+    ClosePeriods: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ClosePeriodsRequest, _meter_service_pb2.ClosePeriodsResponse]  # type: ignore[assignment]
+    """Ends periods of customers: what happened before and comes from now on is
+    late. It is kept, listed by `ListLateEvents`, and not counted, so that the
+    usage of an invoice stays what it was. An end never moves back.
+    """
+    ListLateEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListLateEventsRequest, _meter_service_pb2.ListLateEventsResponse]  # type: ignore[assignment]
+    """Lists events that came after their period was closed, ordered by when they
+    came, source and id.
+    """
+    AmendEvent: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.AmendEventRequest, _meter_service_pb2.AmendEventResponse]  # type: ignore[assignment]
+    """Puts another content in the place of a stored event's. The first content is
+    kept as history, and usage is adjusted in the same step.
+    """
+    VoidEvent: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.VoidEventRequest, _meter_service_pb2.VoidEventResponse]  # type: ignore[assignment]
+    """Takes a stored event back: it is kept as history and no longer counts. Its
+    identity stays used, so a late retry does not bring it back.
+    """
+    ImportUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ImportUsageRequest, _meter_service_pb2.ImportUsageResponse]  # type: ignore[assignment]
+    """Stores history that was billed elsewhere. It counts where a question says
+    `include_billed`, and never on an invoice. Idempotent like `IngestEvents`.
+    """
+    VerifyUsage: _aio.UnaryStreamMultiCallable[_meter_service_pb2.VerifyUsageRequest, _meter_service_pb2.VerifyUsageResponse]  # type: ignore[assignment]
+    """Counts every meter anew from the stored events, a day after the other, and
+    answers each difference to what is kept. There must be none.
+    """
+    ListRejectedEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListRejectedEventsRequest, _meter_service_pb2.ListRejectedEventsResponse]  # type: ignore[assignment]
+    """Lists events that were rejected, with their reasons, ordered by when they
+    were rejected first.
+    """
+    ReplayRejectedEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ReplayRejectedEventsRequest, _meter_service_pb2.ReplayRejectedEventsResponse]  # type: ignore[assignment]
+    """Stores rejected events, as they are or repaired. What is stored leaves the
+    list; what is rejected again stays in it.
+    """
+    EraseCustomer: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.EraseCustomerRequest, _meter_service_pb2.EraseCustomerResponse]  # type: ignore[assignment]
+    """Puts pseudonyms in the place of what tells a customer's people apart: users,
+    keys and runs, wherever events are kept. Usage stays what it was, and so
+    does how many different ones there were. Nobody can tell who they were.
+    """
     GetEvent: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.GetEventRequest, _meter_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns one stored event."""
     PutMeter: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.PutMeterRequest, _meter_service_pb2.PutMeterResponse]  # type: ignore[assignment]
@@ -240,6 +316,98 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_meter_service_pb2.ListEventsResponse, _abc.Awaitable[_meter_service_pb2.ListEventsResponse]]:
         """Lists stored events, ordered by time, then source, then id."""
+
+    @_abc_1.abstractmethod
+    def ClosePeriods(
+        self,
+        request: _meter_service_pb2.ClosePeriodsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.ClosePeriodsResponse, _abc.Awaitable[_meter_service_pb2.ClosePeriodsResponse]]:
+        """Ends periods of customers: what happened before and comes from now on is
+        late. It is kept, listed by `ListLateEvents`, and not counted, so that the
+        usage of an invoice stays what it was. An end never moves back.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLateEvents(
+        self,
+        request: _meter_service_pb2.ListLateEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.ListLateEventsResponse, _abc.Awaitable[_meter_service_pb2.ListLateEventsResponse]]:
+        """Lists events that came after their period was closed, ordered by when they
+        came, source and id.
+        """
+
+    @_abc_1.abstractmethod
+    def AmendEvent(
+        self,
+        request: _meter_service_pb2.AmendEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.AmendEventResponse, _abc.Awaitable[_meter_service_pb2.AmendEventResponse]]:
+        """Puts another content in the place of a stored event's. The first content is
+        kept as history, and usage is adjusted in the same step.
+        """
+
+    @_abc_1.abstractmethod
+    def VoidEvent(
+        self,
+        request: _meter_service_pb2.VoidEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.VoidEventResponse, _abc.Awaitable[_meter_service_pb2.VoidEventResponse]]:
+        """Takes a stored event back: it is kept as history and no longer counts. Its
+        identity stays used, so a late retry does not bring it back.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportUsage(
+        self,
+        request: _meter_service_pb2.ImportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.ImportUsageResponse, _abc.Awaitable[_meter_service_pb2.ImportUsageResponse]]:
+        """Stores history that was billed elsewhere. It counts where a question says
+        `include_billed`, and never on an invoice. Idempotent like `IngestEvents`.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyUsage(
+        self,
+        request: _meter_service_pb2.VerifyUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_meter_service_pb2.VerifyUsageResponse], _abc.AsyncIterator[_meter_service_pb2.VerifyUsageResponse]]:
+        """Counts every meter anew from the stored events, a day after the other, and
+        answers each difference to what is kept. There must be none.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRejectedEvents(
+        self,
+        request: _meter_service_pb2.ListRejectedEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.ListRejectedEventsResponse, _abc.Awaitable[_meter_service_pb2.ListRejectedEventsResponse]]:
+        """Lists events that were rejected, with their reasons, ordered by when they
+        were rejected first.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayRejectedEvents(
+        self,
+        request: _meter_service_pb2.ReplayRejectedEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.ReplayRejectedEventsResponse, _abc.Awaitable[_meter_service_pb2.ReplayRejectedEventsResponse]]:
+        """Stores rejected events, as they are or repaired. What is stored leaves the
+        list; what is rejected again stays in it.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseCustomer(
+        self,
+        request: _meter_service_pb2.EraseCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.EraseCustomerResponse, _abc.Awaitable[_meter_service_pb2.EraseCustomerResponse]]:
+        """Puts pseudonyms in the place of what tells a customer's people apart: users,
+        keys and runs, wherever events are kept. Usage stays what it was, and so
+        does how many different ones there were. Nobody can tell who they were.
+        """
 
     @_abc_1.abstractmethod
     def GetEvent(
