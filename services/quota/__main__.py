@@ -37,7 +37,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     rating, meter = open_channel(settings.rating_address), open_channel(settings.meter_address)
     client = CardClient(rating, meter, foundation.identity())
     cards = RateCards(client, refresh_s=settings.quota_rate_card_refresh_s)
-    catalogue = LimitCatalogue(foundation.database, foundation.redis, cards)
+    catalogue = LimitCatalogue(foundation.database, foundation.redis, cards, clock)
     link = _link(settings)
     index = ExpiryIndex(link)
     counters = Counters(link, index)

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError
 
+from kit.clock import Clock
 from kit.errors import DomainError
 from kit.postgres import Database
 from kit.redis_pool import RedisPool
@@ -62,6 +63,7 @@ class LimitCatalogue:
         database: Database,
         redis: RedisPool,
         cards: RateCards,
+        clock: Clock,
         *,
         refresh_s: float = REFRESH_S,
     ) -> None:
@@ -72,7 +74,8 @@ class LimitCatalogue:
         self._loaded: dict[str, _Loaded] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._numbers = count(1)
-        self._redis_ahead_s = 0.0
+        self._clock = clock
+        self._redis_ahead_s: float | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def connect(self) -> None:
@@ -194,7 +197,9 @@ class LimitCatalogue:
         return index, changes_at
 
     def _now(self) -> datetime:
-        """Tell the time of Redis, also while it is away."""
+        """Tell the time of Redis, also while it is away; until it was seen, our own."""
+        if self._redis_ahead_s is None:
+            return self._clock.now()
         return datetime.fromtimestamp(_loop_s() + self._redis_ahead_s, UTC)
 
     async def _look_at_the_clock(self) -> None:

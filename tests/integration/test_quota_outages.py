@@ -107,6 +107,24 @@ async def test_an_open_limit_lets_calls_pass_and_counts_what_they_used(
     assert await settled(world, booked) == booked
 
 
+async def test_what_is_estimated_is_granted_without_counters_too(
+    world: QuotaWorld, redis: OwnRedis
+) -> None:
+    """The answer says how much; a threshold is not seen where nothing was counted."""
+    await world.put(a_limit("open", alertThresholds=[1], **OPEN))
+    call = a_reserve(10)
+    call.estimates.add(unit="output_tokens", max_quantity=4096, route="chat")
+    redis.pause()
+    held = await world.ask("Reserve", call)
+    redis.resume()
+    await answered(world, _check())
+    alerts = await world.ask("ListAlerts", messages.ListAlertsRequest())
+
+    assert held.decision == DEGRADED
+    assert list(held.granted) == amounts(tokens=10, output_tokens=256)
+    assert list(alerts.alerts) == []
+
+
 async def test_a_leased_limit_admits_its_allowance_for_each_counter(
     world: QuotaWorld, redis: OwnRedis
 ) -> None:

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from services.quota.convert.fields import render_degraded_hold
 from services.quota.counters import Answer
+from services.quota.learning import estimated_in
 from services.quota.model import (
     ExtendCall,
     Kind,
@@ -51,7 +52,7 @@ def _extend(answer: Answer, call: ExtendCall) -> wire.ExtendResponse:
         decision=_decision(answer), limits=_statuses(answer), degraded=True
     )
     if answer.outcome == Outcome.DEGRADED_ALLOWED:
-        response.granted.extend(_granted(call))
+        response.granted.extend(_granted(answer, call))
         response.expire_time.FromMilliseconds(answer.detail)
     return response
 
@@ -62,7 +63,7 @@ def _reserve(answer: Answer, call: ReserveCall) -> wire.ReserveResponse:
     )
     if answer.outcome == Outcome.DEGRADED_ALLOWED:
         response.reservation_id = render_degraded_hold(answer.hold, call.subject, call.dimensions)
-        response.granted.extend(_granted(call))
+        response.granted.extend(_granted(answer, call))
         response.expire_time.FromMilliseconds(answer.detail)
     return response
 
@@ -73,10 +74,11 @@ def _decision(answer: Answer) -> quota_pb2.Decision.ValueType:
     return quota_pb2.DECISION_DENY
 
 
-def _granted(call: ReserveCall | ExtendCall) -> list[quota_pb2.Amount]:
-    return [
-        quota_pb2.Amount(unit=unit, quantity=quantity) for unit, quantity in call.amounts.items()
-    ]
+def _granted(answer: Answer, call: ReserveCall | ExtendCall) -> list[quota_pb2.Amount]:
+    amounts = call.amounts
+    if isinstance(call, ReserveCall) and call.estimates:
+        amounts = {**amounts, **estimated_in(answer.hold, call.estimates)}
+    return [quota_pb2.Amount(unit=unit, quantity=quantity) for unit, quantity in amounts.items()]
 
 
 def _statuses(answer: Answer) -> list[quota_pb2.LimitStatus]:
