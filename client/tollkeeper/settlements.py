@@ -3,6 +3,9 @@
 What a call used is booked late rather than never. Each keeps its request id, so that one which had
 arrived before the connection broke is booked once; the gate remembers ids for ten minutes, and
 nothing is sent again after half of that. What then is not booked the meter knows all the same.
+
+A gate whose counters are gone accepts a settlement and says that it is `degraded`: only that one
+process knows of it. It is sent again too, until it is booked.
 """
 
 from __future__ import annotations
@@ -54,9 +57,11 @@ class Settlements:
         """
         hopeless_at = asyncio.get_running_loop().time() + PATIENCE_S
         try:
-            await self._ask(call)
+            is_booked = not _is_degraded(await self._ask(call))
         except QuotaUnavailable as error:
             logger.warning("a settlement is sent again later: %s", error)
+            is_booked = False
+        if not is_booked:
             self._wait_for_the_gate(_Pending(call, hopeless_at))
 
     async def send_or_log(self, call: SessionCall) -> None:
@@ -106,9 +111,9 @@ class Settlements:
         self._task = None
 
     async def _try(self, pending: _Pending) -> bool:
-        """Send once more; say whether the gate is gone still."""
+        """Send once more; say whether the gate or its counters are gone still."""
         try:
-            await self._ask(pending.call)
+            return _is_degraded(await self._ask(pending.call))
         except QuotaUnavailable:
             return True
         except CallFailed as error:
@@ -117,6 +122,19 @@ class Settlements:
 
     def _give_up(self, pending: _Pending, reason: str) -> None:
         logger.error("%s is not booked: %s", _name(pending.call), reason)
+
+
+def _is_degraded(answer: SessionAnswer) -> bool:
+    """Say whether a settlement was accepted and is not booked yet."""
+    match answer.WhichOneof("answer"):
+        case "commit":
+            return answer.commit.degraded
+        case "release":
+            return answer.release.degraded
+        case "record":
+            return answer.record.degraded
+        case _:
+            return False
 
 
 def _name(call: SessionCall) -> str:

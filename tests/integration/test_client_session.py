@@ -9,10 +9,16 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
-from tollkeeper import CallFailed, QuotaUnavailable, Tollkeeper
-from tollkeeper.api.quota.v1.quota_pb2 import DECISION_ALLOW
+from tollkeeper import CallFailed, QuotaDenied, QuotaUnavailable, Tollkeeper, UsageNotReported
+from tollkeeper.api.quota.v1.quota_pb2 import (
+    DECISION_ALLOW,
+    DECISION_ALLOW_DEGRADED,
+    DECISION_DENY,
+    LimitStatus,
+)
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
     CheckResponse,
+    CommitRequest,
     SessionAnswer,
     SessionCall,
     SessionRequest,
@@ -91,6 +97,58 @@ async def test_a_gate_that_never_decides_is_unavailable_after_the_timeout() -> N
             await toll.check("acme", requests=1)
 
     assert len(gate.asked) > 1
+
+
+class GateWithoutCounters(Gate):
+    """Lets calls of acme pass and refuses others; accepts settlements, and books the third."""
+
+    def _answer(self, call: SessionCall) -> SessionAnswer:
+        answer = SessionAnswer(call_id=call.call_id)
+        if call.HasField("commit"):
+            answer.commit.degraded = len(self.commits) < 3
+        elif call.reserve.subject.customer_id == "acme":
+            answer.reserve.decision = DECISION_ALLOW_DEGRADED
+            answer.reserve.reservation_id = "hold-1~.acme"
+            answer.reserve.granted.extend(call.reserve.amounts)
+            answer.reserve.degraded = True
+        else:
+            limit = LimitStatus(limit_id="closed", scope="other", units=["requests"], decided=True)
+            answer.reserve.decision = DECISION_DENY
+            answer.reserve.limits.append(limit)
+            answer.reserve.degraded = True
+        return answer
+
+    @property
+    def commits(self) -> list[CommitRequest]:
+        """The commits so far."""
+        return [call.commit for call in self.asked if call.HasField("commit")]
+
+
+async def decided_without_counters(toll: Tollkeeper) -> tuple[bool, bool]:
+    """Make a call that passes and one that does not; say whether each said that it is degraded."""
+    async with toll.reserve("acme", requests=1) as hold:
+        hold.commit(requests=1)
+    with pytest.raises(QuotaDenied, match="limit closed of other") as denied:
+        async with toll.reserve("other", requests=1):
+            pytest.fail("the gate was open")
+    await toll._settlements.close(10)
+    # There is no meter, either.
+    toll._close_timeout_s = 0.1
+    return hold.is_degraded, denied.value.is_degraded
+
+
+async def test_calls_that_outage_policies_decide_say_so_and_are_settled_until_booked() -> None:
+    """The commit is sent again, with its request id, until a counter knows of it."""
+    gate = GateWithoutCounters(0, grpc.StatusCode.OK)  # type: ignore[abstract] # as above.
+    said = []
+
+    with pytest.raises(UsageNotReported):
+        async with calling(gate, timeout_s=10) as toll:
+            said.append(await decided_without_counters(toll))
+
+    assert said == [(True, True)]
+    assert len(gate.commits) == 3
+    assert len({each.request_id for each in gate.commits}) == 1
 
 
 async def test_a_request_that_the_gate_refuses_is_not_repeated() -> None:
