@@ -13,11 +13,13 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
+from typing import Any
 
 import asyncpg
 import grpc.aio
@@ -29,6 +31,7 @@ from cli.embedded.postgres import EmbeddedPostgres
 from cli.errors import CommandError
 from cli.signing_keys import SigningKeys
 from kit.clock import ManualClock, SystemClock
+from kit.errors import Unavailable
 from kit.interval import Interval
 from kit.migrations import migrate
 from kit.rpc.auth import TokenIssuer
@@ -159,6 +162,18 @@ async def pause_after(error: grpc.aio.AioRpcError) -> None:
     await asyncio.sleep(0.05)
 
 
+async def patiently(ask: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - whatever is asked for.
+    """Ask until servers that were killed are back."""
+    deadline_s = time.monotonic() + RESTART_S
+    while True:
+        try:
+            return await ask()
+        except (OSError, asyncpg.PostgresError, Unavailable):
+            if time.monotonic() > deadline_s:
+                raise
+        await asyncio.sleep(0.1)
+
+
 def start_again(postgres: EmbeddedPostgres) -> None:
     """Start PostgreSQL where it was, once the last of its processes has let go of its memory."""
     deadline_s = time.monotonic() + RESTART_S
@@ -259,7 +274,8 @@ async def play_out(play: Round, events: Sequence[meter_pb2.UsageEvent]) -> None:
 
 async def check_everything(play: Round, events: Sequence[meter_pb2.UsageEvent]) -> None:
     """Compare what is stored, and what is answered, with the events that were sent."""
-    database = await asyncpg.connect(play.meter.settings.database_url)
+    # The last kill may be a moment ago.
+    database = await patiently(lambda: asyncpg.connect(play.meter.settings.database_url))
     stored = await database.fetch(
         "SELECT source, event_id FROM meter.events WHERE tenant_id = $1", play.world.tenant
     )
@@ -276,7 +292,8 @@ async def check_everything(play: Round, events: Sequence[meter_pb2.UsageEvent]) 
     assert max(play.created.values()) == 1, play.kills
     for interval in (ALL_TIME, UNEVEN):
         for meter_id in ("tokens", "calls"):
-            rows = await play.world.usage(meter_id, interval, group_by=["model"])
+            ask = partial(play.world.usage, meter_id, interval, group_by=["model"])
+            rows = await patiently(ask)
             assert rows == added_up(events, meter_id, interval), play.kills
 
 
