@@ -47,7 +47,7 @@ _CASE_S = 1.5
 _AHEAD = timedelta(hours=1)
 _RAW_TABLE = """
 CREATE SCHEMA raw;
-CREATE TABLE raw.events (LIKE meter.events, fingerprint bytea);
+CREATE TABLE raw.events (LIKE meter.events INCLUDING DEFAULTS, fingerprint bytea);
 ALTER TABLE raw.events ADD PRIMARY KEY (tenant_id, event_id, source);
 CREATE INDEX ON raw.events (tenant_id, time, source, event_id);
 CREATE INDEX ON raw.events (
