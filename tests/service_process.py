@@ -35,6 +35,7 @@ class ServiceProcess:
             "DATABASE_URL": self.settings.database_url,
             "REDIS_URL": self.settings.redis_url,
             "TOLLKEEPER_KEYS_FILE": str(self.settings.keys_file),
+            "TOLLKEEPER_SERVICE_KEY_FILE": str(self.settings.service_key_file),
             f"TOLLKEEPER_{self.service.upper()}_LISTEN": self.address,
         }
         self._process = await asyncio.create_subprocess_exec(
