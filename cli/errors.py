@@ -1,9 +1,13 @@
-"""The one kind of failure that a command explains to a person in one sentence.
+"""How a command ends early: by a failure that a person understands, or because it was told to.
 
-The command prints its text and exits with status 1; any other exception is a defect and may show
-its traceback.
+Of a failure the command prints the text and exits with status 1. Any other exception is a defect
+and may show its traceback.
 """
 
 
 class CommandError(Exception):
     """Something the person at the terminal can understand and put right."""
+
+
+class Interrupted(Exception):
+    """A stop was requested while everything was still starting."""

@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from cli.embedded import loopback
 from cli.embedded.data_directory import DEFAULT, DataDirectory
 from cli.embedded.servers import postgres_in, redis_in
-from cli.errors import CommandError
+from cli.errors import CommandError, Interrupted
 from cli.given_servers import check_postgres, check_redis
 from cli.keys import ApiKeys, tell_services
 from cli.migrations import migrate_all
@@ -69,10 +69,6 @@ class SupervisorOptions:
     report: Callable[[str], None] = field(default=lambda _: None)
     services: tuple[str, ...] = SERVICES
     command: Callable[[str], Sequence[str]] = serve_command
-
-
-class Interrupted(Exception):
-    """A stop was requested while everything was still starting."""
 
 
 class Supervisor:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import MessageToDict
 
+from cli.commands.plan_simulation import simulate
 from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
 from cli.options import AsJson, DataDir
@@ -25,6 +26,8 @@ from tollkeeper.api.rating.v1.rating_service_pb2 import GetPlanRequest, ListPlan
 app = typer.Typer(
     no_args_is_help=True, help="Check, test, compare and apply plan files, and look at plans."
 )
+
+app.command()(simulate)
 
 Files = Annotated[
     list[Path], typer.Argument(help="Plan files, YAML.", metavar="FILE...", show_default=False)

@@ -18,10 +18,10 @@ import redis
 from cli import service_process
 from cli.embedded.processes import start_mark
 from cli.embedded.servers import remove
-from cli.errors import CommandError
+from cli.errors import CommandError, Interrupted
 from cli.running import Running
 from cli.service_process import is_serving
-from cli.supervisor import Interrupted, Supervisor, SupervisorOptions
+from cli.supervisor import Supervisor, SupervisorOptions
 from tests.servers import a_data_dir
 
 STANDIN = Path(__file__).parents[1] / "standin_service.py"

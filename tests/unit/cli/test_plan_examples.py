@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli.contract_files import InvalidFile
 from cli.errors import CommandError
-from cli.main import app
+from cli.main import app_for
 from cli.plan_files import parse_plan_file
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -177,9 +177,9 @@ def test_the_commands_tell_the_faults_of_all_files(tmp_path: Path) -> None:
     runner = CliRunner()
     good = str(EXAMPLES[0])
 
-    valid = runner.invoke(app, ["plans", "validate", good, str(wrong)])
-    tested = runner.invoke(app, ["plans", "test", good])
-    refused = runner.invoke(app, ["plans", "test", str(bad), good, str(wrong)])
+    valid = runner.invoke(app_for(["plans"]), ["plans", "validate", good, str(wrong)])
+    tested = runner.invoke(app_for(["plans"]), ["plans", "test", good])
+    refused = runner.invoke(app_for(["plans"]), ["plans", "test", str(bad), good, str(wrong)])
 
     assert valid.output.splitlines() == [
         f"{good}: plan credit_packs (prices: 3, meters: 3, examples: 1)",
@@ -195,7 +195,7 @@ def test_the_commands_tell_the_faults_of_all_files(tmp_path: Path) -> None:
 
 def read_schema() -> dict[str, Any]:
     """Take the schema from the command that publishes it."""
-    printed = CliRunner().invoke(app, ["plans", "schema"])
+    printed = CliRunner().invoke(app_for(["plans"]), ["plans", "schema"])
     schema: dict[str, Any] = json.loads(printed.output)
     return schema
 
