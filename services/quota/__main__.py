@@ -40,7 +40,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     catalogue = LimitCatalogue(foundation.database, foundation.redis, cards, clock)
     link = _link(settings)
     index = ExpiryIndex(link)
-    counters = Counters(link, index)
+    counters = Counters(link, index, startup_timeout_s=settings.startup_timeout_s)
     alerts = Alerts(foundation.database, clock)
     standby = Standby(clock)
     batcher = Batcher(counters, catalogue.cover, standby, alerts.see)

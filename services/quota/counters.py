@@ -22,6 +22,7 @@ from kit.errors import (
     Precondition,
     Unavailable,
 )
+from kit.waiting import wait_for
 from services.quota.coverage import Coverage, DescribedHold, described_hold, remembered
 from services.quota.expiry_index import SHARDS_COUNT, ExpiryIndex
 from services.quota.model import HoldState, Kind, Outcome
@@ -129,7 +130,8 @@ class Counters:
     ago the script decides nothing and says so, and is asked again.
     """
 
-    def __init__(self, link: Link, index: ExpiryIndex) -> None:
+    def __init__(self, link: Link, index: ExpiryIndex, *, startup_timeout_s: float = 60.0) -> None:
+        self._startup_timeout_s = startup_timeout_s
         self._link = link
         self._index = index
         self._load = packed("SCRIPT", "LOAD", SCRIPT)
@@ -137,17 +139,23 @@ class Counters:
         self._now_ms = 0
 
     async def connect(self) -> None:
-        """Load the script and read Redis's clock.
+        """Wait for Redis, within the start-up timeout; load the script and read its clock.
 
         Raises:
             CannotStart: Redis does not answer, or knows no scripts.
         """
-        try:
-            loaded = await self._load_script()
-            for node in await self._link.nodes():
-                (time,) = await node.ask([packed("TIME")])
-        except OSError as error:
-            raise CannotStart(f"cannot reach Redis: {error}") from error
+        await wait_for(
+            "Redis",
+            self._prepare,
+            faults=(OSError,),
+            may_pass=lambda error: isinstance(error, OSError),
+            timeout_s=self._startup_timeout_s,
+        )
+
+    async def _prepare(self) -> None:
+        loaded = await self._load_script()
+        for node in await self._link.nodes():
+            (time,) = await node.ask([packed("TIME")])
         for reply in loaded:
             if isinstance(reply, ReplyError):
                 raise CannotStart(f"Redis refuses the script of the counters: {reply}")

@@ -105,7 +105,7 @@ REFUSED = [
         "usage --from 2026-02-01 --to 2026-01-01",
         "--from 2026-02-01 00:00 is not before --to 2026-01-01 00:00",
     ),
-    Refused("window", "usage --window week", "--window 'week' is none of hour, day, month"),
+    Refused("window", "usage --window decade", "--window 'decade' is none of minute, hour"),
     Refused("state", "invoices list --state paid", "--state 'paid' is none of draft, finalized"),
     Refused("until", "invoices close --until soon", "--until 'soon' is not a time"),
     Refused("format", "replay x.csv --format xml", "--format 'xml' is none of auto, azure, moonc"),
