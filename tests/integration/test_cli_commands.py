@@ -197,7 +197,7 @@ async def test_what_a_service_refuses_of_a_plan_file_is_told_with_its_line(shell
     await shell.lines("plans", "apply", EXAMPLES / "plans" / "pro.yaml")
     file = shell.folder / "other.yaml"
     text = (EXAMPLES / "plans" / "pro.yaml").read_text()
-    file.write_text(text.replace("quantity: total_tokens", "quantity: output_tokens"))
+    file.write_text(text.replace("sum\n    quantity: total_tokens", "count"))
 
     outcome = await shell.run("plans", "apply", file)
 

@@ -34,6 +34,7 @@ PLAN = """
     limits { limit_id: "parallel" units: "holds" capacity: 3 concurrency {} }
     limits { limit_id: "trial" units: "requests" capacity: 100 lifetime {} overdraft: 5 }
 """
+CLOSED = "outage_policy: OUTAGE_POLICY_CLOSED"
 LIMITS = {
     "manon-pro.tokens": """
         display_name: "Tokens of a month" level: LEVEL_CUSTOMER units: "input_tokens"
@@ -117,7 +118,7 @@ async def test_the_limits_of_a_plan_are_put_for_its_subscriber(world: World) -> 
 
     subject = 'subject { customer_id: "manon" }'
     assert found == {
-        limit_id: Parse(f'limit_id: "{limit_id}" {subject} {written}', Limit())
+        limit_id: Parse(f'limit_id: "{limit_id}" {subject} {written} {CLOSED}', Limit())
         for limit_id, written in LIMITS.items()
     }
 

@@ -1,6 +1,7 @@
 """The gate on a real Redis Cluster: spread over its nodes, and while slots and nodes change."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,16 @@ from tests.quota_world import (
     quota_world,
 )
 from tests.redis_cluster import Cluster, Node, running_cluster, wait_until
+
+# The client of clusters drops nodes that it forgets without closing their connections.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def forgotten_nodes() -> Iterator[None]:
+    """Collect them here, so that no other test is told of them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

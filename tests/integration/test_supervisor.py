@@ -399,6 +399,7 @@ def test_services_learn_their_place_from_the_environment(
         "TOLLKEEPER_METER_LISTEN": running.addresses["meter"],
         "TOLLKEEPER_PARENT_PIPE": "1",
         "TOLLKEEPER_QUOTA_ADDRESS": running.addresses["quota"],
+        "TOLLKEEPER_QUOTA_DECISION_TIMEOUT_S": os.environ["TOLLKEEPER_QUOTA_DECISION_TIMEOUT_S"],
         "TOLLKEEPER_SERVICE_KEY_FILE": str(running.service_key_file),
     }
 
