@@ -1,5 +1,6 @@
 """A Redis of the test's own, to be paused, killed and emptied."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -58,3 +59,5 @@ def own_redis(*, durable: bool = True) -> Iterator[OwnRedis]:
             # A paused server would not hear that it is to end.
             own.resume()
             server.stop()
+            # What was left open is found now, and not in another test.
+            gc.collect()

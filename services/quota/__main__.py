@@ -13,16 +13,18 @@ from services.quota.alerts import Alerts
 from services.quota.audits import Audits
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
-from services.quota.clients import CardClient
+from services.quota.clients import CardClient, UsageClient
 from services.quota.cluster_link import ClusterLink
 from services.quota.convert.twins import SessionRequest
 from services.quota.counters import Counters
 from services.quota.envoy.facade import facade
 from services.quota.envoy.settings import load_envoy_settings
+from services.quota.epochs import Epochs
 from services.quota.estimators import Estimators
 from services.quota.expiry_index import ExpiryIndex
 from services.quota.inspection import Inspection
 from services.quota.rate_cards import RateCards
+from services.quota.recovery import Recovery
 from services.quota.redis_link import Link, RedisLink
 from services.quota.service import QuotaService
 from services.quota.standby import Standby
@@ -39,12 +41,16 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     cards = RateCards(client, refresh_s=settings.quota_rate_card_refresh_s)
     catalogue = LimitCatalogue(foundation.database, foundation.redis, cards, clock)
     link = _link(settings)
-    index = ExpiryIndex(link)
-    counters = Counters(link, index, startup_timeout_s=settings.startup_timeout_s)
+    wait_s = settings.startup_timeout_s
+    epochs = Epochs(foundation.database, link, clock, startup_timeout_s=wait_s)
+    index = ExpiryIndex(link, epochs.installation)
+    usage = UsageClient(meter, foundation.identity())
+    recovery = Recovery(link, index, epochs, catalogue, usage=usage, clock=clock)
+    counters = Counters(link, index, recovery, startup_timeout_s=wait_s)
     alerts = Alerts(foundation.database, clock)
     standby = Standby(clock)
     batcher = Batcher(counters, catalogue.cover, standby, alerts.see)
-    standby.serve(batcher.book, counters.probe)
+    standby.serve(batcher.book, counters.probe, recovery.probe)
     estimators = Estimators(foundation.redis)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher, estimators)
@@ -55,7 +61,8 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings(), gate, clock)
     sweeper = Sweeper(link, index, counters)
-    own = (catalogue, counters, alerts, batcher, standby, sweeper, estimators)
+    kept = (counters, epochs, recovery)
+    own = (catalogue, *kept, alerts, batcher, standby, sweeper, estimators)
     return foundation.host(*own, *envoy, channels=(rating, meter))
 
 

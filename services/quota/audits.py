@@ -9,10 +9,11 @@ import msgpack
 
 from kit.telemetry import meter
 from services.quota.auditing import NOTHING_AUDITED, Audit, HoldRecord, audit
-from services.quota.counters import Root, keys_of, unavailable
+from services.quota.counters import Root, keys_of
 from services.quota.counting import GAUGE
 from services.quota.model import HoldPhase
 from services.quota.redis_link import Link, RedisLink, ReplyError, packed
+from services.quota.refusals import unavailable
 
 _KEYS_PER_STEP = 1000
 _START = b"0"

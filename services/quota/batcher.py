@@ -19,7 +19,6 @@ from services.quota.counters import (
     Decided,
     LimitsChanged,
     Root,
-    unavailable,
 )
 from services.quota.coverage import NOTHING, Coverage, DescribedHold
 from services.quota.model import LIMITS_PER_CALL_MAX, Dimensions, ExtendCall, Subject
@@ -30,6 +29,7 @@ from services.quota.operations import (
     commit_operation,
     extend_operation,
 )
+from services.quota.refusals import unavailable
 from services.quota.standby import Standby
 
 OPERATIONS_PER_BATCH_MAX = 256

@@ -24,10 +24,10 @@ from kit.postgres import Database
 from kit.redis_pool import RedisPool
 from kit.telemetry import get_logger, meter
 from services.quota import store
-from services.quota.counters import unavailable
 from services.quota.coverage import Coverage, LimitIndex, in_force
 from services.quota.model import Dimensions, Limit, Subject
 from services.quota.rate_cards import RETRY_S, RateCards
+from services.quota.refusals import unavailable
 
 REFRESH_S = 0.25
 
@@ -104,6 +104,10 @@ class LimitCatalogue:
             Unavailable: RATE_CARD_UNAVAILABLE.
         """
         return self._loaded[tenant].index.coverage(subject, dimensions)
+
+    def index(self, tenant: str) -> LimitIndex:
+        """Answer the limits of a tenant that are in memory."""
+        return self._loaded[tenant].index
 
     async def load(self, tenant: str) -> None:
         """Load the limits of a tenant unless they are; who comes meanwhile waits for the same.

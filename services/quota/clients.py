@@ -1,23 +1,28 @@
-"""The rating service, and the meters that its cards speak of, answering in our own values.
+"""The rating service with the meters that its cards speak of, and what the meter has stored.
 
 Refuses to wait longer than a few seconds, and to guess what costs what.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import grpc.aio
 
 from kit.decimals import parse_decimal
-from kit.errors import DomainError, NotFound
+from kit.errors import DomainError, NotFound, Unavailable
+from kit.interval import Interval
 from kit.rpc.auth import ServiceIdentity
 from kit.rpc.status import read_error
+from kit.rpc.wire import render_interval
 from services.quota.coverage import card_unavailable
+from services.quota.model import Subject
+from services.quota.rebuilding import Usage
 from services.quota.weights import CardEntry, RateCard
 from tollkeeper.api.meter.v1 import meter_pb2
-from tollkeeper.api.meter.v1.meter_service_pb2 import GetMeterRequest
+from tollkeeper.api.meter.v1.meter_service_pb2 import GetMeterRequest, SummarizeUsageRequest
 from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 from tollkeeper.api.rating.v1.rating_service_pb2 import (
     GetRateCardRequest,
@@ -32,6 +37,8 @@ REQUESTS = "requests"
 _RATING_SCOPES = frozenset({"rating.read"})
 _METER_SCOPES = frozenset({"meter.read"})
 _TIMEOUT_S = 3
+_RETRY_AFTER = timedelta(seconds=1)
+_USAGE_DIGITS_MAX = 64
 _UNIT_AMOUNT_DIGITS_MAX = 64
 _ZERO = Decimal(0)
 
@@ -70,6 +77,57 @@ class CardClient:
             timeout=_TIMEOUT_S,
         )
         return answer.meter
+
+
+class UsageClient:
+    """Asks the meter what customers used, on behalf of their tenant."""
+
+    def __init__(self, meter: grpc.aio.Channel, identity: ServiceIdentity) -> None:
+        self._meter = MeterServiceStub(meter)
+        self._identity = identity
+
+    async def summarize(
+        self, tenant: str, customer: str, start: datetime, end: datetime
+    ) -> Sequence[Usage]:
+        """Sum what a customer used in an interval, by subject path and dimensions.
+
+        Raises:
+            Unavailable: METER_UNAVAILABLE.
+        """
+        request = SummarizeUsageRequest(
+            customer_id=customer, interval=render_interval(Interval(start, end)), page_size=10_000
+        )
+        found: list[Usage] = []
+        while True:
+            try:
+                page = await self._meter.SummarizeUsage(
+                    request,
+                    metadata=self._identity.metadata(tenant, _METER_SCOPES),
+                    timeout=_TIMEOUT_S,
+                )
+            except grpc.aio.AioRpcError as error:
+                raise Unavailable(
+                    "METER_UNAVAILABLE",
+                    "the meter, from which counters are rebuilt, does not answer",
+                    retry_after=_RETRY_AFTER,
+                ) from error
+            found += map(_parse_usage, page.summaries)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+
+def _parse_usage(summary: meter_pb2.UsageSummary) -> Usage:
+    path = summary.subject
+    return Usage(
+        Subject(path.customer_id, path.project_id, path.user_id, path.key_id, path.run_id),
+        tuple(sorted(summary.dimensions.items())),
+        {
+            name: parse_decimal(text, name, max_digits=_USAGE_DIGITS_MAX)
+            for name, text in summary.quantities.items()
+        },
+        summary.event_count,
+    )
 
 
 @asynccontextmanager

@@ -6,52 +6,38 @@ Refuses to interpret: what a figure means on the wire is the converter's.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
-from kit.errors import (
-    CannotStart,
-    Conflict,
-    DomainError,
-    NotFound,
-    Precondition,
-    Unavailable,
-)
+from kit.errors import CannotStart, DomainError
 from kit.waiting import wait_for
 from services.quota.coverage import Coverage, DescribedHold, described_hold, remembered
 from services.quota.expiry_index import SHARDS_COUNT, ExpiryIndex
 from services.quota.model import HoldState, Kind, Outcome
 from services.quota.operations import Operation
-from services.quota.redis_link import Link, Reply, ReplyError, packed
+from services.quota.redis_link import Link, NotAsked, Reply, ReplyError, packed
+from services.quota.refusals import KINDS, refusal, unavailable
 
 _PARTS = ("counting.lua", "admitting.lua", "holding.lua", "decide.lua")
 SCRIPT = b"\n".join(Path(__file__).with_name(part).read_bytes() for part in _PARTS)
 """What decides, in Redis."""
 SWEEP_MAX = 256
-RETRY_AFTER = timedelta(seconds=1)
 
 _ERROR_LENGTH_MAX = 15
 _PROBE_LIFE_MS = 1000
+# msgpack of a list of two, the first of which is 2.
+_LOST_REPLY = b"\x92\x02"
 _HEAD = 4
 _FINGERPRINT = slice(0, 8)
 _COVERAGE_ID = slice(8, 16)
 _STALE_ATTEMPTS_MAX = 3
 # Plain numbers, since looking up a member of an enumeration takes a while.
 _HOLDING = frozenset((int(Kind.RESERVE), int(Kind.EXTEND)))
-_METHODS = {
-    Kind.RESERVE: "Reserve",
-    Kind.COMMIT: "Commit",
-    Kind.RELEASE: "Release",
-    Kind.EXTEND: "Extend",
-    Kind.MARK_DISPATCHED: "MarkDispatched",
-    Kind.RECORD: "Record",
-}
-_KINDS = 16
 _FIGURES = 3
 _FIGURES_WITH_WAIT = 4
 _WITH_WAITS = frozenset(map(int, (Outcome.EXCEEDING, Outcome.DENIED, Outcome.PARTIAL)))
@@ -123,6 +109,23 @@ class Decided(NamedTuple):
     more_is_due: bool
 
 
+class Keeper(Protocol):
+    """Knows by which epoch counters are kept, and has those rebuilt that were lost."""
+
+    @property
+    def epoch(self) -> str | None:
+        """Answer the token of the epoch; nothing while counters may be lost."""
+
+    async def may_begin(self, root: Root) -> bool:
+        """Tell whether a customer of whom nothing is kept is new; else have him rebuilt."""
+
+    def lost(self, root: Root) -> None:
+        """Have the counters of a customer rebuilt."""
+
+    def note(self, batch: Batch, decided: Decided) -> None:
+        """Note what was decided."""
+
+
 class Counters:
     """The script and the keys; every method is one round trip unless something was lost.
 
@@ -130,10 +133,18 @@ class Counters:
     ago the script decides nothing and says so, and is asked again.
     """
 
-    def __init__(self, link: Link, index: ExpiryIndex, *, startup_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        link: Link,
+        index: ExpiryIndex,
+        keeper: Keeper,
+        *,
+        startup_timeout_s: float = 60.0,
+    ) -> None:
         self._startup_timeout_s = startup_timeout_s
         self._link = link
         self._index = index
+        self._keeper = keeper
         self._load = packed("SCRIPT", "LOAD", SCRIPT)
         self._sha = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
         self._now_ms = 0
@@ -182,16 +193,25 @@ class Counters:
         """Decide batches of different customers, each as a whole or not at all.
 
         A batch that Redis did not decide in time answers COUNTERS_UNAVAILABLE; whether it did later
-        is not known, so that its operations are to be repeated with the same request ids.
+        is not known, so that its operations are to be repeated with the same request ids. One
+        without operations ends what is due, or answers `LOST` where this epoch keeps nothing.
         """
+        epoch = self._keeper.epoch
+        if epoch is None:
+            return [unavailable(NotAsked("counters may be lost"))] * len(batches)
         decided: dict[int, Decided | Exception] = {}
+        beginning: set[int] = set()
         waiting = {place: (batch, _shortest_ttl_ms(batch)) for place, batch in enumerate(batches)}
         for _ in range(_STALE_ATTEMPTS_MAX):
             before_ms = self._now_ms
-            replies = await self._run(list(waiting.values()))
+            replies = await self._run(waiting, epoch, beginning)
             for place, reply in zip(list(waiting), replies, strict=True):
                 batch, ttl_ms = waiting[place]
                 found = self._read(batch, reply)
+                if found is LOST and batch.operations:
+                    found = await self._begin(batch.root, place, beginning)
+                if isinstance(found, Decided):
+                    self._keeper.note(batch, found)
                 if found is not None:
                     if ttl_ms:
                         self._index.noted(
@@ -226,18 +246,33 @@ class Counters:
                 raise unavailable() from reply
         return [_found_hold(*found[place : place + 3]) for place in range(0, len(found), 3)]
 
-    async def _run(self, batches: Sequence[tuple[Batch, int]]) -> list[Reply]:
+    async def _begin(self, root: Root, place: int, beginning: set[int]) -> Exception | None:
+        """Let a customer of whom nothing is kept begin, if nothing was lost; nothing means so."""
+        if place in beginning:
+            self._keeper.lost(root)
+        elif await self._keeper.may_begin(root):
+            beginning.add(place)
+            return None
+        return unavailable(NotAsked("the counters of the customer were lost"))
+
+    async def _run(
+        self, waiting: Mapping[int, tuple[Batch, int]], epoch: str, beginning: AbstractSet[int]
+    ) -> list[Reply]:
         """Have the script decide batches, and note the holds they make so that they are ended.
 
         Beside each batch is how long the holds live that it makes, the shortest of them.
         """
+        batches = list(waiting.values())
         now_ms = self._now_ms
         notes = [
             note
             for batch, ttl_ms in batches
             if ttl_ms and (note := self._index.note(_name(batch.root), now_ms + ttl_ms, now_ms))
         ]
-        commands = [self._command(batch) for batch, _ in batches]
+        commands = [
+            self._command(batch, epoch, may_begin=place in beginning)
+            for place, (batch, _) in waiting.items()
+        ]
         keys = [keys_of(batch.root)[0] for batch, _ in batches]
         if not notes:
             replies = await self._ask(commands, keys)
@@ -262,9 +297,9 @@ class Counters:
         """Load the script on every node."""
         return [(await node.ask([self._load]))[0] for node in await self._link.nodes()]
 
-    def _command(self, batch: Batch) -> bytes:
+    def _command(self, batch: Batch, epoch: str, *, may_begin: bool) -> bytes:
         keys = keys_of(batch.root)
-        argument = encode(batch.operations, self._now_ms)
+        argument = encode(batch.operations, self._now_ms, epoch=epoch, may_begin=may_begin)
         return packed("EVALSHA", self._sha, len(keys), *keys, argument)
 
     async def _ask(self, commands: Sequence[bytes], keys: Sequence[str]) -> list[Reply]:
@@ -274,15 +309,21 @@ class Counters:
             raise unavailable(error) from error
 
     def _read(self, batch: Batch, reply: Reply) -> Decided | Exception | None:
-        """Read the answers out of a reply; nothing when its windows were stale."""
+        """Read the answers out of a reply; nothing when its windows were stale, or `LOST`."""
         if isinstance(reply, OSError):
             return unavailable(reply)
         if isinstance(reply, ReplyError):
             if "READONLY" in str(reply):
                 self._link.drop()
             return reply if _is_mistake(reply) else unavailable()
+        if reply[0].startswith(_LOST_REPLY):
+            return LOST
         self._now_ms, decided = decode(batch, reply)
         return decided
+
+
+LOST = LookupError("the counters are of another epoch, or there are none")
+"""What is read where Redis keeps nothing of a customer in this epoch."""
 
 
 def _shortest_ttl_ms(batch: Batch) -> int:
@@ -304,27 +345,6 @@ def _found_hold(is_open: bytes | None, *ended: bytes | None) -> DescribedHold | 
         if state is not None and state.startswith(expired):
             return described_hold(state.removeprefix(expired))
     return None
-
-
-def unavailable(cause: OSError | None = None) -> Unavailable:
-    """Make the error of counters that did not answer."""
-    error = Unavailable(
-        "COUNTERS_UNAVAILABLE",
-        "the counters did not answer in time; repeat the call with the same request_id",
-        retry_after=RETRY_AFTER,
-    )
-    error.__cause__ = cause
-    return error
-
-
-def reused(request_id: str, kind: int) -> Conflict:
-    """Make the error of a request id that was used before with other content."""
-    method = _METHODS[Kind(kind)]
-    return Conflict(
-        "REQUEST_ID_REUSED",
-        f"the request_id was used before by {method} with other content",
-        metadata={"request_id": request_id, "method": method},
-    )
 
 
 def decode(batch: Batch, reply: Sequence[bytes]) -> tuple[int, Decided | None]:
@@ -352,7 +372,14 @@ def _name(root: Root) -> str:
     return f"{root.tenant}/{root.customer}"
 
 
-def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWEEP_MAX) -> bytes:
+def encode(
+    operations: Iterable[Operation],
+    now_ms: int,
+    *,
+    sweep_max: int = SWEEP_MAX,
+    epoch: str = "",
+    may_begin: bool = True,
+) -> bytes:
     """Write operations of one customer as `decide.lua` reads them."""
     places: dict[Coverage, int] = {}
     indexes: dict[str, int] = {}
@@ -376,7 +403,7 @@ def encode(operations: Iterable[Operation], now_ms: int, *, sweep_max: int = SWE
                 entry += (index, limit.slot)
         flat += (kind, place, "r" + request_id, fingerprint, hold, detail, extra, *sums)
     try:
-        for part in (counters, coverages, flat, sweep_max):
+        for part in (counters, coverages, flat, sweep_max, epoch, may_begin):
             _packer.pack(part)
         packed: bytes = _packer.bytes()
         return packed
@@ -391,7 +418,7 @@ def _answer(
         _, description = record
         return LimitsChanged(description)
     if len(record) <= _ERROR_LENGTH_MAX:
-        return _error(root, operation, record.decode())
+        return refusal(root.customer, operation, record.decode())
     coverage = operation.coverage
     if record[_COVERAGE_ID] != coverage.id:
         coverage = remembered(exhibits[record[_COVERAGE_ID]])
@@ -407,29 +434,7 @@ def _answer_about(coverage: Coverage, record: bytes) -> Answer:
     figures = _unpacked(record[_COVERAGE_ID.stop :])
     code, now_ms, detail, hold = figures[:_HEAD]
     del figures[:_HEAD]
-    return Answer(code // _KINDS, code % _KINDS, now_ms, detail, hold.decode(), coverage, figures)
-
-
-def _error(root: Root, operation: Operation, code: str) -> DomainError:
-    reservation_id = f"{operation.hold}.{root.customer}"
-    match code[0]:
-        case "1":
-            return reused(operation.request_id, int(code[1:]) // _KINDS)
-        case "2":
-            return NotFound(
-                "RESERVATION_NOT_FOUND",
-                "no hold with this id is known",
-                metadata={"reservation_id": reservation_id},
-            )
-        case _:
-            state = HoldState(code[1]).name
-            return Precondition(
-                "RESERVATION_ENDED",
-                "the hold has expired"
-                if state == HoldState.EXPIRED.name
-                else f"another request has {state.lower()} the hold",
-                metadata={"reservation_id": reservation_id, "state": state},
-            )
+    return Answer(code // KINDS, code % KINDS, now_ms, detail, hold.decode(), coverage, figures)
 
 
 def _is_script_lost(reply: Reply) -> bool:

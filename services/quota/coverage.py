@@ -243,6 +243,15 @@ class LimitIndex:
             self._found[subject, dimensions] = found
         return found
 
+    def clocks_of(self, customer: str) -> Sequence[LimitClock]:
+        """Answer the rule of each limit that may cover calls of a customer."""
+        return [
+            clock
+            for clocks in self._clocks.values()
+            for clock in clocks
+            if clock.limit.subject.customer in ("", customer)
+        ]
+
     def _covering(self, subject: Subject, dimensions: Dimensions) -> Iterable[LimitClock]:
         given = dict(dimensions)
         places = chain([(-1, "")], enumerate(subject))

@@ -5,7 +5,7 @@
 -- is the only clock. How often Redis is called does not depend on how many operations there are.
 --
 -- KEYS  counters and holds, expiries, what is remembered of even and of odd periods
--- ARGV  msgpack: counters, coverages, operations, sweep_max
+-- ARGV  msgpack: counters, coverages, operations, sweep_max, epoch, may_begin
 --         counter    field, room, drain, scale, window start, its end, the end of the next, whether
 --                    it refuses; times are 0 without a window; all in one flat list
 --         coverage   {id, description, exhibit, number of slots, counter, slot, counter, slot, ...}
@@ -19,7 +19,9 @@
 --                    since a hold was made, its description and the amounts of its slots
 --       A description is msgpack {field, slot, ...}, and behind it what only the service reads; an
 --       exhibit is what it needs to show a repeated answer.
--- Returns msgpack {is stale, now, more is due, {coverage id, exhibit, ...}}, then for each operation
+-- What is kept of a customer carries the token of its epoch. Where that is another, nothing is
+-- decided; nor where nothing is kept, unless it may begin, as it is known that nothing was lost.
+-- Returns {msgpack {2, now}} then; else msgpack {is stale, now, more is due, {coverage id, exhibit, ...}}, then for each operation
 -- an error, or its record: fingerprint and coverage id of 8 bytes each, and msgpack {outcome + 16 *
 -- kind, now, detail, hold, figures of each counter ..., grant of each flexible unit ...}.
 --
@@ -32,7 +34,10 @@
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local given, coverages, operations, sweep_max = cmsgpack.unpack(ARGV[1])
+local given, coverages, operations, sweep_max, epoch, may_begin = cmsgpack.unpack(ARGV[1])
+
+local kept_epoch = redis.call('HGET', KEYS[1], '_e')
+if kept_epoch ~= epoch and (kept_epoch or not may_begin) then return {cmsgpack.pack({2, now})} end
 
 local counters, fields = {}, {}
 for i = 1, #given, 8 do
@@ -256,7 +261,7 @@ if made > 0 then
       local is_over = drain == 0 and stamp > 0 and stamp <= now
       local is_drained = taken <= drain * (now - stamp)
       if held == 0 and (is_over or is_drained) then idle[#idle + 1] = field end
-    elseif field ~= '_' then
+    elseif string.sub(field, 1, 1) ~= '_' then
       local expiry, _, phase = cmsgpack.unpack(seen[2][i + 1])
       if phase == 2 and expiry <= now then idle[#idle + 1] = field end
     end
@@ -281,6 +286,10 @@ for i = 1, #books.changed_ids do
     gone[#gone + 1] = 'h' .. id
     gone_ids[#gone_ids + 1] = id
   end
+end
+if not kept_epoch and #values > 0 then
+  values[#values + 1] = '_e'
+  values[#values + 1] = epoch
 end
 write('HSET', KEYS[1], values)
 write('ZADD', KEYS[2], expiries)

@@ -4,12 +4,13 @@ An index beside the customers' own keys, in shards so that a cluster spreads it:
 the instant at which his holds are to be looked at next, never later than the first expiry. It is
 written in the message that makes the first such hold, so that it is there even if this process
 dies at once. What a replica takes from it another gets unless the first is done within the lease.
+Each installation has an index of its own, so that several may share one Redis.
 Refuses to be the truth: it may name a customer who has nothing due, and a walk over all keys adds
 whom it misses.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.quota.redis_link import Link, RedisLink, Reply, ReplyError, packed
@@ -25,10 +26,15 @@ _PREFIX, _SUFFIX = b"tollkeeper:quota:{", b"}:expiries"
 
 
 class ExpiryIndex:
-    """The index; customers are named `tenant/customer`, as in the tags of their keys."""
+    """The index; customers are named `tenant/customer`, as in the tags of their keys.
 
-    def __init__(self, link: Link) -> None:
+    Args:
+        installation: Whose index it is; asked again and again, since it is learned at the start.
+    """
+
+    def __init__(self, link: Link, installation: Callable[[], str]) -> None:
         self._link = link
+        self._installation = installation
         # Until when the index is known to name a customer in time.
         self._known: dict[str, int] = {}
         self._late: dict[str, int] = {}
@@ -37,8 +43,7 @@ class ExpiryIndex:
         """Make the command that notes a hold, and name its key; nothing where it is noted."""
         if now_ms < self._known.get(name, 0) <= expire_ms:
             return None
-        due, _ = keys_of(_shard(name))
-        return packed("ZADD", due, "LT", expire_ms, name), due
+        return self._added(name, expire_ms)
 
     def noted(self, name: str, expire_ms: int, *, ttl_ms: int, now_ms: int) -> None:
         """Remember what was noted before a hold was made, which has happened by this instant."""
@@ -64,7 +69,7 @@ class ExpiryIndex:
         late, self._late = self._late, {}
         commands = [self._added(name, expire_ms) for name, expire_ms in late.items()]
         for shard in range(SHARDS_COUNT):
-            due, taken = keys_of(shard)
+            due, taken = keys_of(shard, self._installation())
             commands.append((packed("EVAL", _SCRIPT, 2, due, taken, TAKEN_MAX, LEASE_MS), due))
         replies = await self._ask(commands)
         return [name.decode() for reply in replies[len(late) :] for name in reply]
@@ -77,11 +82,18 @@ class ExpiryIndex:
         """
         commands = []
         for name, expire_ms in zip(names, await self._first_expiries(names), strict=True):
-            due, taken = keys_of(_shard(name))
             if expire_ms is not None:
                 commands.append(self._added(name, expire_ms))
-            commands.append((packed("ZREM", taken, name), due))
+            commands.append(self._given_back(name))
         await self._ask(commands)
+
+    async def drop(self, names: Sequence[str]) -> None:
+        """Give back customers that were taken, without looking at them again.
+
+        Raises:
+            OSError: Redis does not answer; somebody looks again after the lease.
+        """
+        await self._ask([self._given_back(name) for name in names])
 
     async def walk(self, node: RedisLink, cursor: bytes) -> bytes:
         """Note the customers of some keys of one node, and answer where to go on; `0` at the end.
@@ -100,8 +112,12 @@ class ExpiryIndex:
         return bytes(following)
 
     def _added(self, name: str, expire_ms: int) -> tuple[bytes, str]:
-        due, _ = keys_of(_shard(name))
+        due, _ = keys_of(_shard(name), self._installation())
         return packed("ZADD", due, "LT", expire_ms, name), due
+
+    def _given_back(self, name: str) -> tuple[bytes, str]:
+        _, taken = keys_of(_shard(name), self._installation())
+        return packed("ZREM", taken, name), taken
 
     async def _first_expiries(self, names: Sequence[str]) -> list[int | None]:
         keys = [f"tollkeeper:quota:{{{name}}}:expiries" for name in names]
@@ -129,10 +145,10 @@ class ExpiryIndex:
         return replies
 
 
-def keys_of(shard: int) -> tuple[str, str]:
+def keys_of(shard: int, installation: str) -> tuple[str, str]:
     """Name the keys of a shard: who is to be looked at, and who is being looked at."""
     tag = f"tollkeeper:quota:{{expiries-{shard}}}"
-    return f"{tag}:due", f"{tag}:taken"
+    return f"{tag}:due:{installation}", f"{tag}:taken:{installation}"
 
 
 def _shard(name: str) -> int:

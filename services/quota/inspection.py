@@ -7,9 +7,10 @@ meanwhile may be among them or not.
 from collections.abc import Sequence
 from typing import Any
 
-from services.quota.counters import Answer, Root, keys_of, remembered_answer, unavailable
+from services.quota.counters import Answer, Root, keys_of, remembered_answer
 from services.quota.holdings import Holding, read_holding
 from services.quota.redis_link import Link, Reply, packed
+from services.quota.refusals import unavailable
 
 _STEP = 1000
 _START = b"0"

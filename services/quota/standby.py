@@ -7,7 +7,7 @@ Refuses more than the journal holds: then the caller is told that the counters a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -16,12 +16,13 @@ from typing import NamedTuple
 from kit.clock import Clock
 from kit.errors import DomainError, Unavailable
 from kit.telemetry import get_logger
-from services.quota.counters import Answer, Root, reused
+from services.quota.counters import Answer, Root
 from services.quota.coverage import NOTHING
 from services.quota.model import Kind, Outcome
 from services.quota.operations import Asked, OfHold, Operation, cancel_operation, is_in_shadow
 from services.quota.outage import Demand, judge
 from services.quota.redis_link import NotAsked
+from services.quota.refusals import reused
 
 JOURNAL_MAX = 100_000
 RETRY_MS = 1000
@@ -61,12 +62,12 @@ class Standby:
         self._given: dict[tuple[Root, str], _Given] = {}
         self._spent: dict[Root, Mapping[str, int]] = {}
         self._decide: Decide | None = None
-        self._probe: Probe | None = None
+        self._probes: Sequence[Probe] = ()
         self._watching: asyncio.Task[None] | None = None
 
-    def serve(self, decide: Decide, probe: Probe) -> None:
+    def serve(self, decide: Decide, *probes: Probe) -> None:
         """Learn how to book, and how to see that the counters are back."""
-        self._decide, self._probe = decide, probe
+        self._decide, self._probes = decide, probes
 
     async def connect(self) -> None:
         """Nothing to open; the first answer starts the work."""
@@ -140,12 +141,12 @@ class Standby:
     async def _watch(self) -> None:
         """Look again and again whether the counters are back; then book, and end the outage."""
         assert self._decide is not None, "a replica says how to book before it serves"
-        assert self._probe is not None, "as above"
         get_logger().warning("counters.away")
         while True:
             await asyncio.sleep(_PAUSE_S)
             with suppress(OSError, DomainError):
-                await self._probe()
+                for probe in self._probes:
+                    await probe()
                 while self._journal:
                     await self._book(self._decide)
                 self._given.clear()

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from kit.errors import DomainError
 from kit.telemetry import get_logger
-from services.quota.counters import Batch, Counters, Decided, Root
+from services.quota.counters import LOST, Batch, Counters, Decided, Root
 from services.quota.expiry_index import TAKEN_MAX, ExpiryIndex
 from services.quota.redis_link import Link
 
@@ -54,26 +54,31 @@ class Sweeper:
             OSError: Redis does not answer.
         """
         while names := await self._index.take():
-            done = await self._end_due(names)
+            done, foreign = await self._end_due(names)
             await self._index.finish(done)
-            if len(done) < len(names) or len(names) < TAKEN_MAX:
+            await self._index.drop(foreign)
+            if len(done) + len(foreign) < len(names) or len(names) < TAKEN_MAX:
                 return
 
-    async def _end_due(self, names: Sequence[str]) -> list[str]:
-        """Let the script end what is due, as often as there is more; name whose holds it ended."""
+    async def _end_due(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Let the script end what is due, as often as there is more; name whose holds it ended.
+
+        And name of whom nothing is kept in this epoch: whose counters were lost, and those of
+        another installation. Whoever rebuilds the former notes their holds anew.
+        """
         waiting = [Batch(Root(*name.split("/", 1)), ()) for name in names]
-        done = []
+        done, foreign = [], []
         while waiting:
             more = []
             for batch, result in zip(waiting, await self._counters.decide(waiting), strict=True):
-                if not isinstance(result, Decided):
-                    continue
-                if result.more_is_due:
+                if isinstance(result, Decided) and result.more_is_due:
                     more.append(batch)
-                else:
-                    done.append(f"{batch.root.tenant}/{batch.root.customer}")
+                elif isinstance(result, Decided):
+                    done.append("/".join(batch.root))
+                elif result is LOST:
+                    foreign.append("/".join(batch.root))
             waiting = more
-        return done
+        return done, foreign
 
     async def _walk(self) -> bool:
         """Take one step on every node; tell whether all of them were at the end."""

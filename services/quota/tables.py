@@ -7,6 +7,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     Identity,
+    Integer,
     MetaData,
     SmallInteger,
     Table,
@@ -68,4 +69,15 @@ alerts = Table(
     Column("capacity", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
+)
+
+counter_epochs = Table(
+    "counter_epochs",
+    metadata,
+    # Always empty: the one row is that of the installation.
+    Column("tenant_id", Text, primary_key=True),
+    Column("installation", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("beat_ms", BigInteger, nullable=False),
 )

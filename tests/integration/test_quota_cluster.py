@@ -3,10 +3,12 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from cli.given_servers import check_redis, open_redis
 from cli.signing_keys import SigningKeys
@@ -254,7 +256,9 @@ async def test_a_node_that_dies_stops_only_its_own_customers_until_its_standby_t
     await asyncio.to_thread(dying.server.stop)
     refused = await world.ask("Reserve", a_reserve(1, customer=customer))
     await reserved(world, other)
-    await asyncio.to_thread(standby.client.execute_command, "CLUSTER FAILOVER", "TAKEOVER")
+    with suppress(redis.ResponseError):
+        # On a slow machine it has taken over by itself by now.
+        await asyncio.to_thread(standby.client.execute_command, "CLUSTER FAILOVER", "TAKEOVER")
     await reserved(world, customer)
     await world.ask("Commit", a_commit(hold, 5))
 

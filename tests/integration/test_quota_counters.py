@@ -26,8 +26,8 @@ from services.quota.expiry_index import ExpiryIndex
 from services.quota.model import Kind, Level, Outcome
 from services.quota.operations import Operation
 from services.quota.redis_link import RedisLink, ReplyError
+from tests.quota_builders import TrustingKeeper, a_rate, a_subject, covering
 from tests.quota_builders import a_limit as a_domain_limit
-from tests.quota_builders import a_rate, a_subject, covering
 from tests.quota_world import (
     ALLOW,
     DENY,
@@ -69,7 +69,7 @@ async def world(
 async def counters(redis_url: str) -> AsyncIterator[Counters]:
     """Counters without a service around them."""
     link = RedisLink(redis_url)
-    opened = Counters(link, ExpiryIndex(link))
+    opened = Counters(link, ExpiryIndex(link, lambda: "a test"), TrustingKeeper())
     await opened.connect()
     yield opened
     await opened.close()
@@ -122,7 +122,7 @@ async def test_an_ended_hold_leaves_nothing_in_the_lists(
     await world.ask("Release", a_release(second))
     tag = f"tollkeeper:quota:{{{tenant}/acme}}"
 
-    assert set(await client.hkeys(f"{tag}:counters")) == {"tokens|customer", "_"}
+    assert set(await client.hkeys(f"{tag}:counters")) == {"tokens|customer", "_", "_e"}
     assert await client.zcard(f"{tag}:expiries") == 0
 
 
@@ -174,6 +174,7 @@ async def test_more_holds_than_expire_at_once_are_all_given_back(
     world: QuotaWorld, counters: Counters, client: Client, tenant: str
 ) -> None:
     """What one call leaves is ended by the calls that follow it at once."""
+    counters._keeper = TrustingKeeper(await world.epoch(client))
     coverage = covering(a_domain_limit("tokens", capacity=1_000))
     many = [an_operation(coverage, 1, request=f"r{n}", ttl_ms=100) for n in range(3 * SWEEP_MAX)]
     await decided(counters, tenant, *many)

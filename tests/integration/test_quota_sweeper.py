@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis.asyncio
@@ -16,8 +17,8 @@ from services.quota.model import Kind
 from services.quota.operations import Operation
 from services.quota.redis_link import RedisLink
 from services.quota.sweeper import Sweeper
+from tests.quota_builders import TrustingKeeper, covering
 from tests.quota_builders import a_limit as a_domain_limit
-from tests.quota_builders import covering
 from tests.quota_world import QuotaWorld, a_limit, a_reserve, quota_world
 
 Client = Any
@@ -27,11 +28,19 @@ Client = Any
 class Replica:
     """The parts of a replica that make holds and end them; it sweeps only when told to."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, keeper: TrustingKeeper | None = None) -> None:
         self.link = RedisLink(redis_url)
-        self.index = ExpiryIndex(self.link)
-        self.counters = Counters(self.link, self.index)
+        self.keeper = keeper or TrustingKeeper(installation=uuid4().hex)
+        self.index = ExpiryIndex(self.link, lambda: self.keeper.installation)
+        self.counters = Counters(self.link, self.index, self.keeper)
         self.sweeper = Sweeper(self.link, self.index, self.counters)
+
+    async def belong_to(self, world: QuotaWorld, client: Client) -> None:
+        """Count in the epoch of a gate's installation, and share its index."""
+        self.keeper.epoch = await world.epoch(client)
+        async for marker in client.scan_iter("tollkeeper:quota:{expiries-0}:epoch:*"):
+            if await client.get(marker) == self.keeper.epoch:
+                self.keeper.installation = marker.rsplit(":", 1)[1]
 
     async def hold(self, tenant: str, customer: str, *, ttl_ms: int) -> None:
         """Hold one token."""
@@ -70,6 +79,7 @@ async def world(
 ) -> AsyncIterator[QuotaWorld]:
     """A quota service, which sweeps."""
     async with quota_world(settings_for, keys, tenant) as running:
+        await running.put(a_limit("tokens"))
         yield running
 
 
@@ -82,12 +92,14 @@ async def holds_left(client: Client, tenant: str, customer: str = "acme") -> int
             break
         await asyncio.sleep(0.02)
     left: int = await client.zcard(f"{tag}:expiries")
+    assert any("|" in field for field in fields), "the counters are there still"
     return left
 
 
 async def noted(client: Client, name: str) -> list[float]:
-    """Tell when the index says that a customer is to be looked at."""
-    scores = [await client.zscore(keys_of(shard)[0], name) for shard in range(SHARDS_COUNT)]
+    """Tell when any index says that a customer is to be looked at."""
+    indices = [key async for key in client.scan_iter("tollkeeper:quota:{expiries-*}:due:*")]
+    scores = [await client.zscore(index, name) for index in indices]
     return [score for score in scores if score is not None]
 
 
@@ -95,7 +107,6 @@ async def test_a_hold_ends_although_its_customer_never_calls_again(
     world: QuotaWorld, client: Client, tenant: str
 ) -> None:
     """And nothing of it stays, in the index neither."""
-    await world.put(a_limit("tokens", capacity="100"))
     await world.ask("Reserve", a_reserve(10, ttl_ms=100))
 
     assert await holds_left(client, tenant) == 0
@@ -106,10 +117,10 @@ async def test_a_hold_ends_although_its_replica_has_died(
     world: QuotaWorld, replica: Replica, client: Client, tenant: str
 ) -> None:
     """It was noted in the message that made it, so that another replica finds it."""
+    await replica.belong_to(world, client)
     await replica.hold(tenant, "acme", ttl_ms=100)
     replica.link.drop()
 
-    assert world.tenant == tenant
     assert await holds_left(client, tenant) == 0
 
 
@@ -117,11 +128,11 @@ async def test_a_customer_is_looked_at_again_when_his_next_hold_expires(
     world: QuotaWorld, replica: Replica, client: Client, tenant: str
 ) -> None:
     """One look ends what is due, and notes the rest."""
+    await replica.belong_to(world, client)
     await replica.hold(tenant, "acme", ttl_ms=400)
     await replica.hold(tenant, "acme", ttl_ms=100)
     await replica.hold(tenant, "acme", ttl_ms=800)
 
-    assert world.tenant == tenant
     assert await holds_left(client, tenant) == 0
 
 
@@ -133,9 +144,12 @@ async def test_a_hold_that_the_index_misses_is_found(
     tenant: str,
 ) -> None:
     """As when Redis forgot the index: a replica that starts walks over all keys."""
+    async with quota_world(settings_for, keys, tenant) as world:
+        await world.put(a_limit("tokens"))
+        await replica.belong_to(world, client)
     await replica.hold(tenant, "acme", ttl_ms=100)
     for shard in range(SHARDS_COUNT):
-        await client.zrem(keys_of(shard)[0], f"{tenant}/acme")
+        await client.zrem(keys_of(shard, replica.keeper.installation)[0], f"{tenant}/acme")
 
     async with quota_world(settings_for, keys, tenant):
         assert await holds_left(client, tenant) == 0
@@ -145,7 +159,7 @@ async def test_what_a_dying_replica_has_taken_another_takes_after_the_lease(
     redis_url: str, replica: Replica, client: Client, tenant: str
 ) -> None:
     """Nobody else takes it before, so that replicas share the work."""
-    other = Replica(redis_url)
+    other = Replica(redis_url, replica.keeper)
     await other.counters.connect()
     await replica.hold(tenant, "acme", ttl_ms=100)
     await asyncio.sleep(0.12)
@@ -171,3 +185,19 @@ async def test_a_customer_with_many_holds_is_noted_once(
 
     assert first[0][1] - 5_000 < instant <= first[0][1]
     assert replica.index.note(name, int(instant) + 1, int(instant) - 1) is None
+
+
+async def test_two_installations_on_one_redis_leave_each_other_alone(
+    world: QuotaWorld, replica: Replica, client: Client, tenant: str
+) -> None:
+    """A walk finds the other one's customers; they are not touched, and nothing is thought lost."""
+    await replica.hold(tenant, "theirs", ttl_ms=60_000)
+    await replica.hold(tenant, "theirs", ttl_ms=100)
+    await world.ask("Reserve", a_reserve(10, ttl_ms=100))
+    ours = await holds_left(client, tenant)
+    await asyncio.sleep(1)
+    left = await client.zcard(f"tollkeeper:quota:{{{tenant}/theirs}}:expiries")
+    await replica.sweeper.sweep()
+
+    assert (ours, left) == (0, 2)
+    assert await client.zcard(f"tollkeeper:quota:{{{tenant}/theirs}}:expiries") == 1
