@@ -11,7 +11,7 @@ from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
 from cli.options import AsJson, DataDir
 from cli.output import Column, Output
-from cli.services import Addresses, Services, run
+from cli.services import Addresses, Services, new_request_id, run
 from services.quota.envoy.configuration import count_limits
 from services.quota.envoy.fields import BadConfiguration
 from services.quota.envoy.files import load_rules
@@ -21,6 +21,7 @@ from tollkeeper.api.quota.v1.quota_service_pb2 import (
     ExplainDecisionResponse,
     GetCounterAuditRequest,
     ListReservationsRequest,
+    RebuildCountersRequest,
 )
 
 app = typer.Typer(
@@ -159,6 +160,61 @@ def audit(
     )
     if found.drifts:
         raise CommandError(f"{len(found.drifts):,} counters do not agree with the open holds")
+
+
+@app.command()
+def rebuild(
+    customer: Annotated[str, typer.Argument(help="Whose counters.")],
+    *,
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the counters of a customer anew, from the meter and from the open holds."""
+    request = RebuildCountersRequest(request_id=new_request_id(), customer_id=customer)
+    rebuilt = run(
+        data_dir, address, lambda services: services.ask(services.quota.RebuildCounters, request)
+    )
+    output = Output(as_json=as_json)
+    output.value(
+        {
+            "counters": rebuilt.counter_count,
+            "holds": rebuilt.hold_count,
+            "changed": [
+                {
+                    "limit": change.limit_id,
+                    "scope": change.scope,
+                    "used_before": change.used_before,
+                    "used": change.used_after,
+                    "reserved_before": change.reserved_before,
+                    "reserved": change.reserved_after,
+                }
+                for change in rebuilt.changed
+            ],
+        }
+    )
+    output.table(
+        [
+            Column("limit", style="cyan"),
+            Column("scope"),
+            Column("used before", right=True),
+            Column("used now", right=True),
+            Column("held before", right=True),
+            Column("held now", right=True),
+        ],
+        [
+            (
+                change.limit_id,
+                change.scope,
+                f"{change.used_before:,}",
+                f"{change.used_after:,}",
+                f"{change.reserved_before:,}",
+                f"{change.reserved_after:,}",
+            )
+            for change in rebuilt.changed
+        ],
+        empty=f"{rebuilt.counter_count:,} counters say what the meter says",
+    )
 
 
 @app.command()

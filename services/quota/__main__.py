@@ -24,12 +24,13 @@ from services.quota.estimators import Estimators
 from services.quota.expiry_index import ExpiryIndex
 from services.quota.inspection import Inspection
 from services.quota.rate_cards import RateCards
+from services.quota.reconciler import Reconciler
 from services.quota.recovery import Recovery
 from services.quota.redis_link import Link, RedisLink
 from services.quota.service import QuotaService
 from services.quota.standby import Standby
 from services.quota.sweeper import Sweeper
-from services.quota.usecases import Gate, HoldUseCases, LimitUseCases
+from services.quota.usecases import CounterUseCases, Gate, HoldUseCases, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2
 
 
@@ -55,14 +56,15 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher, estimators)
     holds = HoldUseCases(Inspection(link))
-    service = QuotaService(gate, holds, limits, Audits(link), clock)
+    reconciler = Reconciler(link, epochs, recovery, catalogue, usage=usage, clock=clock)
+    kept = CounterUseCases(foundation.database, Audits(link), reconciler)
+    service = QuotaService(gate, holds, limits, kept, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     foundation.server.add(service, descriptor, request_types={"Session": SessionRequest})
     foundation.server.before_stop(service.drain)
     envoy = facade(foundation, settings, load_envoy_settings(), gate, clock)
     sweeper = Sweeper(link, index, counters)
-    kept = (counters, epochs, recovery)
-    own = (catalogue, *kept, alerts, batcher, standby, sweeper, estimators)
+    own = (catalogue, counters, epochs, recovery, alerts, batcher, standby, sweeper, estimators)
     return foundation.host(*own, *envoy, channels=(rating, meter))
 
 

@@ -9,7 +9,7 @@ from collections import Counter as Sums
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.quota.counting import GAUGE
+from services.quota.holdings import counted_by
 from services.quota.model import HoldPhase
 
 
@@ -63,15 +63,8 @@ def audit(customer: str, held: Mapping[str, int], holds: Sequence[HoldRecord]) -
             derived[field] += amount
     fields = sorted({*held, *derived})
     drifts = [
-        Drift(*_place(field, customer), held.get(field, 0), derived[field])
+        Drift(*counted_by(customer, field), held.get(field, 0), derived[field])
         for field in fields
         if held.get(field, 0) != derived[field]
     ]
     return Audit(len(open_holds), len(held), tuple(drifts))
-
-
-def _place(field: str, customer: str) -> tuple[str, str]:
-    """Read the limit and the scope out of the name of a counter."""
-    limit_id, _, place = field.replace(GAUGE, "|", 1).partition("|")
-    _, _, name = place.partition("/")
-    return limit_id, f"{customer}/{name}" if name else customer

@@ -11,6 +11,7 @@ from kit.telemetry import meter
 from services.quota.auditing import NOTHING_AUDITED, Audit, HoldRecord, audit
 from services.quota.counters import Root, keys_of
 from services.quota.counting import GAUGE
+from services.quota.coverage import described_hold
 from services.quota.model import HoldPhase
 from services.quota.redis_link import Link, RedisLink, ReplyError, packed
 from services.quota.refusals import unavailable
@@ -84,11 +85,8 @@ async def _matching(node: RedisLink, pattern: str) -> Any:  # noqa: ANN401 - myp
 
 def _hold_record(value: bytes) -> HoldRecord:
     _, description, phase, _, *amounts = _unpacked_all(value)
-    flat = msgpack.Unpacker()
-    flat.feed(description)
-    parts = next(flat)
-    taken = [(parts[i], amounts[parts[i + 1] - 1]) for i in range(0, len(parts), 2)]
-    return HoldRecord(HoldPhase(phase), taken)
+    counted = described_hold(description).counted
+    return HoldRecord(HoldPhase(phase), [(field, amounts[slot - 1]) for field, slot in counted])
 
 
 def _unpacked_all(data: bytes) -> list[Any]:

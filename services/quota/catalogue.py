@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from services.quota import store
 from services.quota.coverage import Coverage, LimitIndex, in_force
 from services.quota.model import Dimensions, Limit, Subject
 from services.quota.rate_cards import RETRY_S, RateCards
+from services.quota.rebuilding import MadeMs
 from services.quota.refusals import unavailable
 
 REFRESH_S = 0.25
@@ -35,6 +36,8 @@ _VERSIONS = "tollkeeper:quota:limit_versions"
 _VERSION_BYTES = 8
 _VERSION_WAIT_S = 0.25
 _TENANTS_PER_LOOK = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _filter_failures = meter.create_counter(
     "quota.filter_failures", description="Calls to which the filter of a limit cannot be applied."
 )
@@ -45,12 +48,14 @@ class _Loaded:
     """The limits of a tenant as of a version, which look at them this was, and what applies.
 
     Args:
+        made_ms: When each limit was made, by its id.
         changes_at: When the first of the limits ends that are in the index.
     """
 
     number: int
     version: bytes | None
     limits: Sequence[Limit]
+    made_ms: MadeMs
     index: LimitIndex
     changes_at: datetime | None
 
@@ -108,6 +113,10 @@ class LimitCatalogue:
     def index(self, tenant: str) -> LimitIndex:
         """Answer the limits of a tenant that are in memory."""
         return self._loaded[tenant].index
+
+    def made_ms(self, tenant: str) -> MadeMs:
+        """Answer when each of them was made."""
+        return self._loaded[tenant].made_ms
 
     async def load(self, tenant: str) -> None:
         """Load the limits of a tenant unless they are; who comes meanwhile waits for the same.
@@ -173,7 +182,10 @@ class LimitCatalogue:
         if known is None or known.number < number:
             limits = [one.limit for one in stored]
             index, changes_at = self._indexed(tenant, limits)
-            self._loaded[tenant] = _Loaded(number, version, limits, index, changes_at)
+            made_ms = {
+                one.limit.limit_id: (one.create_time - _EPOCH) // _MILLISECOND for one in stored
+            }
+            self._loaded[tenant] = _Loaded(number, version, limits, made_ms, index, changes_at)
 
     def renew(self) -> None:
         """Leave out the limits that have ended since the tenant's were looked at."""

@@ -4,9 +4,9 @@ Refuses to wait longer than a few seconds, and to guess what costs what.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import grpc.aio
@@ -41,6 +41,8 @@ _RETRY_AFTER = timedelta(seconds=1)
 _USAGE_DIGITS_MAX = 64
 _UNIT_AMOUNT_DIGITS_MAX = 64
 _ZERO = Decimal(0)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class CardClient:
@@ -86,16 +88,23 @@ class UsageClient:
         self._meter = MeterServiceStub(meter)
         self._identity = identity
 
-    async def summarize(
-        self, tenant: str, customer: str, start: datetime, end: datetime
-    ) -> Sequence[Usage]:
-        """Sum what a customer used in an interval, by subject path and dimensions.
+    async def since(
+        self, tenant: str, customer: str, starts_ms: Iterable[int], end_ms: int
+    ) -> Mapping[int, Sequence[Usage]]:
+        """Sum what a customer used from each of some instants until one, by path and dimensions.
 
         Raises:
             Unavailable: METER_UNAVAILABLE.
         """
+        return {
+            start_ms: await self._summarize(tenant, customer, _interval(start_ms, end_ms))
+            for start_ms in starts_ms
+            if start_ms < end_ms
+        }
+
+    async def _summarize(self, tenant: str, customer: str, interval: Interval) -> Sequence[Usage]:
         request = SummarizeUsageRequest(
-            customer_id=customer, interval=render_interval(Interval(start, end)), page_size=10_000
+            customer_id=customer, interval=render_interval(interval), page_size=10_000
         )
         found: list[Usage] = []
         while True:
@@ -115,6 +124,10 @@ class UsageClient:
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
+
+
+def _interval(start_ms: int, end_ms: int) -> Interval:
+    return Interval(_EPOCH + start_ms * _MILLISECOND, _EPOCH + end_ms * _MILLISECOND)
 
 
 def _parse_usage(summary: meter_pb2.UsageSummary) -> Usage:

@@ -168,11 +168,18 @@ class Coverage:
 
 
 class DescribedHold(NamedTuple):
-    """What is known of a hold by its description: whose call it was, and what counted together."""
+    """What is known of a hold by its description.
+
+    Args:
+        subject: Whose call it was.
+        slots: What counted together.
+        counted: Which slot counted on the counter of each field.
+    """
 
     subject: Subject
     dimensions: Dimensions
     slots: Sequence[Slot]
+    counted: Sequence[tuple[str, int]]
 
 
 def sums_of(
@@ -345,12 +352,15 @@ def remembered(exhibit: bytes) -> Coverage:
 
 
 def described_hold(description: bytes) -> DescribedHold:
-    """Read what a description says behind what the script reads."""
+    """Read what a description says to the script, and behind that to us."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(description)
-    _, (subject, dimensions, slots) = unpacker
+    flat, (subject, dimensions, slots) = unpacker
     return DescribedHold(
-        Subject(*subject), tuple(map(tuple, dimensions)), [_read_slot(slot) for slot in slots]
+        Subject(*subject),
+        tuple(map(tuple, dimensions)),
+        [_read_slot(slot) for slot in slots],
+        tuple(zip(flat[::2], flat[1::2], strict=True)),
     )
 
 

@@ -4,7 +4,7 @@ Refuses to change anything: the script alone writes what is read here.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
@@ -44,11 +44,9 @@ def read_holding(name: str, record: bytes) -> Holding:
     unpacker = msgpack.Unpacker(raw=True)
     unpacker.feed(record)
     expire_ms, description, phase, create_ms, *amounts = unpacker
-    subject, dimensions, _ = described_hold(description)
-    (flat, *_) = _texts(description)
+    subject, dimensions, _, counted = described_hold(description)
     held = tuple(
-        HeldOn(*counted_by(subject.customer, field), amounts[slot - 1])
-        for field, slot in zip(flat[::2], flat[1::2], strict=True)
+        HeldOn(*counted_by(subject.customer, field), amounts[slot - 1]) for field, slot in counted
     )
     return Holding(name, subject, dimensions, create_ms, expire_ms, HoldPhase(phase), held)
 
@@ -67,9 +65,3 @@ def holders_of(
     then = [each for each in holdings if each.create_ms <= at_ms and each.held_on(limits)]
     then.sort(key=lambda each: (-each.held_on(limits), each.name))
     return then[:HOLDERS_MAX]
-
-
-def _texts(description: bytes) -> list[Any]:
-    unpacker = msgpack.Unpacker()
-    unpacker.feed(description)
-    return list(unpacker)

@@ -1,14 +1,16 @@
 """Counters anew from what the meter has stored: usage summed by subject path and dimensions.
 
-A limit counts what was used in its present window; one with a lifetime, all; a rolling rate, what
-was used within the time in which all of it drains, as if it had just been used, so that it refuses
-too much at most for that time, and never too little. Open holds are added where counters are.
+A limit counts what was used since it was made: in its present window; with a lifetime, all; as a
+rolling rate, what was used within the time in which all of it drains, as if it had just been used,
+so that it refuses too much at most for that time, and never too little. Open holds are added where
+counters are.
 Refuses floating point: the meter's quantities are decimal, and become quanta by rounding up.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from typing import TypeAlias
 
 from services.quota.counting import TAKEN_MAX
 from services.quota.coverage import LimitClock, LimitIndex, Terms
@@ -19,6 +21,9 @@ REQUESTS = "requests"
 _SECONDS = "seconds"
 _CURRENCY_LENGTH = 3
 _MILLIONTHS = Decimal(1_000_000)
+
+MadeMs: TypeAlias = Mapping[str, int]
+"""When each limit was made, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,15 @@ class Rebuilt:
     scale: int
 
 
-def starts_of(clocks: Iterable[LimitClock], now_ms: int) -> Sequence[int]:
-    """Answer from when on usage matters, for each distinct start; 0 for always."""
-    return sorted({_start_ms(clock, now_ms) for clock in clocks if _counts_usage(clock)})
+def starts_of(clocks: Iterable[LimitClock], now_ms: int, made_ms: MadeMs) -> Sequence[int]:
+    """Answer from when on usage matters, for each distinct start."""
+    return sorted({_start_ms(clock, now_ms, made_ms) for clock in clocks if counts_usage(clock)})
 
 
 def rebuild(
-    index: LimitIndex, usage_since: Mapping[int, Sequence[Usage]], now_ms: int
+    index: LimitIndex, usage_since: Mapping[int, Sequence[Usage]], now_ms: int, made_ms: MadeMs
 ) -> Sequence[Rebuilt]:
-    """Add up usage on the counters that cover it, each from the start of its window.
+    """Add up usage on the counters that cover it, each from when its limit counts.
 
     Raises:
         Precondition: TOO_MANY_LIMITS.
@@ -70,7 +75,7 @@ def rebuild(
             for limit in coverage.limits:
                 clock = limit.clock
                 assert clock is not None, "the index knows the rule of each limit"
-                if _counts_usage(clock) and _start_ms(clock, now_ms) == start_ms:
+                if counts_usage(clock) and _start_ms(clock, now_ms, made_ms) == start_ms:
                     terms = terms_of[limit.field] = clock.terms_at(now_ms)
                     parts = sums[limit.slot - 1] * terms.scale
                     taken[limit.field] = min(taken.get(limit.field, 0) + parts, TAKEN_MAX)
@@ -86,15 +91,15 @@ def fresh(field: str, clock: LimitClock, now_ms: int) -> Rebuilt:
     return Rebuilt(field, _stamp_ms(terms, now_ms), 0, terms.drain, terms.scale)
 
 
-def _counts_usage(clock: LimitClock) -> bool:
+def counts_usage(clock: LimitClock) -> bool:
+    """Tell whether a limit counts what was used, and not only what is in flight."""
     return not isinstance(clock.limit.window, ConcurrencyWindow)
 
 
-def _start_ms(clock: LimitClock, now_ms: int) -> int:
+def _start_ms(clock: LimitClock, now_ms: int, made_ms: MadeMs) -> int:
     terms = clock.terms_at(now_ms)
-    if terms.drain:
-        return now_ms - -(-terms.room // terms.drain)
-    return terms.start_ms
+    start_ms = now_ms - -(-terms.room // terms.drain) if terms.drain else terms.start_ms
+    return max(start_ms, made_ms[clock.limit.limit_id])
 
 
 def _stamp_ms(terms: Terms, now_ms: int) -> int:

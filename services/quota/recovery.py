@@ -30,8 +30,6 @@ _SCRIPT = Path(__file__).with_name("rebuild.lua").read_bytes()
 _PAUSE_S = 0.1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_FIRST_MS = 946_684_800_000
-"""The year 2000, before which nothing is metered."""
 _rebuilt = meter.create_counter(
     "quota.rebuilt_customers", description="Customers whose counters were rebuilt after a loss."
 )
@@ -163,17 +161,10 @@ class Recovery:
         await self._catalogue.load(root.tenant)
         index = self._catalogue.index(root.tenant)
         now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
-        usage_since = {
-            start_ms: await self._usage.summarize(
-                root.tenant,
-                root.customer,
-                _EPOCH + max(start_ms, _FIRST_MS) * _MILLISECOND,
-                _EPOCH + epoch.began_ms * _MILLISECOND,
-            )
-            for start_ms in starts_of(index.clocks_of(root.customer), now_ms)
-            if max(start_ms, _FIRST_MS) < epoch.began_ms
-        }
-        counters = list(rebuild(index, usage_since, now_ms))
+        made_ms = self._catalogue.made_ms(root.tenant)
+        starts_ms = starts_of(index.clocks_of(root.customer), now_ms, made_ms)
+        usage_since = await self._usage.since(*root, starts_ms, epoch.began_ms)
+        counters = list(rebuild(index, usage_since, now_ms, made_ms))
         holds = self._holds.of(root, now_ms)
         known = {counter.field for counter in counters}
         for _, hold in holds:

@@ -11,7 +11,6 @@ from kit.idempotency import Once, fingerprint
 from kit.ids import parse_id
 from kit.paging import page_size
 from kit.rpc.auth import caller
-from services.quota.audits import Audits
 from services.quota.convert.answers import (
     WrittenMessage,
     render_balances,
@@ -23,7 +22,12 @@ from services.quota.convert.answers import (
     render_release,
     render_reserve,
 )
-from services.quota.convert.audits import parse_audit, render_audit
+from services.quota.convert.audits import (
+    parse_audit,
+    parse_rebuild,
+    render_audit,
+    render_rebuilt,
+)
 from services.quota.convert.calls import (
     parse_check,
     parse_commit,
@@ -53,7 +57,7 @@ from services.quota.convert.limits import (
     render_top_up,
 )
 from services.quota.sessions import Session
-from services.quota.usecases import Gate, HoldUseCases, LimitUseCases
+from services.quota.usecases import CounterUseCases, Gate, HoldUseCases, LimitUseCases
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -67,13 +71,13 @@ class QuotaService:
         gate: Gate,
         holds: HoldUseCases,
         limits: LimitUseCases,
-        audits: Audits,
+        counters: CounterUseCases,
         clock: Clock,
     ) -> None:
         self._gate = gate
         self._holds = holds
         self._limits = limits
-        self._audits = audits
+        self._counters = counters
         self._clock = clock
         self._sessions: set[Session] = set()
 
@@ -153,7 +157,23 @@ class QuotaService:
     async def GetCounterAudit(
         self, request: wire.GetCounterAuditRequest, context: Context
     ) -> wire.GetCounterAuditResponse:
-        return render_audit(await self._audits.audit(caller(context).tenant, parse_audit(request)))
+        return render_audit(
+            await self._counters.audit(caller(context).tenant, parse_audit(request))
+        )
+
+    async def RebuildCounters(
+        self, request: wire.RebuildCountersRequest, context: Context
+    ) -> wire.RebuildCountersResponse:
+        customer = parse_rebuild(request)
+        once = Once(
+            request.request_id,
+            "RebuildCounters",
+            fingerprint(request),
+            wire.RebuildCountersResponse,
+            render_rebuilt,
+            self._now(),
+        )
+        return await self._counters.rebuild(caller(context).tenant, customer, once)
 
     async def PutLimit(
         self, request: wire.PutLimitRequest, context: Context

@@ -17,6 +17,8 @@ from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.quota import store
+from services.quota.auditing import Audit
+from services.quota.audits import Audits
 from services.quota.batcher import Batcher
 from services.quota.catalogue import LimitCatalogue
 from services.quota.counters import Answer, Root
@@ -49,6 +51,7 @@ from services.quota.operations import (
     reserve_operation,
 )
 from services.quota.rate_cards import RateCards
+from services.quota.reconciler import Reconciled, Reconciler
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 Ticket = TypeVar("Ticket")
@@ -242,6 +245,43 @@ class HoldUseCases:
         if not refusing:
             return answer, ()
         return answer, holders_of(await self._inspection.holdings(root), refusing, answer.now_ms)
+
+
+class CounterUseCases:
+    """Checks counters, and sets them anew."""
+
+    def __init__(self, database: Database, audits: Audits, reconciler: Reconciler) -> None:
+        self._database = database
+        self._audits = audits
+        self._reconciler = reconciler
+
+    @traced("quota.audit")
+    async def audit(self, tenant: str, customer: str) -> Audit:
+        """Audit the counters of a customer, or with an empty id of every one.
+
+        Raises:
+            Unavailable: COUNTERS_UNAVAILABLE.
+        """
+        return await self._audits.audit(tenant, customer)
+
+    @traced("quota.rebuild")
+    async def rebuild(
+        self, tenant: str, customer: str, once: Once[Reconciled, wire.RebuildCountersResponse]
+    ) -> wire.RebuildCountersResponse:
+        """Set the counters of a customer anew, from the meter and from the open holds.
+
+        Raises:
+            Precondition: TOO_MANY_LIMITS.
+            Conflict: REQUEST_ID_REUSED.
+            Unavailable: COUNTERS_UNAVAILABLE, METER_UNAVAILABLE or RATE_CARD_UNAVAILABLE; to be
+                repeated.
+        """
+
+        async def reconcile() -> Reconciled:
+            return await self._reconciler.reconcile(tenant, customer)
+
+        async with self._database.transaction(tenant) as transaction:
+            return await once.run(transaction, tenant, reconcile)
 
 
 class LimitUseCases:

@@ -29,6 +29,7 @@ SHELL_MODULES = frozenset(
         "epochs",
         "open_holds",
         "expiry_index",
+        "reconciler",
         "recovery",
         "standby",
         "sweeper",

@@ -2,17 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 
 import pytest
 
 from cli.signing_keys import SigningKeys
-from kit.rpc.channel import open_channel
 from kit.settings import ServiceSettings
 from tests.hosting import hosted
-from tests.meter_world import an_event
+from tests.metered_calls import use
 from tests.own_redis import OwnRedis, own_redis
 from tests.quota_world import (
     ALLOW,
@@ -26,8 +23,6 @@ from tests.quota_world import (
     quota_world,
     subject,
 )
-from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest
-from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as messages
 
@@ -36,7 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 DEGRADED = quota_pb2.DECISION_ALLOW_DEGRADED
 OPEN = {"outage_policy": "OUTAGE_POLICY_OPEN"}
-_numbers = count()
 
 
 @pytest.fixture
@@ -74,23 +68,6 @@ async def put_limits(world: QuotaWorld) -> None:
         a_limit("keys", level="LEVEL_KEY", capacity="500", subject={"customerId": "acme"}),
         a_limit("open", capacity="1000", subject={"customerId": "free"}, **OPEN),
     )
-
-
-async def use(world: QuotaWorld, meter: str, tokens: int, **ids: str) -> None:
-    """Make a call that is committed at the gate and stored by the meter."""
-    held = await world.ask("Reserve", a_reserve(tokens, request="", ttl_ms=0, **ids))
-    await world.ask("Commit", a_commit(held.reservation_id, tokens))
-    event = an_event(
-        f"event-{next(_numbers)}",
-        time=datetime.now(UTC),
-        dimensions={},
-        quantities={"tokens": str(tokens)},
-    )
-    event.subject.CopyFrom(subject(**ids))
-    async with open_channel(meter) as channel:
-        stub: Any = MeterServiceStub(channel)
-        metadata = world.token("meter.ingest")
-        await stub.IngestEvents(IngestEventsRequest(events=[event]), metadata=metadata)
 
 
 async def balances(world: QuotaWorld, expected: list[Standing], **ids: str) -> list[Standing]:
@@ -211,3 +188,44 @@ async def test_a_first_start_is_no_loss(serving: Callable[[], Any], redis: OwnRe
         answers.append(await world.ask("Reserve", a_reserve(1)))
 
     assert [(each.decision, each.degraded) for each in answers] == [(ALLOW, False)] * 6
+
+
+async def test_traffic_goes_on_while_redis_is_emptied(
+    serving: Callable[[], Any], redis: OwnRedis, meter: str
+) -> None:
+    """Callers never stop; afterwards each balance is the meter's sum, and no call was lost."""
+    async with serving() as world:
+        await put_limits(world)
+        is_over = asyncio.Event()
+
+        async def call_on(**ids: str) -> list[Any]:
+            answers = []
+            while not is_over.is_set():
+                answers.append(await use(world, meter, 1, **ids))
+            return answers
+
+        callers = [
+            asyncio.create_task(call_on(key="k1")),
+            asyncio.create_task(call_on(customer="free")),
+        ]
+        await asyncio.sleep(1)
+        with redis.client() as client:
+            client.flushall()
+        await asyncio.sleep(2)
+        is_over.set()
+        closed, opened = await asyncio.gather(*callers)
+        used = [sum(bool(each.reservation_id) for each in answers) for answers in (closed, opened)]
+        found = await balances(
+            world, [Standing("open", "free", used[1], 0, 1000 - used[1])], customer="free"
+        )
+        found += await world.balances(key="k1")
+
+    assert {each.decision for each in opened} == {ALLOW, DEGRADED}
+    assert {each.decision for each in closed} == {ALLOW, DENY}
+    assert all(each.degraded for each in closed if each.decision == DENY)
+    assert not closed[-1].degraded
+    assert found == [
+        Standing("open", "free", used[1], 0, 1000 - used[1]),
+        Standing("closed", "acme", used[0], 0, 1000 - used[0]),
+        Standing("keys", "acme/k1", used[0], 0, 500 - used[0]),
+    ]

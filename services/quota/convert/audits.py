@@ -1,7 +1,11 @@
-"""Audits between the wire and the domain."""
+"""Audits, and counters set anew, between the wire and the domain."""
 
+from kit.errors import Violations
+from kit.idempotency import parse_request_id
 from services.quota.auditing import Audit
+from services.quota.convert.fields import parse_customer_id
 from services.quota.convert.limits import parse_customer
+from services.quota.reconciler import Reconciled
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 
@@ -23,5 +27,33 @@ def render_audit(audit: Audit) -> wire.GetCounterAuditResponse:
                 derived=drift.derived,
             )
             for drift in audit.drifts
+        ],
+    )
+
+
+def parse_rebuild(request: wire.RebuildCountersRequest) -> str:
+    """Read whose counters are to be set anew."""
+    violations = Violations()
+    violations.take("request_id", lambda: parse_request_id(request.request_id))
+    customer = violations.take("customer_id", lambda: parse_customer_id(request.customer_id))
+    violations.raise_if_any()
+    return customer
+
+
+def render_rebuilt(reconciled: Reconciled) -> wire.RebuildCountersResponse:
+    """Write what was set anew."""
+    return wire.RebuildCountersResponse(
+        counter_count=reconciled.counters_count,
+        hold_count=reconciled.holds_count,
+        changed=[
+            wire.RebuiltCounter(
+                limit_id=change.limit_id,
+                scope=change.scope,
+                used_before=change.used_before,
+                used_after=change.used_after,
+                reserved_before=change.held_before,
+                reserved_after=change.held_after,
+            )
+            for change in reconciled.changed
         ],
     )

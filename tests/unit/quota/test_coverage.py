@@ -188,6 +188,7 @@ def test_a_coverage_can_be_remembered() -> None:
         FULL_PATH,
         (("model", "large"),),
         coverage.slots,
+        (("x|project/search", 1),),
     )
     assert remembered(coverage.exhibit).limits == shown
     assert remembered(coverage.exhibit).subject.customer == "acme"

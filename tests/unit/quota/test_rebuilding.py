@@ -1,5 +1,6 @@
 """Counters anew from usage: which window, which counter, and how decimals become quanta."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -9,6 +10,7 @@ from services.quota.rebuilding import Rebuilt, Usage, rebuild, starts_of
 from tests.quota_builders import a_limit, a_rate, a_subject, unix_ms
 
 NOW_MS = unix_ms("2026-03-15T12:00:00")
+MADE_MS = defaultdict[str, int](int)
 DAY_MS, NEXT_DAY_MS = unix_ms("2026-03-15T00:00:00"), unix_ms("2026-03-16T00:00:00")
 
 
@@ -20,8 +22,8 @@ def usage(subject: Subject, events_count: int = 1, **quantities: str) -> Usage:
 
 def rebuilt(index: LimitIndex, *usages: Usage) -> Mapping[str, int]:
     """Rebuild from the same usage since every start, and answer what is taken by field."""
-    since = dict.fromkeys(starts_of(index.clocks_of("acme"), NOW_MS), usages)
-    return {each.field: each.taken for each in rebuild(index, since, NOW_MS)}
+    since = dict.fromkeys(starts_of(index.clocks_of("acme"), NOW_MS, MADE_MS), usages)
+    return {each.field: each.taken for each in rebuild(index, since, NOW_MS, MADE_MS)}
 
 
 def test_usage_counts_on_each_limit_that_covers_it() -> None:
@@ -43,7 +45,7 @@ def test_each_window_has_its_start() -> None:
         a_limit("flying", units=(HOLDS,), window=ConcurrencyWindow()),
     ]
 
-    starts = starts_of(LimitIndex(limits).clocks_of("acme"), NOW_MS)
+    starts = starts_of(LimitIndex(limits).clocks_of("acme"), NOW_MS, MADE_MS)
 
     assert starts == [0, DAY_MS, NOW_MS - 30_000]
 
@@ -52,9 +54,9 @@ def test_a_counter_has_the_stamp_and_the_parts_of_its_rule() -> None:
     """The end of the window, or the present of a rate whose parts are finer than quanta."""
     index = LimitIndex([a_limit("day"), a_rate("rate", capacity=7, period_ms=3_000)])
     used = (usage(a_subject(), tokens="2"),)
-    since = dict.fromkeys(starts_of(index.clocks_of("acme"), NOW_MS), used)
+    since = dict.fromkeys(starts_of(index.clocks_of("acme"), NOW_MS, MADE_MS), used)
 
-    assert sorted(rebuild(index, since, NOW_MS), key=lambda each: each.field) == [
+    assert sorted(rebuild(index, since, NOW_MS, MADE_MS), key=lambda each: each.field) == [
         Rebuilt("day|customer", NEXT_DAY_MS, 2, 0, 1),
         Rebuilt("rate|customer", NOW_MS, 2 * 3_000, 7, 3_000),
     ]
@@ -78,3 +80,14 @@ def test_limits_of_other_customers_are_not_asked_about() -> None:
     index = LimitIndex([other, a_limit("all")])
 
     assert [clock.limit.limit_id for clock in index.clocks_of("acme")] == ["all"]
+
+
+def test_a_limit_counts_from_when_it_was_made() -> None:
+    """In the window in which it was made, and for ever where it has none."""
+    limits = [a_limit("day"), a_limit("prepaid", window=LifetimeWindow())]
+    made_ms = {"day": DAY_MS + 5, "prepaid": DAY_MS - 7}
+
+    assert starts_of(LimitIndex(limits).clocks_of("acme"), NOW_MS, made_ms) == [
+        DAY_MS - 7,
+        DAY_MS + 5,
+    ]

@@ -1194,6 +1194,108 @@ class ExplainDecisionResponse(_message.Message):
 Global___ExplainDecisionResponse: _TypeAlias = ExplainDecisionResponse  # noqa: Y015
 
 @_typing.final
+class RebuildCountersRequest(_message.Message):
+    """Asks that counters be rebuilt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call idempotent: a repeat with the same content returns the
+    first answer. 1 to 128 characters; required.
+    """
+    customer_id: _builtins.str
+    """Whose counters. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildCountersRequest: _TypeAlias = RebuildCountersRequest  # noqa: Y015
+
+@_typing.final
+class RebuildCountersResponse(_message.Message):
+    """The counters are rebuilt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTER_COUNT_FIELD_NUMBER: _builtins.int
+    HOLD_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    counter_count: _builtins.int
+    """How many counters were set."""
+    hold_count: _builtins.int
+    """How many open holds were counted."""
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RebuiltCounter]:
+        """The counters of which a figure changed."""
+
+    def __init__(
+        self,
+        *,
+        counter_count: _builtins.int = ...,
+        hold_count: _builtins.int = ...,
+        changed: _abc.Iterable[Global___RebuiltCounter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "counter_count", b"counter_count", "hold_count", b"hold_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildCountersResponse: _TypeAlias = RebuildCountersResponse  # noqa: Y015
+
+@_typing.final
+class RebuiltCounter(_message.Message):
+    """A counter that was set anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    USED_BEFORE_FIELD_NUMBER: _builtins.int
+    USED_AFTER_FIELD_NUMBER: _builtins.int
+    RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
+    RESERVED_AFTER_FIELD_NUMBER: _builtins.int
+    limit_id: _builtins.str
+    """The limit."""
+    scope: _builtins.str
+    """Whose counter it is, as in `LimitStatus`."""
+    used_before: _builtins.int
+    """What was used before, in quanta."""
+    used_after: _builtins.int
+    """What is used now, in quanta."""
+    reserved_before: _builtins.int
+    """What open holds had taken before, in quanta."""
+    reserved_after: _builtins.int
+    """What open holds have taken by their records, in quanta."""
+    def __init__(
+        self,
+        *,
+        limit_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        used_before: _builtins.int = ...,
+        used_after: _builtins.int = ...,
+        reserved_before: _builtins.int = ...,
+        reserved_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_id", b"limit_id", "reserved_after", b"reserved_after", "reserved_before", b"reserved_before", "scope", b"scope", "used_after", b"used_after", "used_before", b"used_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuiltCounter: _TypeAlias = RebuiltCounter  # noqa: Y015
+
+@_typing.final
 class TopUpLimitRequest(_message.Message):
     """Adds to a balance."""
 

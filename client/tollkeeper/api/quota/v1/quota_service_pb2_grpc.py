@@ -98,6 +98,11 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditResponse.FromString,
                 _registered_method=True)
+        self.RebuildCounters = channel.unary_unary(
+                '/tollkeeper.api.quota.v1.QuotaService/RebuildCounters',
+                request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RebuildCountersRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RebuildCountersResponse.FromString,
+                _registered_method=True)
         self.PutLimit = channel.unary_unary(
                 '/tollkeeper.api.quota.v1.QuotaService/PutLimit',
                 request_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.PutLimitRequest.SerializeToString,
@@ -227,6 +232,16 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RebuildCounters(self, request, context):
+        """Sets the counters of a customer anew, from the meter's events since each
+        limit was made and from the open holds, while calls run: as after events
+        were voided, amended or imported. Rolling rates keep what was used. What was
+        committed but has not reached the meter is forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutLimit(self, request, context):
         """Creates a limit or replaces the one of the same id; its counters stay.
         Every replica decides by it within a second.
@@ -334,6 +349,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetCounterAudit,
                     request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditResponse.SerializeToString,
+            ),
+            'RebuildCounters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildCounters,
+                    request_deserializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RebuildCountersRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RebuildCountersResponse.SerializeToString,
             ),
             'PutLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.PutLimit,
@@ -694,6 +714,33 @@ class QuotaService:
             '/tollkeeper.api.quota.v1.QuotaService/GetCounterAudit',
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditRequest.SerializeToString,
             tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.GetCounterAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildCounters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.quota.v1.QuotaService/RebuildCounters',
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RebuildCountersRequest.SerializeToString,
+            tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2.RebuildCountersResponse.FromString,
             options,
             channel_credentials,
             insecure,

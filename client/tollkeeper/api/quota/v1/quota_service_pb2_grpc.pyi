@@ -72,6 +72,12 @@ class QuotaServiceStub:
     """Derives what open holds have taken anew from their records, and shows where
     the counters differ.
     """
+    RebuildCounters: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.RebuildCountersRequest, _quota_service_pb2.RebuildCountersResponse]
+    """Sets the counters of a customer anew, from the meter's events since each
+    limit was made and from the open holds, while calls run: as after events
+    were voided, amended or imported. Rolling rates keep what was used. What was
+    committed but has not reached the meter is forgotten.
+    """
     PutLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]
     """Creates a limit or replaces the one of the same id; its counters stay.
     Every replica decides by it within a second.
@@ -134,6 +140,12 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     GetCounterAudit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetCounterAuditRequest, _quota_service_pb2.GetCounterAuditResponse]  # type: ignore[assignment]
     """Derives what open holds have taken anew from their records, and shows where
     the counters differ.
+    """
+    RebuildCounters: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.RebuildCountersRequest, _quota_service_pb2.RebuildCountersResponse]  # type: ignore[assignment]
+    """Sets the counters of a customer anew, from the meter's events since each
+    limit was made and from the open holds, while calls run: as after events
+    were voided, amended or imported. Rolling rates keep what was used. What was
+    committed but has not reached the meter is forgotten.
     """
     PutLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]  # type: ignore[assignment]
     """Creates a limit or replaces the one of the same id; its counters stay.
@@ -266,6 +278,18 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_service_pb2.GetCounterAuditResponse, _abc.Awaitable[_quota_service_pb2.GetCounterAuditResponse]]:
         """Derives what open holds have taken anew from their records, and shows where
         the counters differ.
+        """
+
+    @_abc_1.abstractmethod
+    def RebuildCounters(
+        self,
+        request: _quota_service_pb2.RebuildCountersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.RebuildCountersResponse, _abc.Awaitable[_quota_service_pb2.RebuildCountersResponse]]:
+        """Sets the counters of a customer anew, from the meter's events since each
+        limit was made and from the open holds, while calls run: as after events
+        were voided, amended or imported. Rolling rates keep what was used. What was
+        committed but has not reached the meter is forgotten.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,160 @@
+"""Sets the counters of a customer anew while calls run, from the meter and the open holds.
+
+For when they are right by themselves but not as the meter is: events were voided or amended, or
+imported. What is settled while the meter is asked is added. Refuses to mend what was lost;
+`recovery.py` does.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from kit.clock import Clock
+from services.quota.catalogue import LimitCatalogue
+from services.quota.clients import UsageClient
+from services.quota.counters import Root, keys_of
+from services.quota.coverage import LimitIndex
+from services.quota.epochs import Epochs
+from services.quota.holdings import counted_by
+from services.quota.rebuilding import Rebuilt, counts_usage, fresh, rebuild, starts_of
+from services.quota.recovery import Recovery
+from services.quota.redis_link import Link, NotAsked, Reply, packed
+from services.quota.refusals import unavailable
+
+_SCRIPT = Path(__file__).with_name("reconcile.lua").read_bytes()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_LOOK, _SET = False, True
+
+
+class Change(NamedTuple):
+    """A counter that was set anew, with what was used and held before and after, in quanta."""
+
+    limit_id: str
+    scope: str
+    used_before: int
+    held_before: int
+    used_after: int
+    held_after: int
+
+
+class Reconciled(NamedTuple):
+    """What was set anew."""
+
+    counters_count: int
+    holds_count: int
+    changed: Sequence[Change]
+
+
+class _Standing(NamedTuple):
+    """How a counter stood before the meter was asked."""
+
+    stamp_ms: int
+    settled: int
+
+
+class Reconciler:
+    """Asks for one customer at a time."""
+
+    def __init__(
+        self,
+        link: Link,
+        epochs: Epochs,
+        recovery: Recovery,
+        catalogue: LimitCatalogue,
+        *,
+        usage: UsageClient,
+        clock: Clock,
+    ) -> None:
+        self._link = link
+        self._epochs = epochs
+        self._recovery = recovery
+        self._catalogue = catalogue
+        self._usage = usage
+        self._clock = clock
+
+    async def reconcile(self, tenant: str, customer: str) -> Reconciled:
+        """Set the counters of a customer.
+
+        Raises:
+            Precondition: TOO_MANY_LIMITS.
+            Unavailable: COUNTERS_UNAVAILABLE, also while what was lost is being rebuilt;
+                METER_UNAVAILABLE; RATE_CARD_UNAVAILABLE.
+        """
+        root = Root(tenant, customer)
+        await self._catalogue.load(tenant)
+        index, made_ms = self._catalogue.index(tenant), self._catalogue.made_ms(tenant)
+        standing = {
+            field.decode(): _Standing(*figures)
+            for field, *figures in _rows(await self._ask(root, _LOOK, ()), 3)
+        }
+        # What was settled by this instant is in the standing, or by the meter, or both.
+        now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
+        starts_ms = starts_of(index.clocks_of(customer), now_ms, made_ms)
+        usage_since = await self._usage.since(tenant, customer, starts_ms, now_ms)
+        used = {each.field: each for each in rebuild(index, usage_since, now_ms, made_ms)}
+        counters = _counting(index, customer, standing, now_ms) | used
+        targets = _targets(counters.values(), standing)
+        set_count, holds_count, changes = await self._ask(root, _SET, targets)
+        changed = [
+            Change(*counted_by(customer, field.decode()), *figures)
+            for field, *figures in _rows(changes, 5)
+        ]
+        return Reconciled(set_count, holds_count, sorted(changed))
+
+    async def _ask(self, root: Root, is_to_set: bool, targets: Sequence[object]) -> Any:  # noqa: ANN401, FBT001 - msgpack; it goes on the wire.
+        may_begin = False
+        reply = await self._run(root, may_begin, is_to_set, targets)
+        if reply == [None] and await self._recovery.may_begin(root):
+            may_begin = True
+            reply = await self._run(root, may_begin, is_to_set, targets)
+        if isinstance(reply, bytes):
+            return msgpack.unpackb(reply, raw=True)
+        self._recovery.lost(root)
+        raise unavailable(NotAsked("the counters of the customer were lost"))
+
+    async def _run(self, root: Root, *asked: object) -> Reply:
+        epoch = self._epochs.current
+        if epoch is None:
+            raise unavailable(NotAsked("counters may be lost"))
+        key = keys_of(root)[0]
+        argument = b"".join(map(msgpack.packb, (epoch.token, *asked)))
+        try:
+            (reply,) = await self._link.ask([packed("EVAL", _SCRIPT, 1, key, argument)], [key])
+        except OSError as error:
+            raise unavailable(error) from error
+        if isinstance(reply, Exception):
+            raise unavailable() from reply
+        return reply
+
+
+def _rows(flat: Sequence[Any], width: int) -> Iterable[tuple[Any, ...]]:
+    return zip(*(flat[column::width] for column in range(width)), strict=True)
+
+
+def _counting(
+    index: LimitIndex, customer: str, fields: Iterable[str], now_ms: int
+) -> dict[str, Rebuilt]:
+    """Make the counters anew that count usage by a limit there is, as if nothing was used."""
+    clocks = {clock.limit.limit_id: clock for clock in index.clocks_of(customer)}
+    found: dict[str, Rebuilt] = {}
+    for field in fields:
+        limit_id, _ = counted_by(customer, field)
+        clock = clocks.get(limit_id)
+        if clock is not None and counts_usage(clock):
+            found[field] = fresh(field, clock, now_ms)
+    return found
+
+
+def _targets(counters: Iterable[Rebuilt], standing: Mapping[str, _Standing]) -> Sequence[object]:
+    """Say what is to be set; rolling rates are not, since they say what happens now."""
+    flat: list[object] = []
+    for counter in counters:
+        if not counter.drain:
+            known = standing.get(counter.field)
+            was_there = known is not None
+            flat += (counter.field, counter.stamp_ms, counter.taken, was_there, *(known or (0, 0)))
+    return flat
