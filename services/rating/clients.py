@@ -199,15 +199,16 @@ class MeterClient:
         reading: Reading,
         *,
         page_token: str,
-        page_size: int = _PAGE_SIZE,
+        customer_ids: Sequence[str] = (),
     ) -> UsagePage:
-        """Answer a page of what all customers used of a meter, ordered by customer.
+        """Answer a page of what these customers, or all, used of a meter, ordered by customer.
 
         Raises:
             Unavailable: METER_UNAVAILABLE, the meter service does not answer.
         """
         request = _usage_request(meter_id, interval, reading)
-        request.page_token, request.page_size = page_token, page_size
+        request.page_token = page_token
+        request.customer_ids.extend(customer_ids)
         page = await self._query_usage(tenant, request)
         rows = tuple((row.customer_id, _parse_row(row, reading)) for row in page.rows)
         return UsagePage(rows, page.next_page_token)
@@ -313,9 +314,11 @@ def _parse_meter(message: meter_pb2.Meter) -> Meter:
 
 
 def _parse_row(row: meter_pb2.UsageRow, reading: Reading) -> UsageEntry:
+    dimensions = dict(row.group)
+    dimensions.update(reading.dimensions)
     return UsageEntry(
         quantity=parse_decimal(row.quantity.value, "rows.quantity", max_digits=_USAGE_DIGITS_MAX),
-        dimensions={**dict(reading.dimensions), **row.group},
+        dimensions=dimensions,
         event_count=row.event_count,
         time=parse_time(row.interval.start_time, "rows.interval.start_time"),
     )

@@ -7,7 +7,7 @@ documents stored before the field was there stay readable. Refuses kinds it does
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -103,4 +103,6 @@ def _read_one_of(types_: tuple[Any, ...], document: Any) -> Any:  # noqa: ANN401
 
 @cache
 def _hints(model: type) -> dict[str, Any]:
-    return typing.get_type_hints(model)
+    """Answer the types of the fields; what follows from other fields is not kept."""
+    hints = typing.get_type_hints(model)
+    return {field.name: hints[field.name] for field in fields(model) if field.init}

@@ -13,7 +13,6 @@ from services.rating.model import FormulaStep, UsageEntry
 from services.rating.prices import (
     ContextTierPrice,
     CostPlusPrice,
-    Dimensions,
     EntryModel,
     MatrixPrice,
     MeteredAmountModel,
@@ -142,32 +141,25 @@ class _Allowance:
 
 def _price_matrix(price: MatrixPrice, entries: Sequence[UsageEntry]) -> tuple[FormulaStep, ...]:
     quantities = [_ZERO] * len(price.rows)
-    names = sorted({name for row in price.rows for name, _ in row.dimensions})
     found: dict[tuple[str | None, ...], int] = {}
     for entry in entries:
-        values = tuple(map(entry.dimensions.get, names))
+        values = tuple(map(entry.dimensions.get, price.named))
         if values not in found:
             found[values] = _find_row(price, entry.dimensions)
         quantities[found[values]] += entry.quantity
     return tuple(
-        price_per(_row_name(row.dimensions), quantity, row.amount, price.per_quantity)
-        for row, quantity in zip(price.rows, quantities, strict=True)
+        price_per(name, quantity, row.amount, price.per_quantity)
+        for name, row, quantity in zip(price.row_names, price.rows, quantities, strict=True)
         if quantity
     )
 
 
 def _find_row(price: MatrixPrice, dimensions: Mapping[str, str]) -> int:
     """Find the row of a table that prices usage of these dimensions."""
-    best, best_length = -1, -1
-    for index, row in enumerate(price.rows):
-        if len(row.dimensions) > best_length and matches(row.dimensions, dimensions):
-            best, best_length = index, len(row.dimensions)
-    assert best >= 0, "a table has a row without dimensions"
-    return best
-
-
-def _row_name(dimensions: Dimensions) -> str:
-    return ", ".join(f"{name} {value}" for name, value in dimensions) or "other"
+    for index in price.order:
+        if matches(price.rows[index].dimensions, dimensions):
+            return index
+    raise AssertionError("a table has a row without dimensions")
 
 
 def _price_context_tiers(

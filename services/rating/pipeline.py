@@ -49,6 +49,7 @@ from services.rating.model import (
     RatedLine,
     Rating,
     Stage,
+    Trial,
     Usage,
     UsageEntry,
     UsageReference,
@@ -92,6 +93,10 @@ class Terms:
     previous_periods: tuple[Interval, ...] = ()
 
 
+KnownLines = dict[tuple[int, int, str, Trial | None], list[RatedLine]]
+"""Lines of prices that were rated before, by price and usage, which are held somewhere else."""
+
+
 def terms_of(to_rate: PeriodToRate) -> Terms:
     """Answer by what a period is rated that is asked for."""
     return Terms(
@@ -129,8 +134,16 @@ def _billed_span(plan: Plan, terms: Terms) -> Interval | None:
     return Interval(billed.start, terms.as_of) if billed.start < terms.as_of else None
 
 
-def rate_period(rated_by: PlanVersion, terms: Terms, usages: Sequence[Usage]) -> Rating:
+def rate_period(
+    rated_by: PlanVersion,
+    terms: Terms,
+    usages: Sequence[Usage],
+    known: KnownLines | None = None,
+) -> Rating:
     """Rate one period of one customer; `usages` holds what each price of the plan counts, in order.
+
+    `known` is given again for other plans and the same terms, but for what was billed before. A
+    price that they have in common, the same object with the same usage, is rated once.
 
     Raises:
         InvalidInput: a quantity, or an amount in minor units, is too large to be billed, or an
@@ -143,7 +156,7 @@ def rate_period(rated_by: PlanVersion, terms: Terms, usages: Sequence[Usage]) ->
         with exactly():
             lines = list(rate_fees(plan, terms.period, terms.proration, terms.contract))
             for price, usage in zip(plan.prices, usages, strict=True):
-                lines.extend(_rate_price(plan, price, terms, usage))
+                lines.extend(_lines_of(plan, price, terms, usage, known))
             total = _sum_of(lines, plan)
             if plan.commitment is not None and terms.as_of is None:
                 missing = true_up_plan(plan, total, terms.period, terms.proration, terms.contract)
@@ -154,6 +167,18 @@ def rate_period(rated_by: PlanVersion, terms: Terms, usages: Sequence[Usage]) ->
             "quantity", f"comes to an amount of more than {EXACT.prec} digits"
         ) from error
     return Rating(plan.plan_id, rated_by.version, plan.currency, tuple(lines), total)
+
+
+def _lines_of(
+    plan: Plan, price: Price, terms: Terms, usage: Usage, known: KnownLines | None
+) -> list[RatedLine]:
+    if known is None:
+        return _rate_price(plan, price, terms, usage)
+    key = id(price), id(usage), plan.currency, plan.trial
+    lines = known.get(key)
+    if lines is None:
+        lines = known[key] = _rate_price(plan, price, terms, usage)
+    return lines
 
 
 def _rate_price(plan: Plan, price: Price, terms: Terms, usage: Usage) -> list[RatedLine]:

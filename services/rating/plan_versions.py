@@ -4,12 +4,13 @@ Refuses to rate.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from kit.errors import NotFound, Precondition
 from kit.postgres import Database
 from services.rating import store
-from services.rating.model import Plan, PlanVersion
+from services.rating.model import Plan, PlanVersion, Price
 from services.rating.simulation import version_in_effect
 
 
@@ -42,6 +43,15 @@ class PlanVersions:
         """The plan of every version that was loaded."""
         return tuple(version.plan for version in self.all)
 
+    def alike(self, prices: dict[Price, Price]) -> "PlanVersions":
+        """Answer the same versions; prices that say the same are the same object, as `prices`."""
+        return PlanVersions(
+            {
+                plan_id: [with_alike(version, prices) for version in versions]
+                for plan_id, versions in self._versions.items()
+            }
+        )
+
     def at(self, plan_id: str, instant: datetime, contract_start: datetime | None) -> PlanVersion:
         """Answer the version that rates a contract at an instant.
 
@@ -63,3 +73,9 @@ class PlanVersions:
                 metadata={"plan_id": plan_id, "time": time},
             )
         return found
+
+
+def with_alike(version: PlanVersion, prices: dict[Price, Price]) -> PlanVersion:
+    """Answer a version whose prices are those of `prices` that say the same; new ones join them."""
+    alike = tuple(prices.setdefault(price, price) for price in version.plan.prices)
+    return replace(version, plan=replace(version.plan, prices=alike))

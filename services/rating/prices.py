@@ -4,7 +4,7 @@ Every amount is a `Decimal` in major units of the plan's currency, or in virtual
 price says so. Refuses to know how an amount comes about (`pricing`) and what a plan is (`model`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
 from zoneinfo import ZoneInfo
@@ -124,16 +124,36 @@ class MatrixRow:
     dimensions: Dimensions
     amount: Decimal
 
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return ", ".join(f"{name} {value}" for name, value in self.dimensions) or "other"
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixPrice:
     """A table over dimensions; of the rows that match, the one that names most dimensions wins.
 
     Among rows that name as many, the first does. The row without dimensions takes what is left.
+    What follows from the rows is kept: the dimensions they name, their names, and which is tried
+    before which.
     """
 
     rows: tuple[MatrixRow, ...]
     per_quantity: Decimal
+    named: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    row_names: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    order: tuple[int, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rows = self.rows
+        follows = {
+            "named": tuple(sorted({name for row in rows for name, _ in row.dimensions})),
+            "row_names": tuple(row.name for row in rows),
+            "order": tuple(sorted(range(len(rows)), key=lambda at: -len(rows[at].dimensions))),
+        }
+        for name, value in follows.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

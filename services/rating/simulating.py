@@ -6,6 +6,7 @@ other calls get their turn in between. Refuses to store anything, and to compute
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -15,9 +16,9 @@ from kit.money import Money
 from kit.postgres import Database
 from services.rating.clients import MeterClient
 from services.rating.metering import Metering, Meters, check_meters, found_meter
-from services.rating.model import Plan, PlanVersion, Rating, Usage
-from services.rating.pipeline import Terms, rate_period, spans_of
-from services.rating.plan_versions import PlanVersions
+from services.rating.model import Plan, PlanVersion, Price, Rating, Usage
+from services.rating.pipeline import KnownLines, Terms, rate_period, spans_of
+from services.rating.plan_versions import PlanVersions, with_alike
 from services.rating.selection import Grain, History, Reading, Spans, readings_of
 from services.rating.simulation import (
     Outcome,
@@ -30,11 +31,11 @@ from services.rating.simulation import (
     Tally,
     compare,
     contract_of,
+    tiered_prices,
     tiers_of,
 )
 from services.rating.usage_streams import SharedUsage, UsageStreams, is_shared
 
-_CHUNK = 250
 _TURN = 10
 _UTC = ZoneInfo("UTC")
 
@@ -68,19 +69,15 @@ class Simulating:
         ordered = sorted(customers, key=_customer_id)
         tallies = tuple(map(Tally, simulation.candidates))
         failed = 0
-        try:
-            yield Progress(0, len(ordered))
-            for first in range(0, len(ordered), _CHUNK):
-                chunk = ordered[first : first + _CHUNK]
-                await streams.advance(chunk[-1].customer_id)
-                outcomes = await rerating.rate_each(chunk)
+        yield Progress(0, len(ordered))
+        async with aclosing(streams.blocks([each.customer_id for each in ordered])) as blocks:
+            async for block in blocks:
+                outcomes = await rerating.rate_each(ordered[block])
                 failed += sum(outcome.error is not None for outcome in outcomes)
                 for index, tally in enumerate(tallies):
                     tally.add_each(outcomes, index)
                 yield outcomes
-                yield Progress(first + len(chunk), len(ordered))
-        finally:
-            await streams.close()
+                yield Progress(block.stop, len(ordered))
         yield SimulationReport(tallies, len(ordered) - failed, failed)
 
     async def _find_customers(
@@ -127,16 +124,18 @@ class _Rerating:
             tuple(each.period for each in self._periods[:index])
             for index in range(len(self._periods))
         )
-        self._versions = versions
         self._meters = meters
         self._streams = streams
+        # Candidates mostly change few prices: those that they have in common are rated once.
+        prices: dict[Price, Price] = {}
+        self._versions = versions.alike(prices)
         self._candidates = tuple(
-            PlanVersion(plan, 0, simulation.periods[0].period.start)
+            with_alike(PlanVersion(plan, 0, simulation.periods[0].period.start), prices)
             for plan in simulation.candidates
         )
         self._plans = {
             id(version.plan): self._read(version.plan)
-            for version in (*self._candidates, *versions.all)
+            for version in (*self._candidates, *self._versions.all)
         }
 
     def _read(self, plan: Plan) -> "_ReadPlan":
@@ -157,7 +156,7 @@ class _Rerating:
                     for reading in readings
                 )
             )
-        return _ReadPlan(readings, tuple(periods), fault)
+        return _ReadPlan(readings, tuple(periods), tiered_prices(plan), fault)
 
     async def rate_each(self, customers: Sequence[SimulatedCustomer]) -> tuple[Outcome, ...]:
         """Rate customers; where usage is read one by one, that of some at the same time."""
@@ -170,7 +169,7 @@ class _Rerating:
         return tuple(outcomes)
 
     async def _rate(self, customer: SimulatedCustomer) -> Outcome:
-        known: _Known = {}
+        known = _Known(len(self._periods))
         try:
             current = None
             if customer.plan_id is not None:
@@ -217,11 +216,11 @@ class _Rerating:
                 previous_periods=self._before[index],
             )
             usages = await self._usages(plan, index, terms, known)
-            rating = rate_period(version, terms, usages)
+            rating = rate_period(version, terms, usages, known.lines[index])
             ratings.append(rating)
             earlier.append((each.period, rating.total))
         total = sum((rating.total for rating in ratings), Money.zero(plan.currency))
-        return PlanOutcome(total, tiers_of(plan, ratings))
+        return PlanOutcome(total, tiers_of(self._plans[id(plan)].tiered, ratings))
 
     async def _usages(self, plan: Plan, index: int, terms: Terms, known: "_Known") -> list[Usage]:
         read = self._plans[id(plan)]
@@ -233,10 +232,10 @@ class _Rerating:
             if shared is None or is_cut:
                 usages.append(await self._own_usage(plan, reading, terms, known))
             else:
-                usage = known.get(shared.number)
+                usage = known.usages.get(shared.number)
                 if usage is None:
                     usage = self._streams.usage_of(shared, terms.customer_id)
-                    known[shared.number] = usage
+                    known.usages[shared.number] = usage
                 usages.append(usage)
         return usages
 
@@ -245,11 +244,12 @@ class _Rerating:
     ) -> Usage:
         spans = spans_of(plan, terms)
         key = (reading, spans)
-        if key not in known:
-            known[key] = await self._metering.load_usage(
+        usage = known.usages.get(key)
+        if usage is None:
+            usage = known.usages[key] = await self._metering.load_usage(
                 self._tenant, terms.customer_id, spans, reading, self._meters
             )
-        return known[key]
+        return usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +261,19 @@ class _ReadPlan:
 
     readings: tuple[Reading, ...]
     periods: tuple[tuple[SharedUsage | None, ...], ...]
+    tiered: frozenset[str]
     fault: DomainError | None
 
 
-_Known = dict[int | tuple[Reading, Spans], Usage]
-"""What was read of one customer, since several plans price the same; shared usage by number."""
+class _Known:
+    """What is known of one customer, since several plans price the same.
+
+    Usage by its reading, shared usage by number; and the lines of each period.
+    """
+
+    def __init__(self, periods: int) -> None:
+        self.usages: dict[int | tuple[Reading, Spans], Usage] = {}
+        self.lines: tuple[KnownLines, ...] = tuple({} for _ in range(periods))
 
 
 def _check_candidates(simulation: Simulation, meters: Meters) -> None:

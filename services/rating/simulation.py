@@ -6,7 +6,7 @@ to read usage, to choose plans, and to compare currencies.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -168,6 +168,8 @@ class _Largest:
     _heap: list[tuple[int, str, Change]] = field(default_factory=list)
 
     def add(self, size: int, change: Change) -> None:
+        if len(self._heap) == CHANGES_MAX and size < self._heap[0][0]:
+            return
         # Of two that are alike the one that comes first by name is kept, whatever the order.
         entry = (size, _inverse(change.customer_id), change)
         if len(self._heap) < CHANGES_MAX:
@@ -271,9 +273,13 @@ Step = tuple[Outcome, ...] | Progress | SimulationReport
 """What a simulation says on its way: outcomes of some customers, its progress, at last a report."""
 
 
-def tiers_of(plan: Plan, ratings: Iterable[Rating]) -> ReachedTiers:
+def tiered_prices(plan: Plan) -> frozenset[str]:
+    """Name the prices of a plan that have several tiers."""
+    return frozenset(price.price_id for price in plan.prices if _has_tiers(price.model))
+
+
+def tiers_of(tiered: Collection[str], ratings: Iterable[Rating]) -> ReachedTiers:
     """Tell of each price with several tiers the highest that was reached."""
-    tiered = {price.price_id for price in plan.prices if _has_tiers(price.model)}
     reached: dict[str, int] = {}
     for rating in ratings:
         for line in rating.lines:

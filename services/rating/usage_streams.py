@@ -1,25 +1,27 @@
-"""The usage of many customers, read side by side in the order of the customers.
+"""The usage of many customers, read together: some customers at a time, in their order.
 
-Each query runs once over all customers instead of once for each, whichever plans ask for it, and a
-page of it is in memory while the next is on its way. Refuses usage that has to be read event by
-event, or from where a customer's own contract began: that is read customer by customer.
+Each query runs once for these customers instead of once for each, whichever plans ask for it. While
+they are rated, the usage of the next is on its way; how many are read together follows from how
+much they use, so that what is held is bounded. Refuses usage that has to be read event by event, or
+from where a customer's own contract began: that is read customer by customer.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from kit.interval import Interval
-from services.rating.clients import MeterClient, UsagePage
+from services.rating.clients import MeterClient
 from services.rating.metering import parts_of
 from services.rating.model import Usage, UsageEntry
 from services.rating.selection import Grain, History, Reading, Spans, count
 
-_ROWS_MAX = 100_000
-_PAGE_ROWS_MIN = 500
-_PAGE_ROWS_MAX = 10_000
+_BLOCKS_AHEAD = 2
+_CUSTOMERS_FIRST = 50
+_CUSTOMERS_MAX = 250
+_ROWS_PER_BLOCK = 20_000
 _OWN_HISTORIES = frozenset({History.CONTRACT, History.CHANGES})
 
 _Query = tuple[str, Interval, Reading]
@@ -45,20 +47,20 @@ class SharedUsage:
 
 
 class UsageStreams:
-    """Reads queries over all customers; customers are asked for in ascending order."""
+    """Reads queries over many customers, a block of them after the other."""
 
     def __init__(self, meters: MeterClient, tenant: str) -> None:
         self._meters = meters
         self._tenant = tenant
         self._queries: dict[_Query, int] = {}
         self._shared: dict[tuple[Reading, Spans], SharedUsage] = {}
-        self._streams: list[_Stream] = []
         self._rows: Sequence[_Rows] = ()
+        self._rows_per_customer = 0
 
     def share(self, reading: Reading, spans: Spans, unit: str) -> SharedUsage:
         """Take in a reading, before the first customers are read; alike ones are one."""
         assert is_shared(reading), "this usage is read customer by customer"
-        assert not self._streams, "customers are read already"
+        assert not self._rows, "customers are read already"
         known = self._shared.get((reading, spans))
         if known is None:
             amounts = reading.amount_meter_id
@@ -74,16 +76,63 @@ class UsageStreams:
             )
         return known
 
-    async def advance(self, last_customer_id: str) -> None:
-        """Read the usage of all further customers up to and including one."""
-        if not self._streams:
-            self._streams = list(self._open())
-        self._rows = await asyncio.gather(
-            *(stream.read(last_customer_id) for stream in self._streams)
-        )
+    async def blocks(self, customer_ids: Sequence[str]) -> AsyncGenerator[slice, None]:
+        """Go through customers; each slice of them is the one whose usage `usage_of` answers.
+
+        Raises:
+            Unavailable: METER_UNAVAILABLE.
+        """
+        reading: deque[tuple[slice, asyncio.Task[Sequence[_Rows]]]] = deque()
+        end = 0
+        try:
+            while reading or end < len(customer_ids):
+                while end < len(customer_ids) and len(reading) <= _BLOCKS_AHEAD:
+                    block = slice(end, min(end + self._block_size(), len(customer_ids)))
+                    read = self._read(customer_ids[block])
+                    reading.append((block, asyncio.create_task(read)))
+                    end = block.stop
+                block, task = reading[0]
+                self._rows = await task
+                reading.popleft()
+                held = sum(len(entries) for rows in self._rows for entries in rows.values())
+                mean = -(-held // (block.stop - block.start))
+                self._rows_per_customer = max(self._rows_per_customer, mean)
+                yield block
+        finally:
+            for _, task in reading:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in reading), return_exceptions=True)
+
+    def _block_size(self) -> int:
+        """Choose how many customers to read together; few before it is known what they use."""
+        if not self._rows:
+            return _CUSTOMERS_FIRST
+        fitting = _ROWS_PER_BLOCK // max(self._rows_per_customer, 1)
+        return max(1, min(fitting, _CUSTOMERS_MAX))
+
+    async def _read(self, customer_ids: Sequence[str]) -> Sequence[_Rows]:
+        return await asyncio.gather(*(self._query(query, customer_ids) for query in self._queries))
+
+    async def _query(self, query: _Query, customer_ids: Sequence[str]) -> _Rows:
+        meter_id, interval, reading = query
+        rows = defaultdict[str, list[UsageEntry]](list)
+        token: str | None = ""
+        while token is not None:
+            page = await self._meters.get_usage_page(
+                self._tenant,
+                meter_id,
+                interval,
+                reading,
+                page_token=token,
+                customer_ids=customer_ids,
+            )
+            for customer_id, entry in page.rows:
+                rows[customer_id].append(entry)
+            token = page.next_token or None
+        return rows
 
     def usage_of(self, shared: SharedUsage, customer_id: str) -> Usage:
-        """Answer what a price counts of a customer among those that were read last."""
+        """Answer what a price counts of a customer of the block that was read last."""
         return Usage(
             self._entries(shared.reading, shared.entries, customer_id),
             shared.unit,
@@ -95,10 +144,6 @@ class UsageStreams:
             ),
         )
 
-    async def close(self) -> None:
-        """End the queries that are on their way."""
-        await asyncio.gather(*(stream.close() for stream in self._streams))
-
     def _entries(
         self, reading: Reading, queries: tuple[int, ...], customer_id: str
     ) -> tuple[UsageEntry, ...]:
@@ -109,55 +154,4 @@ class UsageStreams:
         return tuple(
             self._queries.setdefault((meter_id, part, reading), len(self._queries))
             for part in parts_of(span)
-        )
-
-    def _open(self) -> "Iterator[_Stream]":
-        rows = _ROWS_MAX // max(len(self._queries), 1)
-        page_size = min(max(rows, _PAGE_ROWS_MIN), _PAGE_ROWS_MAX)
-        for query in self._queries:
-            yield _Stream(self._meters, self._tenant, query, page_size)
-
-
-class _Stream:
-    """One query over all customers, a page ahead of its reader."""
-
-    def __init__(self, meters: MeterClient, tenant: str, query: _Query, page_size: int) -> None:
-        self._meters, self._tenant, self._query, self._page_size = meters, tenant, query, page_size
-        self._page: Sequence[tuple[str, UsageEntry]] = ()
-        self._position = 0
-        self._next: asyncio.Task[UsagePage] | None = self._fetch("")
-
-    async def read(self, last_customer_id: str) -> _Rows:
-        rows = defaultdict[str, list[UsageEntry]](list)
-        while True:
-            page = self._page
-            for position in range(self._position, len(page)):
-                customer_id, entry = page[position]
-                if customer_id > last_customer_id:
-                    self._position = position
-                    return rows
-                rows[customer_id].append(entry)
-            self._page, self._position = (), 0
-            if self._next is None:
-                return rows
-            fetched = await self._next
-            self._page = fetched.rows
-            self._next = self._fetch(fetched.next_token) if fetched.next_token else None
-
-    async def close(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
-
-    def _fetch(self, token: str) -> "asyncio.Task[UsagePage]":
-        meter_id, interval, reading = self._query
-        return asyncio.create_task(
-            self._meters.get_usage_page(
-                self._tenant,
-                meter_id,
-                interval,
-                reading,
-                page_token=token,
-                page_size=self._page_size,
-            )
         )

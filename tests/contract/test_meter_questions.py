@@ -213,6 +213,21 @@ BAD_QUERIES = [
     Bad("no meter", 'meter_id: ""', ("meter_id: is required",)),
     Bad("a bad customer", 'customer_id: "a b"', (f"customer_id: {SUBJECT}",)),
     Bad(
+        "bad customers",
+        'customer_ids: "acme" customer_ids: "a b" customer_ids: ""',
+        (f"customer_ids[1]: {SUBJECT}", "customer_ids[2]: is required"),
+    ),
+    Bad(
+        "one customer and several",
+        'customer_id: "acme" customer_ids: "zeta"',
+        ("customer_ids: must be absent where there is a customer_id",),
+    ),
+    Bad(
+        "too many customers",
+        'customer_ids: "acme" ' * 1_001,
+        ("customer_ids: must have at most 1,000 customers",),
+    ),
+    Bad(
         "an interval that ends before it starts",
         "interval { end_time { seconds: 1 } }",
         ("interval: must start before it ends",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -31,12 +31,16 @@ async def world(
 
 
 def a_query(
-    customer_id: str = "acme", meter_id: str = "tokens", interval: Interval = TODAY
+    customer_id: str = "acme",
+    meter_id: str = "tokens",
+    interval: Interval = TODAY,
+    customers: Sequence[str] = (),
 ) -> messages.QueryUsageRequest:
     """Make a question by model."""
     return messages.QueryUsageRequest(
         meter_id=meter_id,
         customer_id=customer_id,
+        customer_ids=customers,
         interval=render_interval(interval),
         group_by=["model"],
     )
@@ -61,6 +65,8 @@ async def test_many_questions_are_answered_each_by_its_position(world: World) ->
         a_query("zeta"),
         a_query("beta", interval=Interval(NOON - MINUTE, NOON)),
         a_query(""),
+        a_query("", customers=["zeta", "beta"]),
+        a_query("", customers=["acme"]),
     ]
 
     call = world.stub.BatchQueryUsage(
@@ -69,7 +75,7 @@ async def test_many_questions_are_answered_each_by_its_position(world: World) ->
     answers = {answer.index: answer async for answer in call}
 
     single = [await world.ask("QueryUsage", query) for query in queries if query.meter_id[0] != "n"]
-    usage = [answers[index].usage.rows for index in (0, 1, 2, 3, 5, 6, 7)]
+    usage = [answers[index].usage.rows for index in (0, 1, 2, 3, 5, 6, 7, 8, 9)]
     assert [list(rows) for rows in usage] == [list(answer.rows) for answer in single]
     info = ErrorInfo()
     answers[4].error.details[0].Unpack(info)

@@ -138,6 +138,36 @@ async def test_groups_and_filters_tell_usage_apart(world: World, end: datetime) 
     ]
 
 
+@pytest.mark.parametrize("end", [NOON + HOUR, NOON + HOUR / 2], ids=["whole hours", "split hours"])
+async def test_several_customers_are_asked_about_at_once(world: World, end: datetime) -> None:
+    """Each has rows of its own, in pages too; who is named twice counts once."""
+    await world.ingest(
+        *(
+            an_event(f"{customer}-{model}", customer_id=customer, dimensions={"model": model})
+            for customer in ("a", "b", "c", "d")
+            for model in ("large", "small")
+        )
+    )
+    fields: dict[str, Any] = {
+        "customer_ids": ["d", "b", "nobody", "b"],
+        "group_by": ["model"],
+        "interval": Interval(NOON, end),
+    }
+
+    whole = await world.query(**fields)
+    first = await world.query(page_size=3, **fields)
+    rest = await world.query(page_size=3, page_token=first.next_page_token, **fields)
+
+    assert [(row.customer_id, row.group["model"], row.quantity.value) for row in whole.rows] == [
+        ("b", "large", "10"),
+        ("b", "small", "10"),
+        ("d", "large", "10"),
+        ("d", "small", "10"),
+    ]
+    assert [*first.rows, *rest.rows] == list(whole.rows)
+    assert rest.next_page_token == ""
+
+
 async def test_figures_keep_every_digit(world: World) -> None:
     """38-digit quantities add up exactly, in one call, over calls, and at split hours."""
     most = {"tokens": "9" * 20 + "." + "9" * 18}

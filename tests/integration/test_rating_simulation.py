@@ -16,6 +16,7 @@ from kit.errors import DomainError, InvalidInput, Precondition
 from kit.rpc.status import read_error
 from kit.rpc.wire import render_time
 from kit.settings import ServiceSettings
+from services.rating import clients, usage_streams
 from tests.rating_world import World, a_meter_message, a_plan_message, metered_world, rating_world
 from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest
@@ -145,6 +146,11 @@ def outcomes_of(steps: Sequence[Any]) -> dict[str, simulation_pb2.CustomerOutcom
     return {each.customer_id: each for step in steps for each in step.outcomes.outcomes}
 
 
+def progress_of(steps: Sequence[Any]) -> list[int]:
+    """Tell how many customers were done at each step of progress."""
+    return [step.progress.done_count for step in steps if step.HasField("progress")]
+
+
 def cents(money: Any) -> int:  # noqa: ANN401 - a message of Google's.
     """Answer an amount in cents."""
     return int(money.units * 100 + money.nanos // 10**7)
@@ -185,6 +191,26 @@ async def test_every_customer_pays_what_rate_says(world: World) -> None:
         for name, each in outcomes.items()
     } == expected
     assert len({tuple(amounts) for amounts in expected.values()}) == len(expected) > 1
+
+
+async def test_reading_some_customers_at_a_time_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of one and two customers, and pages that end within a customer, say the same."""
+    request = naming(a_request(TIERED, MIXED), *CUSTOMERS)
+    whole = outcomes_of(await simulate(world, request))
+
+    monkeypatch.setattr(usage_streams, "_CUSTOMERS_FIRST", 1)
+    monkeypatch.setattr(usage_streams, "_CUSTOMERS_MAX", 2)
+    monkeypatch.setattr(clients, "_PAGE_SIZE", 3)
+    steps = await simulate(world, request)
+    monkeypatch.setattr(usage_streams, "_ROWS_PER_BLOCK", 1)
+    one_by_one = await simulate(world, request)
+
+    assert progress_of(steps) == [0, 1, 2, 3, 5]
+    assert progress_of(one_by_one) == [0, 1, 2, 3, 4, 5]
+    assert outcomes_of(steps) == outcomes_of(one_by_one) == whole
+    assert list(outcomes_of(steps)) == sorted(whole)
 
 
 async def test_customers_that_are_named_are_rated_even_without_usage(world: World) -> None:

@@ -15,8 +15,8 @@ from kit.errors import InvalidInput
 from kit.interval import Interval
 from kit.money import minor_digits
 from services.rating.estimating import estimate
-from services.rating.model import GivenUsage, LineKind, Plan, Price, Rating, UsageEntry
-from services.rating.pipeline import Terms, rate_period, spans_of
+from services.rating.model import GivenUsage, LineKind, Plan, Price, Rating, Trial, UsageEntry
+from services.rating.pipeline import KnownLines, Terms, rate_period, spans_of
 from services.rating.prices import (
     CostPlusPrice,
     DynamicPrice,
@@ -118,6 +118,46 @@ def test_the_order_in_which_usage_is_given_never_matters(
     plan, usage = period
 
     assert rated(plan, usage) == rated(plan, data.draw(st.permutations(usage)))
+
+
+@LIMITS
+@given(
+    period=periods(),
+    currency=st.sampled_from(["USD", "JPY", "KWD"]),
+    trial=st.sampled_from([None, *(Trial(45, includes_usage=each) for each in (True, False))]),
+    billed_before=st.sampled_from(["0", "7"]),
+)
+def test_what_plans_have_in_common_may_be_rated_once(
+    period: tuple[Plan, list[GivenUsage]], currency: str, trial: Trial | None, billed_before: str
+) -> None:
+    """Lines that are kept for the next plan are those that it would have by itself."""
+    plan, usage = period
+    other = replace(
+        plan,
+        plan_id="other",
+        base_fee=Decimal(3),
+        currency=currency,
+        trial=trial,
+        prices=plan.prices,
+    )
+    contract = replace(CONTRACT, billed_before=Decimal(billed_before))
+    terms = Terms("acme", JANUARY, None, CONTRACT, None, PREVIOUS)
+    later = replace(terms, contract=contract)
+    usages = count_given(plan, usage, spans_of(plan, terms))
+    known: KnownLines = {}
+    try:
+        together = [
+            rate_period(a_version(each), asked, usages, known)
+            for each, asked in ((plan, terms), (other, later), (plan, terms))
+        ]
+        alone = [
+            rate_period(a_version(each), asked, usages)
+            for each, asked in ((plan, terms), (other, later), (plan, terms))
+        ]
+    except InvalidInput:
+        reject()
+
+    assert together == alone
 
 
 @LIMITS

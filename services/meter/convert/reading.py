@@ -51,6 +51,7 @@ _SHORTEST = {Window.MINUTE: timedelta(minutes=1), Window.HOUR: timedelta(hours=1
 _WINDOWS_MAX = 50_000
 _TOP_MAX = 1_000
 _QUERIES_MAX = 10_000
+_CUSTOMERS_MAX = 1_000
 _WATCH_S_MAX = 3_600
 _DOMAIN = "tollkeeper.meter"
 
@@ -63,7 +64,7 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
     """
     violations = Violations()
     meter_id = violations.take("meter_id", lambda: parse_id(request.meter_id, "meter_id"))
-    customer_id = take(violations, "customer_id", check_subject_id, request.customer_id)
+    customer_ids = _parse_customers(violations, request)
     interval = violations.take("interval", lambda: _parse_usage_interval(request.interval))
     filters = _parse_filters(violations, request.filters)
     group_by = parse_group_by(violations, "group_by", request.group_by)
@@ -81,7 +82,7 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
     _check_windows(interval, window)
     return UsageQuery(
         meter_id=meter_id,
-        customer_ids=(customer_id,) if customer_id else (),
+        customer_ids=customer_ids,
         interval=interval,
         filters=filters,
         group_by=group_by,
@@ -92,6 +93,20 @@ def parse_usage_query(request: meter_service_pb2.QueryUsageRequest) -> UsageQuer
         top=request.top,
         includes_billed=request.include_billed,
     )
+
+
+def _parse_customers(
+    violations: Violations, request: meter_service_pb2.QueryUsageRequest
+) -> tuple[str, ...]:
+    customer_id = take(violations, "customer_id", check_subject_id, request.customer_id)
+    if len(request.customer_ids) > _CUSTOMERS_MAX:
+        violations.add("customer_ids", f"must have at most {_CUSTOMERS_MAX:,} customers")
+        return ()
+    for index, each in enumerate(request.customer_ids):
+        take(violations, f"customer_ids[{index}]", check_customer_id, each)
+    if customer_id and request.customer_ids:
+        violations.add("customer_ids", "must be absent where there is a customer_id")
+    return (customer_id,) if customer_id else tuple(sorted(set(request.customer_ids)))
 
 
 def _parse_anchor(request: meter_service_pb2.QueryUsageRequest) -> datetime | None:

@@ -127,12 +127,16 @@ class _Statement:
         self._aggregation = question.definition.aggregation
         # Added where they are used: PostgreSQL refuses arguments that a statement does not name.
         self._tenant_id = tenant
+        self._first_customer_id = ""
         self._columns = _VALUE_COLUMNS if self._aggregation in KEEPING_VALUES else _COLUMNS
         self._groups = [f"group_{at}" for at in range(len(self._query.group_by))]
         self._keys = ", ".join(['customer_id COLLATE "C"', "win", *self._groups_in_order()])
 
     def written(self, after: UsageKey | None, limit: int) -> str:
         """Answer the statement, for the rows after a key."""
+        if after and not self._query.top:
+            # Lest every page adds up anew what the pages before it held.
+            self._first_customer_id = after[1]
         figures = f"WITH parts AS ({' UNION ALL '.join(self._parts())}), figures AS ("
         figures += f"{self._figures()})"
         source, first = "figures", 1
@@ -262,6 +266,9 @@ class _Statement:
         ]
         if not self._query.includes_billed:
             conditions.append("NOT series.billed")
+        if self._first_customer_id:
+            first = parameters.add(self._first_customer_id, "text")
+            conditions.append(f"series.customer_id >= {first}")
         if self._query.customer_ids:
             customers = parameters.texts(self._query.customer_ids)
             conditions.append(f"series.customer_id = ANY({customers})")

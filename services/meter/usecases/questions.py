@@ -86,10 +86,10 @@ class Questions:
 
 
 def _alike(queries: Sequence[UsageQuery]) -> list[list[tuple[int, UsageQuery]]]:
-    """Gather queries that differ in the customer only; the largest of one are not those of many."""
+    """Gather those of one customer that differ in it only; its largest are not those of many."""
     gathered: dict[object, list[tuple[int, UsageQuery]]] = {}
     for index, query in enumerate(queries):
-        alone = query.top or not query.customer_ids
+        alone = query.top or len(query.customer_ids) != 1
         key: object = index if alone else replace(query, customer_ids=())
         gathered.setdefault(key, []).append((index, query))
     return [

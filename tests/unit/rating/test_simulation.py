@@ -29,6 +29,7 @@ from services.rating.simulation import (
     bucket_of,
     compare,
     contract_of,
+    tiered_prices,
     tiers_of,
     version_in_effect,
 )
@@ -143,7 +144,9 @@ def test_tiers_are_told_in_the_order_of_the_plan() -> None:
         a_price(a_graduated_price((None, "1", "0")), price_id="flat", meter_id="flat"),
     )
 
-    reached = tiers_of(plan, [rated(plan, "10", "6", "1"), rated(plan, "11", "5", "1")])
+    reached = tiers_of(
+        tiered_prices(plan), [rated(plan, "10", "6", "1"), rated(plan, "11", "5", "1")]
+    )
 
     assert reached == (("z", 2), ("a", 2))
     counted = tally(

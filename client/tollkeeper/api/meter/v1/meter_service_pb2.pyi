@@ -353,6 +353,7 @@ class QueryUsageRequest(_message.Message):
     COMPARE_PREVIOUS_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     INCLUDE_BILLED_FIELD_NUMBER: _builtins.int
+    CUSTOMER_IDS_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter. Required."""
     customer_id: _builtins.str
@@ -402,6 +403,13 @@ class QueryUsageRequest(_message.Message):
         the time zone's clock. Absent is the calendar.
         """
 
+    @_builtins.property
+    def customer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Adds up these customers only, at most 1,000, with a row for each that has
+        usage; one that is named twice counts once. Empty does not choose. Not
+        together with `customer_id`.
+        """
+
     def __init__(
         self,
         *,
@@ -418,10 +426,11 @@ class QueryUsageRequest(_message.Message):
         compare_previous: _builtins.bool = ...,
         top: _builtins.int = ...,
         include_billed: _builtins.bool = ...,
+        customer_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "compare_previous", b"compare_previous", "customer_id", b"customer_id", "filters", b"filters", "group_by", b"group_by", "include_billed", b"include_billed", "interval", b"interval", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "top", b"top", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "compare_previous", b"compare_previous", "customer_id", b"customer_id", "customer_ids", b"customer_ids", "filters", b"filters", "group_by", b"group_by", "include_billed", b"include_billed", "interval", b"interval", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "time_zone", b"time_zone", "top", b"top", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
