@@ -10,6 +10,7 @@ PERIODS = ("hour", "day", "week", "month", "year")
 BILLING, CONCURRENCY = "billing", "concurrency"
 WINDOWS = (*PERIODS, BILLING, CONCURRENCY)
 ENFORCEMENTS = ("hard", "soft", "shadow")
+OUTAGE_POLICIES = ("closed", "open", "leased")
 
 LimitId = Annotated[
     str, typer.Argument(help="The limit; leave it out with --file.", show_default=False)
@@ -36,6 +37,16 @@ Months = Annotated[int, typer.Option(help="How many months a billing period has.
 Overdraft = Annotated[str, typer.Option(help="How much beyond the capacity calls may take.")]
 Enforcement = Annotated[
     str, typer.Option(help=f"What happens without room: {', '.join(ENFORCEMENTS)}.")
+]
+Outage = Annotated[
+    str,
+    typer.Option(
+        help=f"What happens while counters cannot be reached: {', '.join(OUTAGE_POLICIES)}."
+    ),
+]
+OutageAllowance = Annotated[
+    str,
+    typer.Option(help="How much each replica lets pass in an outage with --outage leased."),
 ]
 TimeZone = Annotated[str, typer.Option(help="Whose calendar; by default UTC.")]
 Rolling = Annotated[

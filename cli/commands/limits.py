@@ -2,7 +2,7 @@
 
 from datetime import date
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import grpc
 import typer
@@ -27,6 +27,7 @@ from tollkeeper.api.quota.v1.quota_pb2 import (
     Enforcement,
     Level,
     Limit,
+    OutagePolicy,
     RollingRate,
 )
 from tollkeeper.api.quota.v1.quota_service_pb2 import (
@@ -60,6 +61,8 @@ def put(
     lifetime: options.Lifetime = False,
     overdraft: options.Overdraft = "",
     enforcement: options.Enforcement = "hard",
+    outage: options.Outage = "closed",
+    outage_allowance: options.OutageAllowance = "",
     customer: options.Customer = "",
     project: options.Project = "",
     user: options.User = "",
@@ -86,15 +89,15 @@ def put(
         limit = Limit(
             limit_id=limit_id,
             display_name=name,
-            level=Level.Value(f"LEVEL_{_one_of('--level', level, options.LEVELS).upper()}"),
+            level=_named(Level, "--level", level, options.LEVELS),
             subject=Subject(customer_id=customer, project_id=project, user_id=user, key_id=key),
             dimensions=dict(map(_parse_dimension, dimension or ())),
             units=units,
             capacity=_parse_amount("--capacity", capacity, units[0]),
             overdraft=_parse_amount("--overdraft", overdraft or "0", units[0]),
-            enforcement=Enforcement.Value(
-                "ENFORCEMENT_" + _one_of("--enforcement", enforcement, options.ENFORCEMENTS).upper()
-            ),
+            enforcement=_named(Enforcement, "--enforcement", enforcement, options.ENFORCEMENTS),
+            outage_policy=_named(OutagePolicy, "--outage", outage, options.OUTAGE_POLICIES),
+            outage_allowance=_parse_amount("--outage-allowance", outage_allowance or "0", units[0]),
             filter=only_if,
             overrides=overrides,
             plan_id=plan,
@@ -109,7 +112,7 @@ def put(
     output = Output(as_json=as_json)
     output.value({"limits": [_facts(each) for each in limits]})
     for each in limits:
-        output.say(f"limit {each.limit_id}: {_capacity(each)} {_window(each)}")
+        output.say(f"limit {each.limit_id}: {_capacity(each)} {_window(each)}{_outage(each)}")
 
 
 @app.command()
@@ -282,6 +285,12 @@ def _parse_amount(option: str, text: str, unit: str) -> int:
         raise CommandError(f"{option}: {error}") from None
 
 
+def _named(values: Any, option: str, text: str, words: tuple[str, ...]) -> Any:  # noqa: ANN401 - any enumeration of the contract.
+    """Find the value of an enumeration whose name ends with a word."""
+    word = _one_of(option, text, words).upper()
+    return next(value for name, value in values.items() if name.endswith(f"_{word}"))
+
+
 def _one_of(option: str, text: str, words: tuple[str, ...]) -> str:
     if text not in words:
         raise CommandError(f"{option} {text!r} is none of {', '.join(words)}")
@@ -318,6 +327,17 @@ def _coverage(limit: Limit) -> str:
 
 def _capacity(limit: Limit) -> str:
     return f"{from_quanta(limit.units[0], limit.capacity):,} {'+'.join(limit.units)}"
+
+
+def _outage(limit: Limit) -> str:
+    match limit.outage_policy:
+        case OutagePolicy.OUTAGE_POLICY_OPEN:
+            return "; in an outage all"
+        case OutagePolicy.OUTAGE_POLICY_LEASED:
+            allowance = from_quanta(limit.units[0], limit.outage_allowance)
+            return f"; in an outage {allowance:,} at each replica"
+        case _:
+            return ""
 
 
 def _window(limit: Limit) -> str:

@@ -214,6 +214,10 @@ async def test_limits_of_every_window_are_put_from_options(shell: Shell) -> None
             ("balance", "--capacity", 20, "--lifetime", "--overdraft", 5),
             ("bill", "--capacity", 9, "--per", "billing", "--anchor", "2026-01-31"),
             ("flying", "--capacity", 2, "--per", "concurrency", "--enforcement", "shadow"),
+            (
+                *("leased", "--capacity", 9, "--per", "day"),
+                *("--outage", "leased", "--outage-allowance", 3),
+            ),
         )
     ]
 
@@ -221,6 +225,7 @@ async def test_limits_of_every_window_are_put_from_options(shell: Shell) -> None
         ["limit balance: 20 requests once, and 5 beyond"],
         ["limit bill: 9 requests each month from the 31., UTC"],
         ["limit flying: 2 holds at once"],
+        ["limit leased: 9 requests each day, UTC; in an outage 3 at each replica"],
     ]
 
 

@@ -42,6 +42,11 @@ REFUSED = [
         "limits put a --capacity 1 --per day --lifetime",
         "--lifetime stands alone: what has one has no window",
     ),
+    Refused(
+        "no outage policy",
+        "limits put a --capacity 1 --per day --outage often",
+        "--outage 'often' is none of closed, open, leased",
+    ),
     Refused("no limit", "limits put", "name either a limit or a file of limits by --file"),
     Refused("limit and file", "limits put a --file b.yaml", "name either a limit or a file of"),
     Refused(
