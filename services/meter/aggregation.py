@@ -134,6 +134,14 @@ class MeterSet:
             return plain(Decimal(amount))
         return amount
 
+    def counted(self, event: IncomingEvent) -> Amount | None:
+        """Answer what the version of an event's time counts of it; nothing where that is a text."""
+        for part in self.contributions(event.type, event.dimensions):
+            if covers(part.meter, event.time_us):
+                amount = self.amount(part, event)
+                return None if isinstance(amount, str) else amount
+        return None
+
     def _contribution(self, meter: Meter, group: tuple[str, ...]) -> Contribution:
         key = (meter.meter_id, meter.version, group)
         made = self._made.get(key)
@@ -144,6 +152,13 @@ class MeterSet:
                 meter, group, definition.quantity, not simple, *counted_us(meter)
             )
         return made
+
+
+def covers(meter: Meter, time_us: int) -> bool:
+    """Tell whether a version is the one of this time, counted yet or not."""
+    start, end = meter.effective_time, meter.end_time
+    is_begun = start is None or microseconds(start) <= time_us
+    return is_begun and (end is None or time_us < microseconds(end))
 
 
 def counted_us(meter: Meter) -> tuple[int, int]:

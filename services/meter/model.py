@@ -81,11 +81,12 @@ class IncomingEvent(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """A usage event as it was taken, and when."""
+    """A usage event as it was taken, and when; perhaps with what a meter counts of it."""
 
     event: UsageEvent
     ingest_time: datetime
     billed: bool = False
+    counted: Amount | None = None
 
 
 class LateEvent(NamedTuple):

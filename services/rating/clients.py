@@ -6,7 +6,7 @@ long for an answer, and to guess what was used when there is none.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -46,7 +46,6 @@ _WINDOWS = {
     Grain.EVENT: UsageWindow.USAGE_WINDOW_UNSPECIFIED,
 }
 _ADDING_UP = frozenset({meter_pb2.AGGREGATION_SUM, meter_pb2.AGGREGATION_COUNT})
-_ZERO = Decimal(0)
 _ONE = Decimal(1)
 _RETRY_AFTER = timedelta(seconds=1)
 
@@ -218,6 +217,8 @@ class MeterClient:
     ) -> tuple[tuple[CustomerEvent, ...], str]:
         """Answer a page of the events of a customer, or of all, and what asks for the next.
 
+        History that was billed elsewhere is left out.
+
         Raises:
             Unavailable: METER_UNAVAILABLE, the meter service does not answer.
         """
@@ -231,9 +232,8 @@ class MeterClient:
             page = await self._stub.ListEvents(
                 request, metadata=self._identity.metadata(tenant, _SCOPES), timeout=_TIMEOUT_S
             )
-        return tuple(
-            _parse_customer_event(each.event) for each in page.events
-        ), page.next_page_token
+        events = tuple(_parse_customer_event(each.event) for each in page.events if not each.billed)
+        return events, page.next_page_token
 
     async def _query_usage(self, tenant: str, request: QueryUsageRequest) -> QueryUsageResponse:
         async with self._calling():
@@ -245,6 +245,8 @@ class MeterClient:
         self, tenant: str, meter: Meter, customer_id: str, interval: Interval, reading: Reading
     ) -> tuple[UsageEntry, ...]:
         """Answer the single events of a customer that a meter counts, ordered by time.
+
+        History that was billed elsewhere is left out, as it is from usage.
 
         Raises:
             Unavailable: METER_UNAVAILABLE, the meter service does not answer.
@@ -264,9 +266,10 @@ class MeterClient:
                     timeout=_TIMEOUT_S,
                 )
             entries.extend(
-                _parse_event(stored.event, meter)
+                entry
                 for stored in page.events
-                if matches(reading.dimensions, stored.event.dimensions)
+                if not stored.billed and matches(reading.dimensions, stored.event.dimensions)
+                for entry in _parse_event(stored, meter)
             )
             request.page_token = page.next_page_token
             if not page.next_page_token:
@@ -336,14 +339,22 @@ def _parse_customer_event(event: meter_pb2.UsageEvent) -> CustomerEvent:
     )
 
 
-def _parse_event(event: meter_pb2.UsageEvent, meter: Meter) -> UsageEntry:
+def _parse_event(stored: meter_pb2.StoredEvent, meter: Meter) -> Iterator[UsageEntry]:
+    """Read an event with what the meter counts of it; one of which it counts nothing is none."""
+    event = stored.event
     quantities = {
         name: parse_decimal(text, f"quantities.{name}") for name, text in event.quantities.items()
     }
-    counted = _ONE if meter.quantity is None else quantities.get(meter.quantity, _ZERO)
-    return UsageEntry(
-        quantity=counted,
-        dimensions=dict(event.dimensions),
-        time=parse_time(event.time, "event.time"),
-        quantities=quantities,
-    )
+    counted: Decimal | None
+    if stored.HasField("counted_quantity"):
+        written = stored.counted_quantity.value
+        counted = parse_decimal(written, "counted_quantity", max_digits=_USAGE_DIGITS_MAX)
+    else:
+        counted = _ONE if meter.quantity is None else quantities.get(meter.quantity)
+    if counted is not None:
+        yield UsageEntry(
+            quantity=counted,
+            dimensions=dict(event.dimensions),
+            time=parse_time(event.time, "event.time"),
+            quantities=quantities,
+        )

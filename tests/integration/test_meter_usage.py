@@ -14,6 +14,7 @@ from kit.interval import Interval
 from kit.rpc.wire import parse_interval, render_interval
 from kit.settings import ServiceSettings
 from tests.meter_world import NOON, TODAY, World, a_meter, an_event, meter_world
+from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
 MICROSECOND = timedelta(microseconds=1)
@@ -282,6 +283,46 @@ async def test_events_are_listed_by_time_source_and_id(world: World) -> None:
     assert await listed(world, meter_id="tokens") == ["a", "b", "c"]
     assert await listed(world, meter_id="calls", customer_id="acme") == ["e", "b", "c"]
     assert await listed(world, meter_id="calls", type="image.call") == []
+
+
+async def test_a_listed_event_says_what_the_meter_counts_of_it(world: World) -> None:
+    """Each by the version of its time: a quantity, 1, what is derived, or nothing."""
+    await world.put_meter(a_meter("calls", quantity=""))
+    who = a_meter("who", quantity="")
+    who.aggregation, who.unique_by = meter_pb2.AGGREGATION_UNIQUE_COUNT, "subject.user_id"
+    await world.put_meter(who)
+    billable = a_meter("billable", quantity="", filters={"model": ["large"]})
+    billable.aggregation = meter_pb2.AGGREGATION_SUM
+    billable.expression = "sub(quantities.tokens, quantities.cached)"
+    await world.put_meter(billable)
+    world.clock.advance(HOUR)
+    billable.expression = "mul(quantities.tokens, 3)"
+    billable.filters["model"].values.append("small")
+    await world.put_meter(billable, request_id="again")
+    cached = {"tokens": "10", "cached": "4"}
+    await world.ingest(
+        an_event("a", quantities=cached, dimensions={"model": "large"}),
+        an_event("b", quantities={"tokens": "7"}, dimensions={"model": "large"}),
+        an_event("c", quantities=cached, dimensions={"model": "small"}),
+        an_event("d", quantities=cached, dimensions={"model": "small"}, time=NOON + HOUR),
+    )
+
+    async def counted(meter_id: str) -> dict[str, str | None]:
+        return {
+            stored.event.event_id: stored.counted_quantity.value
+            if stored.HasField("counted_quantity")
+            else None
+            for stored in await world.events(meter_id=meter_id)
+        }
+
+    assert await counted("billable") == {"a": "6", "b": None, "d": "30"}
+    assert await counted("tokens") == {"a": "10", "b": "7", "c": "10", "d": "10"}
+    assert await counted("calls") == {"a": "1", "b": "1", "c": "1", "d": "1"}
+    assert await counted("who") == {"a": None, "b": None, "c": None, "d": None}
+    assert await counted("") == {"a": None, "b": None, "c": None, "d": None}
+    assert await world.usage("billable", interval=Interval(NOON, NOON + 2 * HOUR)) == [
+        ("acme", "36", 2)
+    ]
 
 
 async def test_events_come_in_pages_though_times_are_equal(world: World) -> None:

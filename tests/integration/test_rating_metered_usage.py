@@ -22,6 +22,7 @@ from tests.rating_world import (
 )
 from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1.meter_service_pb2 import (
+    ImportUsageRequest,
     IngestEventsRequest,
     QueryUsageRequest,
 )
@@ -261,4 +262,80 @@ async def test_a_count_without_a_unit_counts_events(world: World) -> None:
     assert [(line.quantity.value, line.unit) for line in rating.lines] == [
         ("2", "event"),
         ("200", "tokens"),
+    ]
+
+
+BY_EVENTS = """
+    plan_id: "calls" currency: "USD"
+    prices {
+      price_id: "size" meter_id: "fresh" dimensions { key: "model" value: "large" }
+      context_tiers {
+        context_quantity: "tokens"
+        tiers { up_to { value: "100" } amount { value: "1" } } tiers { amount { value: "2" } }
+      }
+    }
+    prices {
+      price_id: "share" meter_id: "fresh"
+      percentage { rate_percent { value: "10" } minimum_amount { value: "5" } }
+    }
+"""
+
+
+async def test_events_are_priced_by_the_quantity_that_their_meter_derives(world: World) -> None:
+    """Single events come to what the meter says in total; one for which it fails is none."""
+    fresh = a_meter_message("fresh", "model")
+    fresh.quantity, fresh.expression = "", "sub(quantities.tokens, decimal(dimensions.cached))"
+    await world.put_meter(fresh)
+    await world.put_plan(Parse(BY_EVENTS, plan_pb2.Plan()))
+    await ingest(
+        world,
+        an_event("small", "100", START, model="large", cached="60"),
+        an_event("large", "101", START, model="large", cached="1"),
+        an_event("fails", "500", START, model="large"),
+        an_event("other", "80", START, model="tiny", cached="10"),
+    )
+
+    rating = await world.rate('plan_id: "calls"')
+    usage = await world.ask(
+        "meter.QueryUsage",
+        QueryUsageRequest(meter_id="fresh", interval=a_rate_request().period, group_by=["model"]),
+    )
+
+    lines = {line.price_id: (line.quantity.value, line.amount.units) for line in rating.lines}
+    assert lines == {"size": ("140", 40 + 200), "share": ("70", 7)}
+    assert [row.quantity.value for row in usage.rows] == ["140", "70"]
+
+
+async def test_history_that_was_billed_elsewhere_is_not_billed_event_by_event(
+    world: World,
+) -> None:
+    """As in totals, only what came in by itself counts."""
+    plan = Parse(BY_EVENTS.replace('"fresh"', '"tokens"'), plan_pb2.Plan())
+    await world.put_plan(plan)
+    await ingest(world, an_event("new", "50", START, model="large"))
+    imported = an_event("old", "70", START, model="large")
+    await world.ask("meter.ImportUsage", ImportUsageRequest(events=[imported]))
+
+    rating = await world.rate('plan_id: "calls"')
+
+    assert [(line.quantity.value, line.amount.units) for line in rating.lines] == [
+        ("50", 50),
+        ("0", 0),
+    ]
+
+
+async def test_what_a_meter_tells_apart_is_not_priced_event_by_event(world: World) -> None:
+    """A unique count is no sum of events; the plan is refused, and the price named."""
+    users = a_meter_message("users", "model")
+    users.aggregation, users.quantity = meter_pb2.AGGREGATION_UNIQUE_COUNT, ""
+    users.unique_by = "subject.user_id"
+    await world.put_meter(users)
+    plan = Parse(BY_EVENTS.replace('"fresh"', '"users"'), plan_pb2.Plan())
+
+    refusal = await world.refusal("PutPlan", messages.PutPlanRequest(request_id="1", plan=plan))
+
+    assert (type(refusal), refusal.reason) == (Precondition, "METER_NOT_ADDITIVE")
+    assert [violation.field for violation in refusal.violations] == [
+        "plan.prices[0].meter_id",
+        "plan.prices[1].meter_id",
     ]

@@ -18,7 +18,7 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from kit.decimals import parse_decimal, plain
 from kit.errors import InvalidInput, Violation
-from kit.rpc.wire import render_time
+from kit.rpc.wire import render_decimal, render_time
 from services.meter.convert.fields import (
     Bad,
     check_customer_id,
@@ -178,6 +178,9 @@ def render_event(stored: StoredEvent) -> meter_pb2.StoredEvent:
         event=render_usage_event(stored.event),
         ingest_time=render_time(stored.ingest_time),
         billed=stored.billed,
+        counted_quantity=None
+        if stored.counted is None
+        else render_decimal(Decimal(stored.counted)),
     )
 
 

@@ -13,10 +13,12 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     Text,
+    and_,
     cast,
     func,
     literal,
     literal_column,
+    or_,
     select,
     tuple_,
 )
@@ -257,14 +259,14 @@ async def list_events(
     transaction: AsyncConnection,
     tenant: str,
     query: EventQuery,
-    meter: Meter | None,
+    meters: Sequence[Meter],
     *,
     after: EventKey | None,
     limit: int,
 ) -> list[StoredEvent]:
-    """Load events in their order; `meter` keeps only those that it counts."""
+    """Load events in their order; the versions of a meter keep only those that they count."""
     order: list[ColumnElement[Any]] = [_event.time, _event.source, _event.event_id]
-    conditions = [_event.tenant_id == tenant, *(counted_by(meter) if meter else ())]
+    conditions = [_event.tenant_id == tenant, *(_counted_by(meters) if meters else ())]
     if query.customer_id:
         conditions.append(_event.customer_id == query.customer_id)
     if query.type:
@@ -275,7 +277,7 @@ async def list_events(
     if after:
         values = (literal(value, key.type) for key, value in zip(order, after, strict=True))
         conditions.append(tuple_(*order) > tuple_(*values))
-    if query.customer_id or query.type or meter:
+    if query.customer_id or query.type or meters:
         # The same order and bounds, as the indexes by customer and by type have them.
         order = [minute, *order]
         conditions += _within_minutes(query.interval, after)
@@ -298,10 +300,23 @@ def _within_minutes(interval: Interval | None, after: EventKey | None) -> list[C
     return [*bounds, minute < interval.end] if interval else bounds
 
 
-def counted_by(meter: Meter) -> list[ColumnElement[bool]]:
+def _counted_by(meters: Sequence[Meter]) -> list[ColumnElement[bool]]:
     """Say in SQL which events a meter counts, save where an expression decides."""
+    if len(meters) == 1:
+        return _counted_by_version(meters[0])
+    # The type by itself as well, for the index.
+    types = sorted({meter.definition.event_type for meter in meters})
+    versions = (and_(*_counted_by_version(meter)) for meter in meters)
+    return [_event.type.in_(types), or_(*versions)]
+
+
+def _counted_by_version(meter: Meter) -> list[ColumnElement[bool]]:
     definition = meter.definition
     conditions = [_event.type == definition.event_type]
+    if meter.effective_time:
+        conditions.append(_event.time >= meter.effective_time)
+    if meter.end_time:
+        conditions.append(_event.time < meter.end_time)
     conditions.extend(dimension(key).in_(values) for key, values in definition.filters)
     if definition.quantity:
         conditions.append(_event.quantities.op("->>")(definition.quantity).is_not(None))

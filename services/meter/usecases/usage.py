@@ -12,7 +12,7 @@ from kit.interval import Interval
 from kit.paging import Page
 from kit.postgres import Database
 from kit.telemetry import traced
-from services.meter.aggregation import check_counted, check_dimensions
+from services.meter.aggregation import MeterSet, check_counted, check_dimensions
 from services.meter.model import (
     Aggregation,
     EventQuery,
@@ -24,6 +24,7 @@ from services.meter.model import (
     UsageSummary,
 )
 from services.meter.store.events import EventKey, list_events
+from services.meter.store.reading import counted_event
 from services.meter.store.summaries import SummaryKey, summarize_usage
 from services.meter.store.usage import Found, Question, UsageKey, add_up_usage
 from services.meter.store.weighted import add_up_weighted_usage
@@ -130,7 +131,7 @@ class Usage:
     async def list_events(
         self, tenant: str, query: EventQuery, size: int, page_token: str
     ) -> Page[StoredEvent]:
-        """List events by time, source and id.
+        """List events by time, source and id; with a meter, each with what that counts of it.
 
         Raises:
             InvalidInput: INVALID_PAGE_TOKEN.
@@ -139,15 +140,24 @@ class Usage:
         listing = f"events {query}"
         after = read_page_token(page_token, listing, _event_key)
         async with self._database.transaction(tenant) as transaction:
-            meter = (
-                (await existing_versions(transaction, tenant, query.meter_id))[-1]
+            meters = (
+                await existing_versions(transaction, tenant, query.meter_id)
                 if query.meter_id
-                else None
+                else ()
             )
             found = await list_events(
-                transaction, tenant, query, meter, after=after, limit=size + 1
+                transaction, tenant, query, meters, after=after, limit=size + 1
             )
+        if meters:
+            found = _with_counted(found, MeterSet(meters))
         return page_of(found, size, listing, _event_texts)
+
+
+def _with_counted(found: Sequence[StoredEvent], meters: MeterSet) -> list[StoredEvent]:
+    return [
+        stored._replace(counted=meters.counted(counted_event(stored.event, billed=stored.billed)))
+        for stored in found
+    ]
 
 
 def event_not_found(identity: Identity) -> NotFound:

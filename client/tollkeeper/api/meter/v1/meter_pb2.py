@@ -28,7 +28,7 @@ from google.type import interval_pb2 as google_dot_type_dot_interval__pb2
 from tollkeeper.api.type.v1 import subject_pb2 as tollkeeper_dot_api_dot_type_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollkeeper/api/meter/v1/meter.proto\x12\x17tollkeeper.api.meter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a$tollkeeper/api/type/v1/subject.proto\"\x90\x03\n\nUsageEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x30\n\x07subject\x18\x03 \x01(\x0b\x32\x1f.tollkeeper.api.type.v1.Subject\x12\x0c\n\x04type\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12G\n\ndimensions\x18\x06 \x03(\x0b\x32\x33.tollkeeper.api.meter.v1.UsageEvent.DimensionsEntry\x12G\n\nquantities\x18\x07 \x03(\x0b\x32\x33.tollkeeper.api.meter.v1.UsageEvent.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\x0bStoredEvent\x12\x32\n\x05\x65vent\x18\x01 \x01(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\x12/\n\x0bingest_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62illed\x18\x03 \x01(\x08\"\xcb\x01\n\rEventRevision\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\x33\n\x04kind\x18\x02 \x01(\x0e\x32%.tollkeeper.api.meter.v1.RevisionKind\x12\x32\n\x05\x65vent\x18\x03 \x01(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x08Rounding\x12\x33\n\x04mode\x18\x01 \x01(\x0e\x32%.tollkeeper.api.meter.v1.RoundingMode\x12\x11\n\tprecision\x18\x02 \x01(\x05\"!\n\x0f\x44imensionValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xaf\x05\n\x05Meter\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\x12\x39\n\x0b\x61ggregation\x18\x04 \x01(\x0e\x32$.tollkeeper.api.meter.v1.Aggregation\x12\x10\n\x08quantity\x18\x05 \x01(\t\x12<\n\x07\x66ilters\x18\x06 \x03(\x0b\x32+.tollkeeper.api.meter.v1.Meter.FiltersEntry\x12\x10\n\x08group_by\x18\x07 \x03(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x12\n\nexpression\x18\t \x01(\t\x12\x11\n\tunique_by\x18\n \x01(\t\x12(\n\npercentile\x18\x0b \x01(\x0b\x32\x14.google.type.Decimal\x12\x33\n\x08rounding\x18\x0c \x01(\x0b\x32!.tollkeeper.api.meter.v1.Rounding\x12\x34\n\ttime_unit\x18\r \x01(\x0e\x32!.tollkeeper.api.meter.v1.TimeUnit\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x15 \x01(\x03\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08\x62\x61\x63kfill\x18\x17 \x01(\x0b\x32!.tollkeeper.api.meter.v1.Backfill\x1aX\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x37\n\x05value\x18\x02 \x01(\x0b\x32(.tollkeeper.api.meter.v1.DimensionValues:\x02\x38\x01\"_\n\x08\x42\x61\x63kfill\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x30\n\x0c\x63ounted_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07percent\x18\x03 \x01(\x05\"\xbf\x02\n\x08UsageRow\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\'\n\x08interval\x18\x02 \x01(\x0b\x32\x15.google.type.Interval\x12;\n\x05group\x18\x03 \x03(\x0b\x32,.tollkeeper.api.meter.v1.UsageRow.GroupEntry\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12/\n\x11previous_quantity\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12\x1c\n\x14previous_event_count\x18\x07 \x01(\x03\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd1\x02\n\x0cUsageSummary\x12\x30\n\x07subject\x18\x01 \x01(\x0b\x32\x1f.tollkeeper.api.type.v1.Subject\x12I\n\ndimensions\x18\x02 \x03(\x0b\x32\x35.tollkeeper.api.meter.v1.UsageSummary.DimensionsEntry\x12I\n\nquantities\x18\x03 \x03(\x0b\x32\x35.tollkeeper.api.meter.v1.UsageSummary.QuantitiesEntry\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*~\n\x0cRevisionKind\x12\x1d\n\x19REVISION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16REVISION_KIND_ORIGINAL\x10\x01\x12\x19\n\x15REVISION_KIND_AMENDED\x10\x02\x12\x18\n\x14REVISION_KIND_VOIDED\x10\x03*\x89\x02\n\x0b\x41ggregation\x12\x1b\n\x17\x41GGREGATION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41GGREGATION_SUM\x10\x01\x12\x15\n\x11\x41GGREGATION_COUNT\x10\x02\x12\x13\n\x0f\x41GGREGATION_MIN\x10\x03\x12\x13\n\x0f\x41GGREGATION_MAX\x10\x04\x12\x17\n\x13\x41GGREGATION_AVERAGE\x10\x05\x12\x1c\n\x18\x41GGREGATION_UNIQUE_COUNT\x10\x06\x12\x16\n\x12\x41GGREGATION_LATEST\x10\x07\x12\x1c\n\x18\x41GGREGATION_WEIGHTED_SUM\x10\x08\x12\x1a\n\x16\x41GGREGATION_PERCENTILE\x10\t*w\n\x0cRoundingMode\x12\x1d\n\x19ROUNDING_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUNDING_MODE_ROUND\x10\x01\x12\x16\n\x12ROUNDING_MODE_CEIL\x10\x02\x12\x17\n\x13ROUNDING_MODE_FLOOR\x10\x03*x\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10TIME_UNIT_SECOND\x10\x01\x12\x14\n\x10TIME_UNIT_MINUTE\x10\x02\x12\x12\n\x0eTIME_UNIT_HOUR\x10\x03\x12\x11\n\rTIME_UNIT_DAY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollkeeper/api/meter/v1/meter.proto\x12\x17tollkeeper.api.meter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a$tollkeeper/api/type/v1/subject.proto\"\x90\x03\n\nUsageEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x30\n\x07subject\x18\x03 \x01(\x0b\x32\x1f.tollkeeper.api.type.v1.Subject\x12\x0c\n\x04type\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12G\n\ndimensions\x18\x06 \x03(\x0b\x32\x33.tollkeeper.api.meter.v1.UsageEvent.DimensionsEntry\x12G\n\nquantities\x18\x07 \x03(\x0b\x32\x33.tollkeeper.api.meter.v1.UsageEvent.QuantitiesEntry\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb2\x01\n\x0bStoredEvent\x12\x32\n\x05\x65vent\x18\x01 \x01(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\x12/\n\x0bingest_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62illed\x18\x03 \x01(\x08\x12.\n\x10\x63ounted_quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\"\xcb\x01\n\rEventRevision\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\x33\n\x04kind\x18\x02 \x01(\x0e\x32%.tollkeeper.api.meter.v1.RevisionKind\x12\x32\n\x05\x65vent\x18\x03 \x01(\x0b\x32#.tollkeeper.api.meter.v1.UsageEvent\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x08Rounding\x12\x33\n\x04mode\x18\x01 \x01(\x0e\x32%.tollkeeper.api.meter.v1.RoundingMode\x12\x11\n\tprecision\x18\x02 \x01(\x05\"!\n\x0f\x44imensionValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xaf\x05\n\x05Meter\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\x12\x39\n\x0b\x61ggregation\x18\x04 \x01(\x0e\x32$.tollkeeper.api.meter.v1.Aggregation\x12\x10\n\x08quantity\x18\x05 \x01(\t\x12<\n\x07\x66ilters\x18\x06 \x03(\x0b\x32+.tollkeeper.api.meter.v1.Meter.FiltersEntry\x12\x10\n\x08group_by\x18\x07 \x03(\t\x12\x0c\n\x04unit\x18\x08 \x01(\t\x12\x12\n\nexpression\x18\t \x01(\t\x12\x11\n\tunique_by\x18\n \x01(\t\x12(\n\npercentile\x18\x0b \x01(\x0b\x32\x14.google.type.Decimal\x12\x33\n\x08rounding\x18\x0c \x01(\x0b\x32!.tollkeeper.api.meter.v1.Rounding\x12\x34\n\ttime_unit\x18\r \x01(\x0e\x32!.tollkeeper.api.meter.v1.TimeUnit\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x15 \x01(\x03\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08\x62\x61\x63kfill\x18\x17 \x01(\x0b\x32!.tollkeeper.api.meter.v1.Backfill\x1aX\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x37\n\x05value\x18\x02 \x01(\x0b\x32(.tollkeeper.api.meter.v1.DimensionValues:\x02\x38\x01\"_\n\x08\x42\x61\x63kfill\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x30\n\x0c\x63ounted_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07percent\x18\x03 \x01(\x05\"\xbf\x02\n\x08UsageRow\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\'\n\x08interval\x18\x02 \x01(\x0b\x32\x15.google.type.Interval\x12;\n\x05group\x18\x03 \x03(\x0b\x32,.tollkeeper.api.meter.v1.UsageRow.GroupEntry\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12/\n\x11previous_quantity\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12\x1c\n\x14previous_event_count\x18\x07 \x01(\x03\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd1\x02\n\x0cUsageSummary\x12\x30\n\x07subject\x18\x01 \x01(\x0b\x32\x1f.tollkeeper.api.type.v1.Subject\x12I\n\ndimensions\x18\x02 \x03(\x0b\x32\x35.tollkeeper.api.meter.v1.UsageSummary.DimensionsEntry\x12I\n\nquantities\x18\x03 \x03(\x0b\x32\x35.tollkeeper.api.meter.v1.UsageSummary.QuantitiesEntry\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x1a\x31\n\x0f\x44imensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fQuantitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*~\n\x0cRevisionKind\x12\x1d\n\x19REVISION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16REVISION_KIND_ORIGINAL\x10\x01\x12\x19\n\x15REVISION_KIND_AMENDED\x10\x02\x12\x18\n\x14REVISION_KIND_VOIDED\x10\x03*\x89\x02\n\x0b\x41ggregation\x12\x1b\n\x17\x41GGREGATION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41GGREGATION_SUM\x10\x01\x12\x15\n\x11\x41GGREGATION_COUNT\x10\x02\x12\x13\n\x0f\x41GGREGATION_MIN\x10\x03\x12\x13\n\x0f\x41GGREGATION_MAX\x10\x04\x12\x17\n\x13\x41GGREGATION_AVERAGE\x10\x05\x12\x1c\n\x18\x41GGREGATION_UNIQUE_COUNT\x10\x06\x12\x16\n\x12\x41GGREGATION_LATEST\x10\x07\x12\x1c\n\x18\x41GGREGATION_WEIGHTED_SUM\x10\x08\x12\x1a\n\x16\x41GGREGATION_PERCENTILE\x10\t*w\n\x0cRoundingMode\x12\x1d\n\x19ROUNDING_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUNDING_MODE_ROUND\x10\x01\x12\x16\n\x12ROUNDING_MODE_CEIL\x10\x02\x12\x17\n\x13ROUNDING_MODE_FLOOR\x10\x03*x\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10TIME_UNIT_SECOND\x10\x01\x12\x14\n\x10TIME_UNIT_MINUTE\x10\x02\x12\x12\n\x0eTIME_UNIT_HOUR\x10\x03\x12\x11\n\rTIME_UNIT_DAY\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,14 +47,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGESUMMARY_DIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_USAGESUMMARY_QUANTITIESENTRY']._loaded_options = None
   _globals['_USAGESUMMARY_QUANTITIESENTRY']._serialized_options = b'8\001'
-  _globals['_REVISIONKIND']._serialized_start=2500
-  _globals['_REVISIONKIND']._serialized_end=2626
-  _globals['_AGGREGATION']._serialized_start=2629
-  _globals['_AGGREGATION']._serialized_end=2894
-  _globals['_ROUNDINGMODE']._serialized_start=2896
-  _globals['_ROUNDINGMODE']._serialized_end=3015
-  _globals['_TIMEUNIT']._serialized_start=3017
-  _globals['_TIMEUNIT']._serialized_end=3137
+  _globals['_REVISIONKIND']._serialized_start=2548
+  _globals['_REVISIONKIND']._serialized_end=2674
+  _globals['_AGGREGATION']._serialized_start=2677
+  _globals['_AGGREGATION']._serialized_end=2942
+  _globals['_ROUNDINGMODE']._serialized_start=2944
+  _globals['_ROUNDINGMODE']._serialized_end=3063
+  _globals['_TIMEUNIT']._serialized_start=3065
+  _globals['_TIMEUNIT']._serialized_end=3185
   _globals['_USAGEEVENT']._serialized_start=191
   _globals['_USAGEEVENT']._serialized_end=591
   _globals['_USAGEEVENT_DIMENSIONSENTRY']._serialized_start=491
@@ -62,25 +62,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGEEVENT_QUANTITIESENTRY']._serialized_start=542
   _globals['_USAGEEVENT_QUANTITIESENTRY']._serialized_end=591
   _globals['_STOREDEVENT']._serialized_start=594
-  _globals['_STOREDEVENT']._serialized_end=724
-  _globals['_EVENTREVISION']._serialized_start=727
-  _globals['_EVENTREVISION']._serialized_end=930
-  _globals['_ROUNDING']._serialized_start=932
-  _globals['_ROUNDING']._serialized_end=1014
-  _globals['_DIMENSIONVALUES']._serialized_start=1016
-  _globals['_DIMENSIONVALUES']._serialized_end=1049
-  _globals['_METER']._serialized_start=1052
-  _globals['_METER']._serialized_end=1739
-  _globals['_METER_FILTERSENTRY']._serialized_start=1651
-  _globals['_METER_FILTERSENTRY']._serialized_end=1739
-  _globals['_BACKFILL']._serialized_start=1741
-  _globals['_BACKFILL']._serialized_end=1836
-  _globals['_USAGEROW']._serialized_start=1839
-  _globals['_USAGEROW']._serialized_end=2158
-  _globals['_USAGEROW_GROUPENTRY']._serialized_start=2114
-  _globals['_USAGEROW_GROUPENTRY']._serialized_end=2158
-  _globals['_USAGESUMMARY']._serialized_start=2161
-  _globals['_USAGESUMMARY']._serialized_end=2498
+  _globals['_STOREDEVENT']._serialized_end=772
+  _globals['_EVENTREVISION']._serialized_start=775
+  _globals['_EVENTREVISION']._serialized_end=978
+  _globals['_ROUNDING']._serialized_start=980
+  _globals['_ROUNDING']._serialized_end=1062
+  _globals['_DIMENSIONVALUES']._serialized_start=1064
+  _globals['_DIMENSIONVALUES']._serialized_end=1097
+  _globals['_METER']._serialized_start=1100
+  _globals['_METER']._serialized_end=1787
+  _globals['_METER_FILTERSENTRY']._serialized_start=1699
+  _globals['_METER_FILTERSENTRY']._serialized_end=1787
+  _globals['_BACKFILL']._serialized_start=1789
+  _globals['_BACKFILL']._serialized_end=1884
+  _globals['_USAGEROW']._serialized_start=1887
+  _globals['_USAGEROW']._serialized_end=2206
+  _globals['_USAGEROW_GROUPENTRY']._serialized_start=2162
+  _globals['_USAGEROW_GROUPENTRY']._serialized_end=2206
+  _globals['_USAGESUMMARY']._serialized_start=2209
+  _globals['_USAGESUMMARY']._serialized_end=2546
   _globals['_USAGESUMMARY_DIMENSIONSENTRY']._serialized_start=491
   _globals['_USAGESUMMARY_DIMENSIONSENTRY']._serialized_end=540
   _globals['_USAGESUMMARY_QUANTITIESENTRY']._serialized_start=542

@@ -295,6 +295,7 @@ class StoredEvent(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     INGEST_TIME_FIELD_NUMBER: _builtins.int
     BILLED_FIELD_NUMBER: _builtins.int
+    COUNTED_QUANTITY_FIELD_NUMBER: _builtins.int
     billed: _builtins.bool
     """It is history that was billed elsewhere."""
     @_builtins.property
@@ -305,16 +306,24 @@ class StoredEvent(_message.Message):
     def ingest_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
 
+    @_builtins.property
+    def counted_quantity(self) -> _decimal_pb2.Decimal:
+        """What the meter of the question counts of the event: 1, one of its quantities,
+        or what the expression derives. Absent without a meter, where the expression
+        fails, and where the meter tells values apart.
+        """
+
     def __init__(
         self,
         *,
         event: Global___UsageEvent | None = ...,
         ingest_time: _timestamp_pb2.Timestamp | None = ...,
         billed: _builtins.bool = ...,
+        counted_quantity: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_quantity", b"counted_quantity", "event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billed", b"billed", "counted_quantity", b"counted_quantity", "event", b"event", "ingest_time", b"ingest_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

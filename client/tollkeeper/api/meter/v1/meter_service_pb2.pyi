@@ -720,9 +720,9 @@ class ListEventsRequest(_message.Message):
     page_token: _builtins.str
     """The token of the previous answer; empty for the first page."""
     meter_id: _builtins.str
-    """Lists only events that this meter counts, as it is defined now; where its
-    quantity is derived, also those for which the expression fails. Empty lists
-    all.
+    """Lists only events that this meter counts, each by the version of its time;
+    where its quantity is derived, also those for which the expression fails.
+    Empty lists all.
     """
     @_builtins.property
     def interval(self) -> _interval_pb2.Interval:
