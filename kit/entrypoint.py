@@ -1,5 +1,7 @@
 """`python -m services.<name> serve | migrate | check`: the same for every service.
 
+A service may have more commands, which run once and end.
+
 Refuses to show a traceback for what a person can mend: one line, and exit code 2 for bad
 settings, 1 for everything else.
 """
@@ -11,7 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import uvloop
 
@@ -24,6 +27,10 @@ from kit.rpc.server import Hosted
 from kit.settings import BadSettings, ServiceSettings, load_migration_settings, load_settings
 
 Build = Callable[[ServiceSettings, Clock], Awaitable[Hosted]]
+More = Mapping[str, Callable[[ServiceSettings, Clock], Awaitable[None]]]
+"""Further commands of a service by their names."""
+
+_NO_MORE: More = MappingProxyType({})
 
 _BAD_SETTINGS_EXIT = 2
 _CANNOT_START_EXIT = 1
@@ -31,24 +38,25 @@ _READ_BYTES = 4096
 _COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 
 
-def run(service: str, build: Build) -> int:
+def run(service: str, build: Build, more: More = _NO_MORE) -> int:
     """Do what the command line asks, and answer the exit code."""
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
     parser.add_argument(
         "command",
-        choices=("serve", "migrate", "check"),
-        help="serve calls; bring the schema to its newest revision; or only see that all is there",
+        choices=("serve", "migrate", "check", *more),
+        help="serve calls; bring the schema to its newest revision; only see that all is there; "
+        "or what the README of the service says",
     )
     command = parser.parse_args().command
     try:
-        _do(command, service, build)
+        _do(command, service, build, more)
     except CannotStart as error:
         print(f"{service}: {error}", file=sys.stderr)  # noqa: T201 - for the person who starts it.
         return _BAD_SETTINGS_EXIT if isinstance(error, BadSettings) else _CANNOT_START_EXIT
     return 0
 
 
-def _do(command: str, service: str, build: Build) -> None:
+def _do(command: str, service: str, build: Build, more: More) -> None:
     if command == "migrate":
         telemetry.configure_logs("info")
         migrate(load_migration_settings(service).database_url, service)
@@ -59,9 +67,19 @@ def _do(command: str, service: str, build: Build) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if command == "check":
             runner.run(Foundation(settings, clock).check())
+        elif command in more:
+            runner.run(_once(more[command], settings, clock))
         else:
             runner.run(_serve(settings, clock, build))
     telemetry.shutdown()
+
+
+async def _once(
+    work: Callable[[ServiceSettings, Clock], Awaitable[None]],
+    settings: ServiceSettings,
+    clock: Clock,
+) -> None:
+    await work(settings, clock)
 
 
 async def _serve(settings: ServiceSettings, clock: Clock, build: Build) -> None:

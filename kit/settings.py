@@ -124,6 +124,11 @@ class ServiceSettings(BaseSettings):
     tax_address: Address = _address("tax")
     invoicing_address: Address = _address("invoicing")
 
+    meter_retention_days: int = Field(
+        400, ge=32, le=36_500, validation_alias="TOLLKEEPER_METER_RETENTION_DAYS"
+    )
+    """For how many days the meter service keeps events and their identities, at least."""
+
     tax_vies_url: Annotated[str, AfterValidator(_check_web_url)] = Field(
         "", validation_alias="TOLLKEEPER_TAX_VIES_URL"
     )

@@ -100,7 +100,7 @@ class World:
 
     def token(self, *scopes: str, tenant: str = "") -> tuple[tuple[str, str], ...]:
         """Make the metadata of a caller, by default of this test's tenant with every scope."""
-        expires = NOON + timedelta(days=365)
+        expires = self.clock.now() + timedelta(days=365)
         token = self.issuer.issue(tenant or self.tenant, scopes or ALL_SCOPES, "key", expires)
         return (("authorization", f"Bearer {token}"),)
 
@@ -184,10 +184,13 @@ def an_interval(start: datetime, end: datetime) -> IntervalMessage:
 
 @asynccontextmanager
 async def meter_world(
-    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
+    settings_for: Callable[..., ServiceSettings],
+    keys: SigningKeys,
+    tenant: str,
+    now: datetime = NOON,
 ) -> AsyncIterator[World]:
-    """Run a meter service at noon."""
-    clock = ManualClock(NOON)
+    """Run a meter service at noon, or at another time."""
+    clock = ManualClock(now)
     async with (
         hosted("meter", settings_for("meter"), clock) as address,
         open_channel(address) as channel,

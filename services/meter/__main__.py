@@ -1,6 +1,7 @@
-"""Runs the meter: `python -m services.meter serve | migrate | check`. It holds no logic."""
+"""Runs the meter: `python -m services.meter serve | migrate | check | maintain`; no logic."""
 
 import sys
+from datetime import timedelta
 from secrets import token_hex
 
 from kit.clock import Clock
@@ -19,6 +20,7 @@ from services.meter.usecases.erasure import Erasure
 from services.meter.usecases.ingestion import Ingestion
 from services.meter.usecases.meters import Meters
 from services.meter.usecases.rejections import Rejections
+from services.meter.usecases.retention import Retention, note
 from services.meter.usecases.usage import Usage
 from services.meter.usecases.verification import Verification
 from tollkeeper.api.meter.v1 import meter_service_pb2
@@ -50,12 +52,27 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation.server.add(servicer, descriptor)
     foundation.server.before_stop(servicer.drain)
     sources = add_sources(foundation, settings, load_source_settings(), ingestion, clock)
-    return foundation.host(ingestion, backfill, *sources)
+    retention = Retention(database, clock, retention_of(settings))
+    return foundation.host(ingestion, backfill, retention, *sources)
+
+
+async def maintain(settings: ServiceSettings, clock: Clock) -> None:
+    """Do once what a serving meter does each hour: make months of events, let old ones go."""
+    database = Foundation(settings, clock).database
+    try:
+        note(await Retention(database, clock, retention_of(settings)).maintain())
+    finally:
+        await database.close()
+
+
+def retention_of(settings: ServiceSettings) -> timedelta:
+    """Read for how long events are kept."""
+    return timedelta(days=settings.meter_retention_days)
 
 
 def main() -> int:
     """Run the command line."""
-    return run("meter", build)
+    return run("meter", build, {"maintain": maintain})
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from services.meter.model import (
     UsageEvent,
     UsageQuery,
 )
+from services.meter.retention import check_kept
 from services.meter.tallies import Gathering, join
 from services.meter.windows import QUARTER, start_of_day
 
@@ -112,6 +113,13 @@ class MeterSet:
                 if matches(meter.definition, values)
             )
         return found
+
+    def weighs(self, event: IncomingEvent) -> bool:
+        """Tell whether an event may set a level that a meter follows over time."""
+        return any(
+            part.meter.definition.aggregation is Aggregation.WEIGHTED_SUM
+            for part in self.contributions(event.type, event.dimensions)
+        )
 
     def forget_surplus(self) -> None:
         """Forget what was found for too many different dimensions; most recur, some never do."""
@@ -348,10 +356,12 @@ def check_counted(meter: Meter, interval: Interval) -> None:
     """Allow a question only about what a meter has counted.
 
     Raises:
-        Precondition: BACKFILL_RUNNING.
+        Precondition: BACKFILL_RUNNING; EVENTS_EXPIRED, it was put when events of that time were
+            no longer kept.
     """
     counted_from = meter.counted_from
     start = max(interval.start, meter.effective_time or interval.start)
+    check_kept(start, meter.exact_from)
     carries = meter.definition.aggregation is Aggregation.WEIGHTED_SUM
     if counted_from and (carries or counted_from > start):
         raise Precondition(

@@ -220,6 +220,7 @@ class Meter:
 
     It counts events from `effective_time` to before `end_time`, where these are given. Of those
     stored before it, it has counted the ones from `counted_from` on; all where that is absent.
+    Where `exact_from` is given, events before that were no longer kept when it was put.
     """
 
     meter_id: str
@@ -231,6 +232,7 @@ class Meter:
     effective_time: datetime | None = None
     end_time: datetime | None = None
     counted_from: datetime | None = None
+    exact_from: datetime | None = None
 
 
 class MeterState(NamedTuple):

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Integer,
     LargeBinary,
@@ -25,6 +26,7 @@ event_identities = Table(
     Column("source", Text, primary_key=True),
     Column("time", DateTime(timezone=True), nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
+    Column("stored_on", Date, nullable=False),
 )
 
 events = Table(
@@ -69,6 +71,7 @@ meters = Table(
     Column("effective_time", DateTime(timezone=True)),
     Column("end_time", DateTime(timezone=True)),
     Column("counted_from", DateTime(timezone=True)),
+    Column("exact_from", DateTime(timezone=True)),
 )
 
 meter_revisions = Table(

@@ -224,6 +224,7 @@ def render_meter(state: MeterState) -> meter_pb2.Meter:
             if behind
             else meter_pb2.Backfill(complete=True)
         ),
+        exact_from_time=render_time(meter.exact_from) if meter.exact_from else None,
     )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.interval import Interval
 from kit.postgres import raw_connection
-from services.meter.model import EARLIEST_TIME, IncomingEvent, Meter
+from services.meter.model import IncomingEvent, Meter
 from services.meter.store.reading import MINUTE, EventFilter, stream_events
 from services.meter.windows import start_of_quarter
 
@@ -18,7 +18,7 @@ NOTHING_COUNTED: Final = datetime.fromisoformat("3000-01-01T00:00:00+00:00")
 _EVENTS_AT_ONCE: Final = 10_000
 _BACK_BY: Final = f"""
 SELECT {MINUTE} FROM meter.events
-WHERE tenant_id = $1 AND type = $2 AND {MINUTE} < $3
+WHERE tenant_id = $1 AND type = $2 AND {MINUTE} < $3 AND time < $3
 ORDER BY {MINUTE} DESC
 OFFSET $4 LIMIT 1
 """
@@ -30,7 +30,7 @@ LIMIT 1
 """
 _CUSTOMERS_SINCE: Final = f"""
 SELECT DISTINCT customer_id FROM meter.events
-WHERE tenant_id = $1 AND type = $2 AND {MINUTE} >= $3
+WHERE tenant_id = $1 AND type = $2 AND {MINUTE} >= $3 AND time >= $3
 """
 
 
@@ -61,13 +61,12 @@ async def customers_since(
 
 
 async def stretch_events(
-    transaction: AsyncConnection, tenant: str, meter: Meter, start: datetime | None, end: datetime
+    transaction: AsyncConnection, tenant: str, meter: Meter, start: datetime, end: datetime
 ) -> AsyncIterator[Sequence[IncomingEvent]]:
     """Read what a meter may count of a stretch, in parts."""
-    begin = start or EARLIEST_TIME
     part: list[IncomingEvent] = []
-    if begin < end:
-        chosen = EventFilter(Interval(begin, end), meter)
+    if start < end:
+        chosen = EventFilter(Interval(start, end), meter)
         async for event in stream_events(transaction, tenant, chosen):
             part.append(event)
             if len(part) == _EVENTS_AT_ONCE:

@@ -46,8 +46,12 @@ WITH staged AS (
         field[11]::json AS quantities, field[12] AS fingerprint
     FROM string_to_table($3, E'\\n') AS line, string_to_array(line, E'\\t') AS field
 ), created AS (
-    INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
-    SELECT $1, event_id, source, time, decode(fingerprint, 'hex')
+    INSERT INTO meter.event_identities (
+        tenant_id, event_id, source, time, fingerprint, stored_on
+    )
+    SELECT
+        $1, event_id, source, time, decode(fingerprint, 'hex'),
+        ($2::timestamptz AT TIME ZONE 'UTC')::date
     FROM staged
     ORDER BY event_id COLLATE "C", source COLLATE "C"
     ON CONFLICT DO NOTHING

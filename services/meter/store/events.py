@@ -5,7 +5,7 @@ Taking events in speaks to asyncpg directly, inside the transaction of SQLAlchem
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -62,11 +62,11 @@ CREATE TEMPORARY TABLE staged_events (
 ) ON COMMIT DROP
 """
 _STORE_STAGED_IDENTITIES: Final = """
-INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
+INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint, stored_on)
 SELECT
     $1, event_id, source,
     timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
-    decode(fingerprint, 'hex')
+    decode(fingerprint, 'hex'), $2
 FROM pg_temp.staged_events
 ORDER BY event_id, source
 """
@@ -91,16 +91,18 @@ WITH staged AS (
         field[4] AS type, field[5] AS customer_id, field[6] AS project_id, field[7] AS user_id,
         field[8] AS key_id, field[9] AS run_id, field[10]::json AS dimensions,
         field[11]::json AS quantities, field[12] AS fingerprint
-    FROM string_to_table($4, E'\n') AS line, string_to_array(line, E'\t') AS field
+    FROM string_to_table($5, E'\n') AS line, string_to_array(line, E'\t') AS field
 ),
 """
 _STORE_WHAT_IS_NEW: Final = """
 created AS (
-    INSERT INTO meter.event_identities (tenant_id, event_id, source, time, fingerprint)
+    INSERT INTO meter.event_identities (
+        tenant_id, event_id, source, time, fingerprint, stored_on
+    )
     SELECT
         $1, event_id, source,
         timestamptz '1970-01-01 00:00Z' + microseconds * interval '1 microsecond',
-        decode(fingerprint, 'hex')
+        decode(fingerprint, 'hex'), $4::date
     FROM staged
     ORDER BY event_id COLLATE "C", source COLLATE "C"
     ON CONFLICT DO NOTHING
@@ -170,23 +172,26 @@ async def save_events(
     if not incoming:
         return set()
     raw = await raw_connection(transaction)
+    stored_on = ingest_time.date()
     text = "\n".join(
         [f"{each.source}\t{each.event_id}\t{each.content}\t{each.fingerprint}" for each in incoming]
     )
     if len(incoming) < _COPY_MIN:
         found = await raw.fetch(
-            _WITH_STAGED_FROM_TEXT + _STORE_WHAT_IS_NEW, tenant, ingest_time, billed, text
+            _WITH_STAGED_FROM_TEXT + _STORE_WHAT_IS_NEW,
+            *(tenant, ingest_time, billed, stored_on),
+            text,
         )
         return {tuple(row) for row in found}
     await raw.execute(_CREATE_STAGED)
     # Within COPY a backslash is written as two.
     escaped = text.replace("\\", "\\\\").encode()
     await raw.copy_to_table("staged_events", schema_name="pg_temp", source=_one(escaped))
-    if await _save_new_identities(raw, tenant):
+    if await _save_new_identities(raw, tenant, stored_on):
         await raw.execute(_STORE_STAGED_EVENTS, tenant, ingest_time, billed)
         return {each.identity for each in incoming}
     found = await raw.fetch(
-        _WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time, billed
+        _WITH_STAGED_FROM_TABLE + _STORE_WHAT_IS_NEW, tenant, ingest_time, billed, stored_on
     )
     return {tuple(row) for row in found}
 
@@ -196,11 +201,11 @@ async def _one(part: bytes) -> AsyncIterator[bytes]:
     yield part
 
 
-async def _save_new_identities(raw: asyncpg.Connection, tenant: str) -> bool:
+async def _save_new_identities(raw: asyncpg.Connection, tenant: str, stored_on: date) -> bool:
     """Store all identities if all are new, which is a third cheaper than asking each."""
     try:
         async with raw.transaction():
-            await raw.execute(_STORE_STAGED_IDENTITIES, tenant)
+            await raw.execute(_STORE_STAGED_IDENTITIES, tenant, stored_on)
     except asyncpg.UniqueViolationError:
         return False
     return True

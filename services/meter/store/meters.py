@@ -6,7 +6,7 @@ stores it, or stored when a new meter counts what there is; never both, never ne
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -24,25 +24,38 @@ from services.meter.model import (
 from services.meter.tables import meter_revisions, meters
 
 _LOCK_KEY = "hashtextextended('meter.meters ' || current_setting('tollkeeper.tenant'), 0)"
-_LOCK_SHARED = f"SELECT pg_advisory_xact_lock_shared({_LOCK_KEY})"
+# By the lock of the table nothing that is kept is dropped either; see `store.retention`.
+_LOCK_SHARED = f"""
+SELECT pg_advisory_xact_lock_shared({_LOCK_KEY});
+LOCK TABLE ONLY meter.events IN ACCESS SHARE MODE
+"""
 _LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
-_REVISION = """
+_STANDING = """
 SELECT
     coalesce((SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1), 0),
-    (SELECT end_time FROM meter.closing_bounds WHERE tenant_id = $1)
+    (SELECT end_time FROM meter.closing_bounds WHERE tenant_id = $1),
+    (SELECT horizon FROM meter.retention)
 """
 
 
-async def lock_for_events(transaction: AsyncConnection, tenant: str) -> tuple[int, datetime | None]:
-    """Keep the tenant's meters and closed periods as they are until the transaction ends.
+class Standing(NamedTuple):
+    """What does not change while a transaction stores events.
 
-    Answers the meters' revision, and the latest end of any customer's closed time.
+    `revision` is of the tenant's meters, `closed_until` the latest end of any customer's closed
+    time. Every event from `horizon` on is kept.
     """
+
+    revision: int
+    closed_until: datetime | None
+    horizon: datetime | None
+
+
+async def lock_for_events(transaction: AsyncConnection, tenant: str) -> Standing:
+    """Keep meters, closed periods and what is kept as they are until the transaction ends."""
     raw = await raw_connection(transaction)
     # Two statements, since one statement sees what was committed before it waited for the lock.
     await raw.execute(_LOCK_SHARED)
-    revision, closed_until = await raw.fetchrow(_REVISION, tenant)
-    return revision, closed_until
+    return Standing(*await raw.fetchrow(_STANDING, tenant))
 
 
 async def lock_for_meters(transaction: AsyncConnection) -> None:
@@ -113,6 +126,7 @@ async def save_meter(transaction: AsyncConnection, tenant: str, meter: Meter) ->
         "effective_time": meter.effective_time,
         "end_time": meter.end_time,
         "counted_from": meter.counted_from,
+        "exact_from": meter.exact_from,
     }
     key = {"tenant_id": tenant, "meter_id": meter.meter_id, "version": meter.version}
     statement = insert(meters).values(**key, **values)
@@ -157,4 +171,5 @@ def _meter(row: Row[Any]) -> Meter:
         effective_time=row.effective_time,
         end_time=row.end_time,
         counted_from=row.counted_from,
+        exact_from=row.exact_from,
     )

@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.postgres import Database
 from kit.telemetry import get_logger
 from services.meter.aggregation import MeterSet, roll_up
-from services.meter.model import Aggregation, Meter
+from services.meter.model import EARLIEST_TIME, Aggregation, Meter
 from services.meter.store.backfilling import start_of_stretch, stretch_events
 from services.meter.store.meters import load_versions, lock_for_meters, save_meter
+from services.meter.store.retention import load_horizon
 from services.meter.store.rollups import Rollups
 
 STRETCH_EVENTS = 10_000
@@ -52,13 +53,16 @@ class Backfill:
         """Count the next stretch; the caller holds the lock for meters."""
         if meter.counted_from is None:
             return meter
+        horizon = await load_horizon(transaction)
         start = await start_of_stretch(transaction, tenant, meter, STRETCH_EVENTS)
-        if _is_the_rest(meter, start):
+        if _is_the_rest(meter, start, horizon):
             start = None
         counting = MeterSet([replace(meter, counted_from=start)])
-        async for events in stretch_events(transaction, tenant, meter, start, meter.counted_from):
+        begin, end = start or horizon or EARLIEST_TIME, meter.counted_from
+        async for events in stretch_events(transaction, tenant, meter, begin, end):
             await self._rollups.add(transaction, tenant, roll_up(events, counting), counting)
-        advanced = replace(meter, counted_from=start)
+        exact_from = meter.exact_from if start else _exact_from(meter, horizon)
+        advanced = replace(meter, counted_from=start, exact_from=exact_from)
         await save_meter(transaction, tenant, advanced)
         return advanced
 
@@ -85,8 +89,17 @@ class Backfill:
         return bool(waiting)
 
 
-def _is_the_rest(meter: Meter, start: datetime | None) -> bool:
-    """Tell whether nothing that the version counts lies before a stretch."""
+def _exact_from(meter: Meter, horizon: datetime | None) -> datetime | None:
+    """Answer from when a version has counted every event; nothing where that is all of its time."""
+    if horizon and meter.effective_time and meter.effective_time >= horizon:
+        return None
+    return horizon
+
+
+def _is_the_rest(meter: Meter, start: datetime | None, horizon: datetime | None) -> bool:
+    """Tell whether nothing that the version can count lies before a stretch."""
+    if start and horizon and start <= horizon:
+        return True
     if start is None or meter.definition.aggregation is Aggregation.WEIGHTED_SUM:
         return start is None
     return meter.effective_time is not None and start <= meter.effective_time

@@ -19,6 +19,7 @@ from services.meter.model import (
     StoredEvent,
     UsageEvent,
 )
+from services.meter.retention import check_kept
 from services.meter.store.closing import load_closed
 from services.meter.store.corrections import (
     load_revisions,
@@ -51,7 +52,7 @@ class Corrections:
         Raises:
             Conflict: REQUEST_ID_REUSED.
             NotFound: EVENT_NOT_FOUND.
-            Precondition: EVENT_VOIDED, PERIOD_CLOSED.
+            Precondition: EVENT_VOIDED, PERIOD_CLOSED, EVENTS_EXPIRED.
         """
         identity = (amended.source, amended.event_id)
         return await self._correct(tenant, identity, amended, reason, once)
@@ -65,7 +66,7 @@ class Corrections:
         Raises:
             Conflict: REQUEST_ID_REUSED.
             NotFound: EVENT_NOT_FOUND.
-            Precondition: EVENT_VOIDED, PERIOD_CLOSED.
+            Precondition: EVENT_VOIDED, PERIOD_CLOSED, EVENTS_EXPIRED.
         """
         return await self._correct(tenant, identity, None, reason, once)
 
@@ -96,8 +97,10 @@ class Corrections:
         async with self._database.transaction(tenant) as transaction:
 
             async def correct() -> Revision:
-                await lock_for_events(transaction, tenant)
+                standing = await lock_for_events(transaction, tenant)
                 stored = await _correctable(transaction, tenant, identity)
+                for event in [stored.event, amended] if amended else [stored.event]:
+                    check_kept(event.time, standing.horizon)
                 await _check_open(transaction, tenant, stored.event, amended)
                 revision = await self._keep(transaction, tenant, stored, amended, reason)
                 if amended:

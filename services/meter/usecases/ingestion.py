@@ -8,18 +8,19 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
+from kit.errors import Violation
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.meter.aggregation import MeterSet, differences, microseconds, roll_up
 from services.meter.group_commit import GroupCommit, GroupLimits
-from services.meter.model import Fate, Identity, IncomingEvent, Outcome
+from services.meter.model import Fate, Identity, IncomingEvent, Outcome, UsageEvent
 from services.meter.store.closing import load_closed, save_late_events
 from services.meter.store.events import (
     load_events_at,
     load_identities,
     save_events,
 )
-from services.meter.store.meters import load_versions, lock_for_events
+from services.meter.store.meters import Standing, load_versions, lock_for_events
 from services.meter.store.rejected import save_rejected
 from services.meter.store.rollups import Rollups
 
@@ -117,10 +118,15 @@ class Ingestion:
             distinct.setdefault(each.identity, each)
         now = self._clock.now()
         async with self._database.transaction(tenant) as transaction:
-            meters, closed_until = await self._current_meters(transaction, tenant)
+            meters, standing = await self._current_meters(transaction, tenant)
             late: list[IncomingEvent] = []
-            if closed_until and not billed:
-                late = await _take_late(transaction, tenant, distinct, closed_until)
+            if standing.closed_until and not billed:
+                late = await _take_late(transaction, tenant, distinct, standing.closed_until)
+            refused = {}
+            if standing.horizon:
+                refused = await _take_uncountable(
+                    transaction, tenant, distinct, meters, standing.horizon
+                )
             created = await save_events(
                 transaction, tenant, list(distinct.values()), now, billed=billed
             )
@@ -128,31 +134,31 @@ class Ingestion:
             rollups = roll_up(new, meters)
             series = await self._rollups.add(transaction, tenant, rollups, meters)
             kept = await save_late_events(transaction, tenant, late, now) if late else set()
-            fates = await _fates(transaction, tenant, incoming, created | kept)
+            taken = [each for each in incoming if each.identity not in refused]
+            fates = await _fates(transaction, tenant, taken, created | kept)
         self._rollups.remember(tenant, series)
         if kept:
-            return [
+            fates = [
                 _LATE if fate is _CREATED and each.identity in kept else fate
-                for each, fate in zip(incoming, fates, strict=True)
+                for each, fate in zip(taken, fates, strict=True)
             ]
-        return fates
+        following = iter(fates)
+        return [refused.get(each.identity) or next(following) for each in incoming]
 
     async def _current_meters(
         self, transaction: AsyncConnection, tenant: str
-    ) -> tuple[MeterSet, datetime | None]:
-        """Answer the tenant's meters, and until when anything is closed.
-
-        Neither can change until the transaction ends.
-        """
-        revision, closed_until = await lock_for_events(transaction, tenant)
+    ) -> tuple[MeterSet, Standing]:
+        """Answer the tenant's meters, and what else stands until the transaction ends."""
+        standing = await lock_for_events(transaction, tenant)
+        revision = standing.revision
         known = self._known_meters.get(tenant)
         if known and known[0] == revision:
-            return known[1], closed_until
+            return known[1], standing
         meters = MeterSet(await load_versions(transaction, tenant) if revision else ())
         if len(self._known_meters) >= _TENANTS_REMEMBERED_MAX:
             self._known_meters.clear()
         self._known_meters[tenant] = (revision, meters)
-        return meters, closed_until
+        return meters, standing
 
 
 async def _take_late(
@@ -172,6 +178,35 @@ async def _take_late(
     for each in late:
         del distinct[each.identity]
     return late
+
+
+async def _take_uncountable(
+    transaction: AsyncConnection,
+    tenant: str,
+    distinct: dict[Identity, IncomingEvent],
+    meters: MeterSet,
+    horizon: datetime,
+) -> dict[Identity, Fate]:
+    """Take out levels of a time whose events are gone, unless they were stored before.
+
+    A level that comes between others is counted with the events beside it.
+    """
+    bound_us = microseconds(horizon)
+    early = {
+        each.identity
+        for each in distinct.values()
+        if each.time_us < bound_us and meters.weighs(each)
+    }
+    if not early:
+        return {}
+    refused = early - (await load_identities(transaction, tenant, early)).keys()
+    description = (
+        f"must not be before {horizon.isoformat()}, since a meter follows levels of this type"
+        " and needs the events beside it, which are no longer kept"
+    )
+    for identity in refused:
+        del distinct[identity]
+    return dict.fromkeys(refused, Fate(Outcome.REJECTED, (Violation("time", description),)))
 
 
 async def _fates(
@@ -215,6 +250,13 @@ async def _compare(
     fates = []
     for each in repeats:
         same = each.fingerprint == known[each.identity].fingerprint
-        violations = () if same else differences(each.event(), stored[each.identity])
+        violations = () if same else _differences(each, stored.get(each.identity))
         fates.append(Fate(Outcome.CONFLICT, violations) if violations else _DUPLICATE)
     return fates
+
+
+def _differences(sent: IncomingEvent, stored: UsageEvent | None) -> tuple[Violation, ...]:
+    if stored is None:
+        description = "was taken with other content, which is no longer kept"
+        return (Violation("event_id", description),)
+    return differences(sent.event(), stored)

@@ -23,8 +23,10 @@ from services.meter.model import (
     UsageRow,
     UsageSummary,
 )
+from services.meter.retention import check_kept
 from services.meter.store.events import EventKey, list_events
 from services.meter.store.reading import counted_event
+from services.meter.store.retention import load_horizon
 from services.meter.store.summaries import SummaryKey, summarize_usage
 from services.meter.store.usage import Found, Question, UsageKey, add_up_usage
 from services.meter.store.weighted import add_up_weighted_usage
@@ -54,7 +56,7 @@ class Usage:
         Raises:
             InvalidInput: UNKNOWN_DIMENSION, INVALID_PAGE_TOKEN.
             NotFound: METER_NOT_FOUND.
-            Precondition: BACKFILL_RUNNING.
+            Precondition: BACKFILL_RUNNING, EVENTS_EXPIRED.
         """
         listing = f"usage {query}"
 
@@ -78,7 +80,7 @@ class Usage:
         Raises:
             InvalidInput: UNKNOWN_DIMENSION.
             NotFound: METER_NOT_FOUND.
-            Precondition: BACKFILL_RUNNING.
+            Precondition: BACKFILL_RUNNING, EVENTS_EXPIRED.
         """
         versions = await existing_versions(transaction, tenant, query.meter_id)
         calendar = Calendar(query.window, query.time_zone, query.anchor)
@@ -91,7 +93,7 @@ class Usage:
             check_dimensions(query, meter)
             if meter.counted_from:
                 self._backfill.go_on(tenant)
-                check_counted(meter, whole)
+            check_counted(meter, whole)
         return Question(query, meters or versions[-1:], windows, plan(_pieces(windows, meters)))
 
     async def _add_up(
@@ -102,6 +104,8 @@ class Usage:
         after: UsageKey | None,
         limit: int,
     ) -> list[Found]:
+        if question.plan.edges:
+            check_kept(question.plan.edges[0].start, await load_horizon(transaction))
         if question.definition.aggregation is Aggregation.WEIGHTED_SUM:
             now = self._clock.now()
             return await add_up_weighted_usage(
@@ -117,10 +121,12 @@ class Usage:
 
         Raises:
             InvalidInput: INVALID_PAGE_TOKEN.
+            Precondition: EVENTS_EXPIRED.
         """
         listing = f"summaries {customer_id} {interval}"
         after = read_page_token(page_token, listing, _summary_key)
         async with self._database.transaction(tenant) as transaction:
+            check_kept(interval.start, await load_horizon(transaction))
             found = await summarize_usage(
                 transaction, tenant, customer_id, interval, after=after, limit=size + 1
             )
@@ -176,8 +182,15 @@ def _counts_within(meter: Meter, interval: Interval) -> bool:
 
 
 def _pieces(windows: Sequence[Interval], meters: Sequence[Meter]) -> Iterator[Interval]:
-    """Cut windows where a version of a meter follows another, lest a rollup reaches over that."""
-    changes = [meter.effective_time for meter in meters if meter.effective_time]
+    """Cut windows where a version of a weighted sum follows another, since its rollups reach back.
+
+    Rollups of all others hold what their version counts and no more.
+    """
+    changes = [
+        meter.effective_time
+        for meter in meters
+        if meter.effective_time and meter.definition.aggregation is Aggregation.WEIGHTED_SUM
+    ]
     for window in windows:
         yield from window.split_at(*changes)
 

@@ -77,6 +77,12 @@ def test_settings_never_show_a_password() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "problem"),
     [
+        pytest.param(
+            "TOLLKEEPER_METER_RETENTION_DAYS",
+            "31",
+            "should be greater than or equal to 32",
+            id="shorter than a month",
+        ),
         pytest.param("DATABASE_URL", "", "is required", id="missing"),
         pytest.param(
             "DATABASE_URL", "mysql://hunter2", "must start with postgresql://", id="another kind"

@@ -182,7 +182,8 @@ class UsageEvent(_message.Message):
     """Something that was used: one AI call is one event with several quantities.
 
     `source` and `event_id` together are its identity: the same pair is counted
-    once for ever, whatever its time. A CloudEvent maps to it one to one.
+    once within the retention, whatever its time. A CloudEvent maps to it one to
+    one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -467,6 +468,7 @@ class Meter(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     BACKFILL_FIELD_NUMBER: _builtins.int
+    EXACT_FROM_TIME_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
     lower-case letters, digits and `_ . -`. Required.
@@ -541,6 +543,13 @@ class Meter(_message.Message):
     def backfill(self) -> Global___Backfill:
         """How far the events stored before the meter are counted. Set by the service."""
 
+    @_builtins.property
+    def exact_from_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on this version has counted every event: those before were no
+        longer kept when it was put, so questions about earlier usage are refused
+        with EVENTS_EXPIRED. Set by the service; absent where nothing was gone.
+        """
+
     def __init__(
         self,
         *,
@@ -561,10 +570,11 @@ class Meter(_message.Message):
         version: _builtins.int = ...,
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         backfill: Global___Backfill | None = ...,
+        exact_from_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "create_time", b"create_time", "effective_time", b"effective_time", "percentile", b"percentile", "rounding", b"rounding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "create_time", b"create_time", "effective_time", b"effective_time", "exact_from_time", b"exact_from_time", "percentile", b"percentile", "rounding", b"rounding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "backfill", b"backfill", "create_time", b"create_time", "display_name", b"display_name", "effective_time", b"effective_time", "event_type", b"event_type", "expression", b"expression", "filters", b"filters", "group_by", b"group_by", "meter_id", b"meter_id", "percentile", b"percentile", "quantity", b"quantity", "rounding", b"rounding", "time_unit", b"time_unit", "unique_by", b"unique_by", "unit", b"unit", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "backfill", b"backfill", "create_time", b"create_time", "display_name", b"display_name", "effective_time", b"effective_time", "event_type", b"event_type", "exact_from_time", b"exact_from_time", "expression", b"expression", "filters", b"filters", "group_by", b"group_by", "meter_id", b"meter_id", "percentile", b"percentile", "quantity", b"quantity", "rounding", b"rounding", "time_unit", b"time_unit", "unique_by", b"unique_by", "unit", b"unit", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,7 +183,9 @@ class MeterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def QueryUsage(self, request, context):
-        """Adds up usage over an interval, exact to the microsecond of its bounds.
+        """Adds up usage over an interval, exact to the microsecond of its bounds. Bounds
+        within a quarter of an hour take events: of a time whose events are beyond
+        retention they are refused with EVENTS_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,7 +218,8 @@ class MeterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Lists stored events, ordered by time, then source, then id.
+        """Lists stored events, ordered by time, then source, then id: those that are
+        kept, which are all of the retention.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,7 +268,8 @@ class MeterServiceServicer:
 
     def VerifyUsage(self, request, context):
         """Counts every meter anew from the stored events, a day after the other, and
-        answers each difference to what is kept. There must be none.
+        answers each difference to what is kept. There must be none. It begins where
+        every event is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

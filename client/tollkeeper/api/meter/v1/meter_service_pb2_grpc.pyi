@@ -58,7 +58,10 @@ class MeterServiceStub:
     protobuf, so what is written as one can be sent as it is.
     """
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]
-    """Adds up usage over an interval, exact to the microsecond of its bounds."""
+    """Adds up usage over an interval, exact to the microsecond of its bounds. Bounds
+    within a quarter of an hour take events: of a time whose events are beyond
+    retention they are refused with EVENTS_EXPIRED.
+    """
     BatchQueryUsage: _grpc.UnaryStreamMultiCallable[_meter_service_pb2.BatchQueryUsageRequest, _meter_service_pb2.BatchQueryUsageResponse]
     """Answers many questions about usage at once, as a billing run asks them: those
     that differ in the customer only are read together. Each answer carries its
@@ -74,7 +77,9 @@ class MeterServiceStub:
     snapshot, and a group that stays as it is appears on exactly one page.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]
-    """Lists stored events, ordered by time, then source, then id."""
+    """Lists stored events, ordered by time, then source, then id: those that are
+    kept, which are all of the retention.
+    """
     ClosePeriods: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ClosePeriodsRequest, _meter_service_pb2.ClosePeriodsResponse]
     """Ends periods of customers: what happened before and comes from now on is
     late. It is kept, listed by `ListLateEvents`, and not counted, so that the
@@ -98,7 +103,8 @@ class MeterServiceStub:
     """
     VerifyUsage: _grpc.UnaryStreamMultiCallable[_meter_service_pb2.VerifyUsageRequest, _meter_service_pb2.VerifyUsageResponse]
     """Counts every meter anew from the stored events, a day after the other, and
-    answers each difference to what is kept. There must be none.
+    answers each difference to what is kept. There must be none. It begins where
+    every event is kept.
     """
     ListRejectedEvents: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListRejectedEventsRequest, _meter_service_pb2.ListRejectedEventsResponse]
     """Lists events that were rejected, with their reasons, ordered by when they
@@ -156,7 +162,10 @@ class MeterServiceAsyncStub(MeterServiceStub):
     protobuf, so what is written as one can be sent as it is.
     """
     QueryUsage: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.QueryUsageRequest, _meter_service_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Adds up usage over an interval, exact to the microsecond of its bounds."""
+    """Adds up usage over an interval, exact to the microsecond of its bounds. Bounds
+    within a quarter of an hour take events: of a time whose events are beyond
+    retention they are refused with EVENTS_EXPIRED.
+    """
     BatchQueryUsage: _aio.UnaryStreamMultiCallable[_meter_service_pb2.BatchQueryUsageRequest, _meter_service_pb2.BatchQueryUsageResponse]  # type: ignore[assignment]
     """Answers many questions about usage at once, as a billing run asks them: those
     that differ in the customer only are read together. Each answer carries its
@@ -172,7 +181,9 @@ class MeterServiceAsyncStub(MeterServiceStub):
     snapshot, and a group that stays as it is appears on exactly one page.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventsRequest, _meter_service_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists stored events, ordered by time, then source, then id."""
+    """Lists stored events, ordered by time, then source, then id: those that are
+    kept, which are all of the retention.
+    """
     ClosePeriods: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ClosePeriodsRequest, _meter_service_pb2.ClosePeriodsResponse]  # type: ignore[assignment]
     """Ends periods of customers: what happened before and comes from now on is
     late. It is kept, listed by `ListLateEvents`, and not counted, so that the
@@ -196,7 +207,8 @@ class MeterServiceAsyncStub(MeterServiceStub):
     """
     VerifyUsage: _aio.UnaryStreamMultiCallable[_meter_service_pb2.VerifyUsageRequest, _meter_service_pb2.VerifyUsageResponse]  # type: ignore[assignment]
     """Counts every meter anew from the stored events, a day after the other, and
-    answers each difference to what is kept. There must be none.
+    answers each difference to what is kept. There must be none. It begins where
+    every event is kept.
     """
     ListRejectedEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListRejectedEventsRequest, _meter_service_pb2.ListRejectedEventsResponse]  # type: ignore[assignment]
     """Lists events that were rejected, with their reasons, ordered by when they
@@ -275,7 +287,10 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meter_service_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meter_service_pb2.QueryUsageResponse, _abc.Awaitable[_meter_service_pb2.QueryUsageResponse]]:
-        """Adds up usage over an interval, exact to the microsecond of its bounds."""
+        """Adds up usage over an interval, exact to the microsecond of its bounds. Bounds
+        within a quarter of an hour take events: of a time whose events are beyond
+        retention they are refused with EVENTS_EXPIRED.
+        """
 
     @_abc_1.abstractmethod
     def BatchQueryUsage(
@@ -315,7 +330,9 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _meter_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_meter_service_pb2.ListEventsResponse, _abc.Awaitable[_meter_service_pb2.ListEventsResponse]]:
-        """Lists stored events, ordered by time, then source, then id."""
+        """Lists stored events, ordered by time, then source, then id: those that are
+        kept, which are all of the retention.
+        """
 
     @_abc_1.abstractmethod
     def ClosePeriods(
@@ -375,7 +392,8 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_meter_service_pb2.VerifyUsageResponse], _abc.AsyncIterator[_meter_service_pb2.VerifyUsageResponse]]:
         """Counts every meter anew from the stored events, a day after the other, and
-        answers each difference to what is kept. There must be none.
+        answers each difference to what is kept. There must be none. It begins where
+        every event is kept.
         """
 
     @_abc_1.abstractmethod
