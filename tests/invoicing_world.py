@@ -185,8 +185,8 @@ class World:
             ),
         )
 
-    async def put_meter(self) -> None:
-        """Put a meter of tokens."""
+    async def put_meter(self, *group_by: str) -> None:
+        """Put a meter of tokens, kept apart by these dimensions."""
         await self.call(
             "meter.PutMeter",
             meter_service_pb2.PutMeterRequest(
@@ -195,6 +195,7 @@ class World:
                     event_type="ai.call",
                     aggregation=meter_pb2.AGGREGATION_SUM,
                     quantity="tokens",
+                    group_by=group_by,
                     unit="token",
                 )
             ),

@@ -22,7 +22,9 @@ from services.invoicing.model import (
     Customer,
     Determination,
     ExchangeRate,
+    PricedUsage,
     Rating,
+    SoldPlan,
     Subscription,
     TaxableLine,
 )
@@ -78,8 +80,8 @@ class RatingClient:
         self._stub = RatingServiceStub(channel)
         self._identity = identity
 
-    async def get_plan_currency(self, tenant: str, plan_id: str) -> str:
-        """Answer the currency of the newest version of a plan.
+    async def get_plan(self, tenant: str, plan_id: str) -> SoldPlan:
+        """Answer what the newest version of a plan sells.
 
         Raises:
             NotFound: PLAN_NOT_FOUND.
@@ -91,7 +93,13 @@ class RatingClient:
                 metadata=self._identity.metadata(tenant, _RATING_SCOPES),
                 timeout=_TIMEOUT_S,
             )
-        return answer.plan.currency
+        return SoldPlan(
+            answer.plan.currency,
+            tuple(
+                PricedUsage(price.meter_id, tuple(sorted(price.dimensions.items())))
+                for price in answer.plan.prices
+            ),
+        )
 
     async def rate_each(
         self, tenant: str, periods: Sequence[tuple[Subscription, BillingPeriod]]

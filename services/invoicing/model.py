@@ -128,6 +128,37 @@ class Customer:
 
 
 @dataclass(frozen=True, slots=True)
+class PricedUsage:
+    """The usage that a price of a plan bills: that of a meter with these values of dimensions."""
+
+    meter_id: str
+    dimensions: tuple[tuple[str, str], ...]
+
+    def meets(self, other: "PricedUsage") -> bool:
+        """Tell whether some usage could be both; not where a dimension must have two values."""
+        values = dict(self.dimensions)
+        return self.meter_id == other.meter_id and all(
+            values.get(name, value) == value for name, value in other.dimensions
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SoldPlan:
+    """What invoicing knows of a plan: its currency, and which usage it prices."""
+
+    currency: str
+    usage: tuple[PricedUsage, ...] = ()
+
+    def shared_meter(self, other: "SoldPlan") -> str | None:
+        """Name a meter of which both plans would bill some usage, if there is one."""
+        for ours in self.usage:
+            for theirs in other.usage:
+                if ours.meets(theirs):
+                    return ours.meter_id
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """A customer on a plan, from the start of a day to the start of a day in `time_zone`.
 

@@ -107,7 +107,12 @@ class InvoicingService:
             messages.CreateSubscriptionResponse,
             _create_subscription,
         )
-        return await self._parties.create_subscription(caller(context).tenant, subscription, once)
+        return await self._parties.create_subscription(
+            caller(context).tenant,
+            subscription,
+            once,
+            allow_shared_usage=request.allow_shared_usage,
+        )
 
     async def GetSubscription(
         self, request: messages.GetSubscriptionRequest, context: Context

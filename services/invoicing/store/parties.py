@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, select, update
+from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -188,6 +188,23 @@ async def load_subscriptions(
     if customer_id:
         statement = statement.where(table.customer_id == customer_id)
     found = await transaction.execute(statement.order_by(table.subscription_id).limit(limit))
+    return tuple(map(_subscription, found))
+
+
+async def load_running_beside(
+    transaction: AsyncConnection, tenant: str, subscription: Subscription
+) -> tuple[Subscription, ...]:
+    """Load the customer's other subscriptions that run while one does, ordered by id."""
+    table = subscriptions.c
+    statement = select(subscriptions).where(
+        table.tenant_id == tenant,
+        table.customer_id == subscription.customer_id,
+        table.subscription_id != subscription.subscription_id,
+        or_(table.end_time.is_(None), table.end_time > subscription.start_time),
+    )
+    if subscription.end_time is not None:
+        statement = statement.where(table.start_time < subscription.end_time)
+    found = await transaction.execute(statement.order_by(table.subscription_id))
     return tuple(map(_subscription, found))
 
 

@@ -1,25 +1,33 @@
 """The seller, customers and subscriptions: put, shown and ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
-from kit.errors import AlreadyExists, DomainError, NotFound, Precondition
+from kit.errors import AlreadyExists, DomainError, NotFound, Precondition, Violation
 from kit.idempotency import Answer, Once
 from kit.paging import Page, decode_page_token, encode_page_token
 from kit.postgres import Database
 from kit.telemetry import get_logger, traced
 from services.invoicing.assembly import check_currency
 from services.invoicing.clients import LimitsOfPlan, PlanLimits, RatingClient
-from services.invoicing.model import Customer, Seller, Subscription
+from services.invoicing.model import Customer, Seller, SoldPlan, Subscription
 from services.invoicing.periods import end_subscription, take_to_days
 from services.invoicing.store import invoices, parties
 
 _ALL_CUSTOMERS = "customers"
 _LIMITS_PER_PAGE = 500
+
+
+class _PlansNeeded(Exception):
+    """Plans are still to be asked for."""
+
+    def __init__(self, plan_ids: set[str]) -> None:
+        super().__init__(plan_ids)
+        self.plan_ids = plan_ids
 
 
 class PartyUseCases:
@@ -109,24 +117,58 @@ class PartyUseCases:
 
     @traced("invoicing.create_subscription")
     async def create_subscription(
-        self, tenant: str, subscription: Subscription, once: Once[Subscription, Answer]
+        self,
+        tenant: str,
+        subscription: Subscription,
+        once: Once[Subscription, Answer],
+        *,
+        allow_shared_usage: bool = False,
     ) -> Answer:
         """Subscribe a customer to a plan; start and end are taken to days of its time zone.
 
         Raises:
             NotFound: PLAN_NOT_FOUND, CUSTOMER_NOT_FOUND.
-            Precondition: CURRENCY_MISMATCH.
+            Precondition: CURRENCY_MISMATCH, USAGE_BILLED_TWICE.
             AlreadyExists: SUBSCRIPTION_EXISTS.
             Unavailable: SERVICE_UNAVAILABLE.
             InvalidInput: it would not last a day.
             Conflict: REQUEST_ID_REUSED.
         """
-        currency = await self._rating.get_plan_currency(tenant, subscription.plan_id)
+        plan_ids = {subscription.plan_id}
+        plans: dict[str, SoldPlan] = {}
+        while True:
+            for plan_id in sorted(plan_ids):
+                plans[plan_id] = await self._rating.get_plan(tenant, plan_id)
+            try:
+                answer = await self._create(
+                    tenant, subscription, once, plans, allow_shared_usage=allow_shared_usage
+                )
+            except _PlansNeeded as needed:
+                # Rating is asked while no transaction is open.
+                plan_ids = needed.plan_ids
+            else:
+                break
+        await self._put_limits(tenant, subscription.subscription_id)
+        return answer
+
+    async def _create(
+        self,
+        tenant: str,
+        subscription: Subscription,
+        once: Once[Subscription, Answer],
+        plans: Mapping[str, SoldPlan],
+        *,
+        allow_shared_usage: bool,
+    ) -> Answer:
+        plan = plans[subscription.plan_id]
         async with self._database.transaction(tenant) as transaction:
 
             async def create() -> Subscription:
-                customer = await require_customer(transaction, tenant, subscription.customer_id)
-                check_currency(currency, customer, subscription.conversion)
+                # Locked, so that two that are created at once see each other.
+                customer = await require_customer(
+                    transaction, tenant, subscription.customer_id, lock=True
+                )
+                check_currency(plan.currency, customer, subscription.conversion)
                 taken = take_to_days(replace(subscription, time_zone=customer.time_zone))
                 if not await parties.add_subscription(transaction, tenant, taken):
                     raise AlreadyExists(
@@ -134,11 +176,15 @@ class PartyUseCases:
                         f"a subscription {taken.subscription_id} exists",
                         metadata={"subscription_id": taken.subscription_id},
                     )
+                if not allow_shared_usage:
+                    others = await parties.load_running_beside(transaction, tenant, taken)
+                    needed = {other.plan_id for other in others} - plans.keys()
+                    if needed:
+                        raise _PlansNeeded(needed)
+                    _check_bills_once(taken, others, plans)
                 return taken
 
-            answer = await once.run(transaction, tenant, create)
-        await self._put_limits(tenant, subscription.subscription_id)
-        return answer
+            return await once.run(transaction, tenant, create)
 
     @traced("invoicing.get_subscription")
     async def get_subscription(self, tenant: str, subscription_id: str) -> Subscription:
@@ -262,9 +308,31 @@ async def require_seller(transaction: AsyncConnection, tenant: str) -> Seller:
     return seller
 
 
-async def require_customer(transaction: AsyncConnection, tenant: str, customer_id: str) -> Customer:
+def _check_bills_once(
+    subscription: Subscription, others: Sequence[Subscription], plans: Mapping[str, SoldPlan]
+) -> None:
+    """Refuse a subscription that bills what another one of the customer bills at that time."""
+    plan = plans[subscription.plan_id]
+    for other in others:
+        meter_id = plan.shared_meter(plans[other.plan_id])
+        if meter_id is not None:
+            message = (
+                f"the plans {subscription.plan_id} and {other.plan_id} would both bill usage of the"
+                f" meter {meter_id}: end {other.subscription_id} first, or set allow_shared_usage"
+            )
+            raise Precondition(
+                "USAGE_BILLED_TWICE",
+                message,
+                metadata={"subscription_id": other.subscription_id, "meter_id": meter_id},
+                violations=(Violation("subscription.plan_id", message),),
+            )
+
+
+async def require_customer(
+    transaction: AsyncConnection, tenant: str, customer_id: str, *, lock: bool = False
+) -> Customer:
     """Load a customer, or raise `NotFound`."""
-    customer = await parties.load_customer(transaction, tenant, customer_id)
+    customer = await parties.load_customer(transaction, tenant, customer_id, lock=lock)
     if customer is None:
         raise NotFound(
             "CUSTOMER_NOT_FOUND",

@@ -81,6 +81,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No exchange rate is known for the last day of the period; the message of the
     tax service says why. Metadata: that of the tax service.
     """
+    ERROR_REASON_USAGE_BILLED_TWICE: _ErrorReason.ValueType  # 21
+    """Another subscription of the customer runs at the same time, and its plan
+    prices usage that this one's would bill as well.
+    Metadata: `{"subscription_id": "…", "meter_id": "…"}`, of the other one.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -156,6 +161,11 @@ Metadata: that of the rating service.
 ERROR_REASON_EXCHANGE_RATE_NOT_FOUND: ErrorReason.ValueType  # 20
 """No exchange rate is known for the last day of the period; the message of the
 tax service says why. Metadata: that of the tax service.
+"""
+ERROR_REASON_USAGE_BILLED_TWICE: ErrorReason.ValueType  # 21
+"""Another subscription of the customer runs at the same time, and its plan
+prices usage that this one's would bill as well.
+Metadata: `{"subscription_id": "…", "meter_id": "…"}`, of the other one.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;

@@ -29,7 +29,7 @@ from tollkeeper.api.invoicing.v1 import customer_pb2 as tollkeeper_dot_api_dot_i
 from tollkeeper.api.invoicing.v1 import invoice_pb2 as tollkeeper_dot_api_dot_invoicing_dot_v1_dot_invoice__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3tollkeeper/api/invoicing/v1/invoicing_service.proto\x12\x1btollkeeper.api.invoicing.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a*tollkeeper/api/invoicing/v1/customer.proto\x1a)tollkeeper/api/invoicing/v1/invoice.proto\"[\n\x10PutSellerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\x06seller\x18\x02 \x01(\x0b\x32#.tollkeeper.api.invoicing.v1.Seller\"H\n\x11PutSellerResponse\x12\x33\n\x06seller\x18\x01 \x01(\x0b\x32#.tollkeeper.api.invoicing.v1.Seller\"\x12\n\x10GetSellerRequest\"H\n\x11GetSellerResponse\x12\x33\n\x06seller\x18\x01 \x01(\x0b\x32#.tollkeeper.api.invoicing.v1.Seller\"a\n\x12PutCustomerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x37\n\x08\x63ustomer\x18\x02 \x01(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\"N\n\x13PutCustomerResponse\x12\x37\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\")\n\x12GetCustomerRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\"N\n\x13GetCustomerResponse\x12\x37\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\"=\n\x14ListCustomersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x15ListCustomersResponse\x12\x38\n\tcustomers\x18\x01 \x03(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x19\x43reateSubscriptionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12?\n\x0csubscription\x18\x02 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"]\n\x1a\x43reateSubscriptionResponse\x12?\n\x0csubscription\x18\x01 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"1\n\x16GetSubscriptionRequest\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\"Z\n\x17GetSubscriptionResponse\x12?\n\x0csubscription\x18\x01 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"V\n\x18ListSubscriptionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\"v\n\x19ListSubscriptionsResponse\x12@\n\rsubscriptions\x18\x01 \x03(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x19\x43\x61ncelSubscriptionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x1a\x43\x61ncelSubscriptionResponse\x12?\n\x0csubscription\x18\x01 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"Z\n\x15PreviewInvoiceRequest\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x16PreviewInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"\x81\x01\n\x19\x43loseBillingPeriodRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12\x10\n\x08\x66inalize\x18\x04 \x01(\x08\"\xc1\x01\n\x1a\x43loseBillingPeriodResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x17\n\x0fsubscription_id\x18\x03 \x01(\t\x12>\n\x07invoice\x18\x04 \x01(\x0b\x32+.tollkeeper.api.invoicing.v1.InvoiceSummaryH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\'\n\x11GetInvoiceRequest\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\"K\n\x12GetInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"\x8b\x01\n\x13ListInvoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).tollkeeper.api.invoicing.v1.InvoiceState\"n\n\x14ListInvoicesResponse\x12=\n\x08invoices\x18\x01 \x03(\x0b\x32+.tollkeeper.api.invoicing.v1.InvoiceSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x16\x46inalizeInvoiceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\"P\n\x17\x46inalizeInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"L\n\x12VoidInvoiceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"L\n\x13VoidInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"l\n\x19GetInvoiceDocumentRequest\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\x12;\n\x06\x66ormat\x18\x02 \x01(\x0e\x32+.tollkeeper.api.invoicing.v1.DocumentFormat\"T\n\x1aGetInvoiceDocumentResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x11\n\tfile_name\x18\x03 \x01(\t*d\n\x0e\x44ocumentFormat\x12\x1f\n\x1b\x44OCUMENT_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OCUMENT_FORMAT_PDF\x10\x01\x12\x18\n\x14\x44OCUMENT_FORMAT_JSON\x10\x02\x32\x8a\x12\n\x10InvoicingService\x12\x7f\n\tPutSeller\x12-.tollkeeper.api.invoicing.v1.PutSellerRequest\x1a..tollkeeper.api.invoicing.v1.PutSellerResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12~\n\tGetSeller\x12-.tollkeeper.api.invoicing.v1.GetSellerRequest\x1a..tollkeeper.api.invoicing.v1.GetSellerResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x85\x01\n\x0bPutCustomer\x12/.tollkeeper.api.invoicing.v1.PutCustomerRequest\x1a\x30.tollkeeper.api.invoicing.v1.PutCustomerResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x84\x01\n\x0bGetCustomer\x12/.tollkeeper.api.invoicing.v1.GetCustomerRequest\x1a\x30.tollkeeper.api.invoicing.v1.GetCustomerResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x8a\x01\n\rListCustomers\x12\x31.tollkeeper.api.invoicing.v1.ListCustomersRequest\x1a\x32.tollkeeper.api.invoicing.v1.ListCustomersResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x9a\x01\n\x12\x43reateSubscription\x12\x36.tollkeeper.api.invoicing.v1.CreateSubscriptionRequest\x1a\x37.tollkeeper.api.invoicing.v1.CreateSubscriptionResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x90\x01\n\x0fGetSubscription\x12\x33.tollkeeper.api.invoicing.v1.GetSubscriptionRequest\x1a\x34.tollkeeper.api.invoicing.v1.GetSubscriptionResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x96\x01\n\x11ListSubscriptions\x12\x35.tollkeeper.api.invoicing.v1.ListSubscriptionsRequest\x1a\x36.tollkeeper.api.invoicing.v1.ListSubscriptionsResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x9a\x01\n\x12\x43\x61ncelSubscription\x12\x36.tollkeeper.api.invoicing.v1.CancelSubscriptionRequest\x1a\x37.tollkeeper.api.invoicing.v1.CancelSubscriptionResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x8d\x01\n\x0ePreviewInvoice\x12\x32.tollkeeper.api.invoicing.v1.PreviewInvoiceRequest\x1a\x33.tollkeeper.api.invoicing.v1.PreviewInvoiceResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x9c\x01\n\x12\x43loseBillingPeriod\x12\x36.tollkeeper.api.invoicing.v1.CloseBillingPeriodRequest\x1a\x37.tollkeeper.api.invoicing.v1.CloseBillingPeriodResponse\"\x13\xea\xe0\x18\x0finvoicing.write0\x01\x12\x81\x01\n\nGetInvoice\x12..tollkeeper.api.invoicing.v1.GetInvoiceRequest\x1a/.tollkeeper.api.invoicing.v1.GetInvoiceResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x87\x01\n\x0cListInvoices\x12\x30.tollkeeper.api.invoicing.v1.ListInvoicesRequest\x1a\x31.tollkeeper.api.invoicing.v1.ListInvoicesResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x91\x01\n\x0f\x46inalizeInvoice\x12\x33.tollkeeper.api.invoicing.v1.FinalizeInvoiceRequest\x1a\x34.tollkeeper.api.invoicing.v1.FinalizeInvoiceResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x85\x01\n\x0bVoidInvoice\x12/.tollkeeper.api.invoicing.v1.VoidInvoiceRequest\x1a\x30.tollkeeper.api.invoicing.v1.VoidInvoiceResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x99\x01\n\x12GetInvoiceDocument\x12\x36.tollkeeper.api.invoicing.v1.GetInvoiceDocumentRequest\x1a\x37.tollkeeper.api.invoicing.v1.GetInvoiceDocumentResponse\"\x12\xea\xe0\x18\x0einvoicing.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3tollkeeper/api/invoicing/v1/invoicing_service.proto\x12\x1btollkeeper.api.invoicing.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a+tollkeeper/api/auth/v1/required_scope.proto\x1a*tollkeeper/api/invoicing/v1/customer.proto\x1a)tollkeeper/api/invoicing/v1/invoice.proto\"[\n\x10PutSellerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\x06seller\x18\x02 \x01(\x0b\x32#.tollkeeper.api.invoicing.v1.Seller\"H\n\x11PutSellerResponse\x12\x33\n\x06seller\x18\x01 \x01(\x0b\x32#.tollkeeper.api.invoicing.v1.Seller\"\x12\n\x10GetSellerRequest\"H\n\x11GetSellerResponse\x12\x33\n\x06seller\x18\x01 \x01(\x0b\x32#.tollkeeper.api.invoicing.v1.Seller\"a\n\x12PutCustomerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x37\n\x08\x63ustomer\x18\x02 \x01(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\"N\n\x13PutCustomerResponse\x12\x37\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\")\n\x12GetCustomerRequest\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\"N\n\x13GetCustomerResponse\x12\x37\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\"=\n\x14ListCustomersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x15ListCustomersResponse\x12\x38\n\tcustomers\x18\x01 \x03(\x0b\x32%.tollkeeper.api.invoicing.v1.Customer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x01\n\x19\x43reateSubscriptionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12?\n\x0csubscription\x18\x02 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\x12\x1a\n\x12\x61llow_shared_usage\x18\x03 \x01(\x08\"]\n\x1a\x43reateSubscriptionResponse\x12?\n\x0csubscription\x18\x01 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"1\n\x16GetSubscriptionRequest\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\"Z\n\x17GetSubscriptionResponse\x12?\n\x0csubscription\x18\x01 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"V\n\x18ListSubscriptionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\"v\n\x19ListSubscriptionsResponse\x12@\n\rsubscriptions\x18\x01 \x03(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x19\x43\x61ncelSubscriptionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x1a\x43\x61ncelSubscriptionResponse\x12?\n\x0csubscription\x18\x01 \x01(\x0b\x32).tollkeeper.api.invoicing.v1.Subscription\"Z\n\x15PreviewInvoiceRequest\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x16PreviewInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"\x81\x01\n\x19\x43loseBillingPeriodRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12\x10\n\x08\x66inalize\x18\x04 \x01(\x08\"\xc1\x01\n\x1a\x43loseBillingPeriodResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x17\n\x0fsubscription_id\x18\x03 \x01(\t\x12>\n\x07invoice\x18\x04 \x01(\x0b\x32+.tollkeeper.api.invoicing.v1.InvoiceSummaryH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\'\n\x11GetInvoiceRequest\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\"K\n\x12GetInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"\x8b\x01\n\x13ListInvoicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x03 \x01(\t\x12\x38\n\x05state\x18\x04 \x01(\x0e\x32).tollkeeper.api.invoicing.v1.InvoiceState\"n\n\x14ListInvoicesResponse\x12=\n\x08invoices\x18\x01 \x03(\x0b\x32+.tollkeeper.api.invoicing.v1.InvoiceSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x16\x46inalizeInvoiceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\"P\n\x17\x46inalizeInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"L\n\x12VoidInvoiceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ninvoice_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"L\n\x13VoidInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32$.tollkeeper.api.invoicing.v1.Invoice\"l\n\x19GetInvoiceDocumentRequest\x12\x12\n\ninvoice_id\x18\x01 \x01(\t\x12;\n\x06\x66ormat\x18\x02 \x01(\x0e\x32+.tollkeeper.api.invoicing.v1.DocumentFormat\"T\n\x1aGetInvoiceDocumentResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x11\n\tfile_name\x18\x03 \x01(\t*d\n\x0e\x44ocumentFormat\x12\x1f\n\x1b\x44OCUMENT_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OCUMENT_FORMAT_PDF\x10\x01\x12\x18\n\x14\x44OCUMENT_FORMAT_JSON\x10\x02\x32\x8a\x12\n\x10InvoicingService\x12\x7f\n\tPutSeller\x12-.tollkeeper.api.invoicing.v1.PutSellerRequest\x1a..tollkeeper.api.invoicing.v1.PutSellerResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12~\n\tGetSeller\x12-.tollkeeper.api.invoicing.v1.GetSellerRequest\x1a..tollkeeper.api.invoicing.v1.GetSellerResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x85\x01\n\x0bPutCustomer\x12/.tollkeeper.api.invoicing.v1.PutCustomerRequest\x1a\x30.tollkeeper.api.invoicing.v1.PutCustomerResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x84\x01\n\x0bGetCustomer\x12/.tollkeeper.api.invoicing.v1.GetCustomerRequest\x1a\x30.tollkeeper.api.invoicing.v1.GetCustomerResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x8a\x01\n\rListCustomers\x12\x31.tollkeeper.api.invoicing.v1.ListCustomersRequest\x1a\x32.tollkeeper.api.invoicing.v1.ListCustomersResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x9a\x01\n\x12\x43reateSubscription\x12\x36.tollkeeper.api.invoicing.v1.CreateSubscriptionRequest\x1a\x37.tollkeeper.api.invoicing.v1.CreateSubscriptionResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x90\x01\n\x0fGetSubscription\x12\x33.tollkeeper.api.invoicing.v1.GetSubscriptionRequest\x1a\x34.tollkeeper.api.invoicing.v1.GetSubscriptionResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x96\x01\n\x11ListSubscriptions\x12\x35.tollkeeper.api.invoicing.v1.ListSubscriptionsRequest\x1a\x36.tollkeeper.api.invoicing.v1.ListSubscriptionsResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x9a\x01\n\x12\x43\x61ncelSubscription\x12\x36.tollkeeper.api.invoicing.v1.CancelSubscriptionRequest\x1a\x37.tollkeeper.api.invoicing.v1.CancelSubscriptionResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x8d\x01\n\x0ePreviewInvoice\x12\x32.tollkeeper.api.invoicing.v1.PreviewInvoiceRequest\x1a\x33.tollkeeper.api.invoicing.v1.PreviewInvoiceResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x9c\x01\n\x12\x43loseBillingPeriod\x12\x36.tollkeeper.api.invoicing.v1.CloseBillingPeriodRequest\x1a\x37.tollkeeper.api.invoicing.v1.CloseBillingPeriodResponse\"\x13\xea\xe0\x18\x0finvoicing.write0\x01\x12\x81\x01\n\nGetInvoice\x12..tollkeeper.api.invoicing.v1.GetInvoiceRequest\x1a/.tollkeeper.api.invoicing.v1.GetInvoiceResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x87\x01\n\x0cListInvoices\x12\x30.tollkeeper.api.invoicing.v1.ListInvoicesRequest\x1a\x31.tollkeeper.api.invoicing.v1.ListInvoicesResponse\"\x12\xea\xe0\x18\x0einvoicing.read\x12\x91\x01\n\x0f\x46inalizeInvoice\x12\x33.tollkeeper.api.invoicing.v1.FinalizeInvoiceRequest\x1a\x34.tollkeeper.api.invoicing.v1.FinalizeInvoiceResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x85\x01\n\x0bVoidInvoice\x12/.tollkeeper.api.invoicing.v1.VoidInvoiceRequest\x1a\x30.tollkeeper.api.invoicing.v1.VoidInvoiceResponse\"\x13\xea\xe0\x18\x0finvoicing.write\x12\x99\x01\n\x12GetInvoiceDocument\x12\x36.tollkeeper.api.invoicing.v1.GetInvoiceDocumentRequest\x1a\x37.tollkeeper.api.invoicing.v1.GetInvoiceDocumentResponse\"\x12\xea\xe0\x18\x0einvoicing.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,8 +68,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVOICINGSERVICE'].methods_by_name['VoidInvoice']._serialized_options = b'\352\340\030\017invoicing.write'
   _globals['_INVOICINGSERVICE'].methods_by_name['GetInvoiceDocument']._loaded_options = None
   _globals['_INVOICINGSERVICE'].methods_by_name['GetInvoiceDocument']._serialized_options = b'\352\340\030\016invoicing.read'
-  _globals['_DOCUMENTFORMAT']._serialized_start=3156
-  _globals['_DOCUMENTFORMAT']._serialized_end=3256
+  _globals['_DOCUMENTFORMAT']._serialized_start=3185
+  _globals['_DOCUMENTFORMAT']._serialized_end=3285
   _globals['_PUTSELLERREQUEST']._serialized_start=274
   _globals['_PUTSELLERREQUEST']._serialized_end=365
   _globals['_PUTSELLERRESPONSE']._serialized_start=367
@@ -90,50 +90,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCUSTOMERSREQUEST']._serialized_end=898
   _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=900
   _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=1006
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=1008
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=1120
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=1122
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=1215
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=1217
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=1266
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=1268
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=1358
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1360
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1446
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1448
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1566
-  _globals['_CANCELSUBSCRIPTIONREQUEST']._serialized_start=1568
-  _globals['_CANCELSUBSCRIPTIONREQUEST']._serialized_end=1686
-  _globals['_CANCELSUBSCRIPTIONRESPONSE']._serialized_start=1688
-  _globals['_CANCELSUBSCRIPTIONRESPONSE']._serialized_end=1781
-  _globals['_PREVIEWINVOICEREQUEST']._serialized_start=1783
-  _globals['_PREVIEWINVOICEREQUEST']._serialized_end=1873
-  _globals['_PREVIEWINVOICERESPONSE']._serialized_start=1875
-  _globals['_PREVIEWINVOICERESPONSE']._serialized_end=1954
-  _globals['_CLOSEBILLINGPERIODREQUEST']._serialized_start=1957
-  _globals['_CLOSEBILLINGPERIODREQUEST']._serialized_end=2086
-  _globals['_CLOSEBILLINGPERIODRESPONSE']._serialized_start=2089
-  _globals['_CLOSEBILLINGPERIODRESPONSE']._serialized_end=2282
-  _globals['_GETINVOICEREQUEST']._serialized_start=2284
-  _globals['_GETINVOICEREQUEST']._serialized_end=2323
-  _globals['_GETINVOICERESPONSE']._serialized_start=2325
-  _globals['_GETINVOICERESPONSE']._serialized_end=2400
-  _globals['_LISTINVOICESREQUEST']._serialized_start=2403
-  _globals['_LISTINVOICESREQUEST']._serialized_end=2542
-  _globals['_LISTINVOICESRESPONSE']._serialized_start=2544
-  _globals['_LISTINVOICESRESPONSE']._serialized_end=2654
-  _globals['_FINALIZEINVOICEREQUEST']._serialized_start=2656
-  _globals['_FINALIZEINVOICEREQUEST']._serialized_end=2720
-  _globals['_FINALIZEINVOICERESPONSE']._serialized_start=2722
-  _globals['_FINALIZEINVOICERESPONSE']._serialized_end=2802
-  _globals['_VOIDINVOICEREQUEST']._serialized_start=2804
-  _globals['_VOIDINVOICEREQUEST']._serialized_end=2880
-  _globals['_VOIDINVOICERESPONSE']._serialized_start=2882
-  _globals['_VOIDINVOICERESPONSE']._serialized_end=2958
-  _globals['_GETINVOICEDOCUMENTREQUEST']._serialized_start=2960
-  _globals['_GETINVOICEDOCUMENTREQUEST']._serialized_end=3068
-  _globals['_GETINVOICEDOCUMENTRESPONSE']._serialized_start=3070
-  _globals['_GETINVOICEDOCUMENTRESPONSE']._serialized_end=3154
-  _globals['_INVOICINGSERVICE']._serialized_start=3259
-  _globals['_INVOICINGSERVICE']._serialized_end=5573
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=1009
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=1149
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=1151
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=1244
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=1246
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=1295
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=1297
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=1387
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1389
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1475
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1477
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1595
+  _globals['_CANCELSUBSCRIPTIONREQUEST']._serialized_start=1597
+  _globals['_CANCELSUBSCRIPTIONREQUEST']._serialized_end=1715
+  _globals['_CANCELSUBSCRIPTIONRESPONSE']._serialized_start=1717
+  _globals['_CANCELSUBSCRIPTIONRESPONSE']._serialized_end=1810
+  _globals['_PREVIEWINVOICEREQUEST']._serialized_start=1812
+  _globals['_PREVIEWINVOICEREQUEST']._serialized_end=1902
+  _globals['_PREVIEWINVOICERESPONSE']._serialized_start=1904
+  _globals['_PREVIEWINVOICERESPONSE']._serialized_end=1983
+  _globals['_CLOSEBILLINGPERIODREQUEST']._serialized_start=1986
+  _globals['_CLOSEBILLINGPERIODREQUEST']._serialized_end=2115
+  _globals['_CLOSEBILLINGPERIODRESPONSE']._serialized_start=2118
+  _globals['_CLOSEBILLINGPERIODRESPONSE']._serialized_end=2311
+  _globals['_GETINVOICEREQUEST']._serialized_start=2313
+  _globals['_GETINVOICEREQUEST']._serialized_end=2352
+  _globals['_GETINVOICERESPONSE']._serialized_start=2354
+  _globals['_GETINVOICERESPONSE']._serialized_end=2429
+  _globals['_LISTINVOICESREQUEST']._serialized_start=2432
+  _globals['_LISTINVOICESREQUEST']._serialized_end=2571
+  _globals['_LISTINVOICESRESPONSE']._serialized_start=2573
+  _globals['_LISTINVOICESRESPONSE']._serialized_end=2683
+  _globals['_FINALIZEINVOICEREQUEST']._serialized_start=2685
+  _globals['_FINALIZEINVOICEREQUEST']._serialized_end=2749
+  _globals['_FINALIZEINVOICERESPONSE']._serialized_start=2751
+  _globals['_FINALIZEINVOICERESPONSE']._serialized_end=2831
+  _globals['_VOIDINVOICEREQUEST']._serialized_start=2833
+  _globals['_VOIDINVOICEREQUEST']._serialized_end=2909
+  _globals['_VOIDINVOICERESPONSE']._serialized_start=2911
+  _globals['_VOIDINVOICERESPONSE']._serialized_end=2987
+  _globals['_GETINVOICEDOCUMENTREQUEST']._serialized_start=2989
+  _globals['_GETINVOICEDOCUMENTREQUEST']._serialized_end=3097
+  _globals['_GETINVOICEDOCUMENTRESPONSE']._serialized_start=3099
+  _globals['_GETINVOICEDOCUMENTRESPONSE']._serialized_end=3183
+  _globals['_INVOICINGSERVICE']._serialized_start=3288
+  _globals['_INVOICINGSERVICE']._serialized_end=5602
 # @@protoc_insertion_point(module_scope)

@@ -304,9 +304,15 @@ class CreateSubscriptionRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    ALLOW_SHARED_USAGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: a repeat with the same content returns the
     first answer. 1 to 128 characters; required.
+    """
+    allow_shared_usage: _builtins.bool
+    """Usage belongs to a customer, so that two subscriptions which run at the same
+    time and whose plans price the same usage both bill it. Such a subscription
+    is refused with USAGE_BILLED_TWICE unless this says that it is meant.
     """
     @_builtins.property
     def subscription(self) -> _customer_pb2.Subscription:
@@ -317,10 +323,11 @@ class CreateSubscriptionRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         subscription: _customer_pb2.Subscription | None = ...,
+        allow_shared_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_shared_usage", b"allow_shared_usage", "request_id", b"request_id", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
