@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgpack
 
@@ -32,12 +32,12 @@ _ERROR_LENGTH_MAX = 15
 _PROBE_LIFE_MS = 1000
 # msgpack of a list of two, the first of which is 2.
 _LOST_REPLY = b"\x92\x02"
-_HEAD = 4
 _FINGERPRINT = slice(0, 8)
 _COVERAGE_ID = slice(8, 16)
 _STALE_ATTEMPTS_MAX = 3
 # Plain numbers, since looking up a member of an enumeration takes a while.
-_HOLDING = frozenset((int(Kind.RESERVE), int(Kind.EXTEND)))
+_RESERVE = int(Kind.RESERVE)
+_HOLDING = frozenset((_RESERVE, int(Kind.EXTEND)))
 _FIGURES = 3
 _FIGURES_WITH_WAIT = 4
 _WITH_WAITS = frozenset(map(int, (Outcome.EXCEEDING, Outcome.DENIED, Outcome.PARTIAL)))
@@ -68,9 +68,11 @@ class Answer(NamedTuple):
         hold: The hold that an allowed reserve made.
         coverage: The limits that applied, which a repeated answer remembers.
         figures: For each of them what is used, what is reserved, and in how many milliseconds it
-            is reset, -1 for never. Where something did not fit also how long to wait: -1 where it
-            fitted, 0 when it never fits or need not wait. Behind them, where only a part was
-            granted, how much of each flexible unit was beyond the least.
+            is reset, -1 for never. What passed or was booked shows what all that was decided at
+            the same instant has left; the answers about a coverage then share one list. Where
+            something did not fit also how long to wait: -1 where it fitted, 0 when it never fits
+            or need not wait. Behind them, where only a part was granted, how much of each flexible
+            unit was beyond the least.
     """
 
     kind: int
@@ -87,6 +89,10 @@ class Answer(NamedTuple):
         if self.outcome not in _WITH_WAITS:
             return [-1] * limits_count
         return self.figures[_FIGURES : _FIGURES_WITH_WAIT * limits_count : _FIGURES_WITH_WAIT]
+
+
+# As the class itself, without what Python does for names of arguments.
+_new_answer = cast("Callable[[tuple[object, ...]], Answer]", partial(tuple.__new__, Answer))
 
 
 class Batch(NamedTuple):
@@ -352,12 +358,23 @@ def decode(batch: Batch, reply: Sequence[bytes]) -> tuple[int, Decided | None]:
     is_stale, now_ms, *rest = _unpacked(reply[0])
     if is_stale:
         return now_ms, None
-    more_is_due, flat = rest
+    more_is_due, flat, told, shown = rest
     exhibits = dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
-    answers = [
-        _answer(batch.root, operation, record, exhibits)
-        for operation, record in zip(batch.operations, reply[1:], strict=True)
-    ]
+    records = iter(reply[1:])
+    shown_next = iter(shown)
+    figures_of: dict[Coverage, Sequence[int]] = {}
+    answers: list[Answer | LimitsChanged | DomainError] = []
+    for operation, code, detail in zip(batch.operations, told[::2], told[1::2], strict=True):
+        coverage = operation.coverage
+        figures = figures_of.get(coverage)
+        if figures is None:
+            figures = figures_of[coverage] = next(shown_next) or ()
+        if code:
+            hold = operation.hold if code // KINDS == _RESERVE else ""
+            told_of = (code // KINDS, code % KINDS, now_ms, detail, hold, coverage, figures)
+            answers.append(_new_answer(told_of))
+        else:
+            answers.append(_answer(batch.root, operation, next(records), exhibits))
     return now_ms, Decided(answers, more_is_due)
 
 
@@ -412,7 +429,10 @@ def encode(
 
 
 def _answer(
-    root: Root, operation: Operation, record: bytes | Sequence[bytes], exhibits: dict[bytes, bytes]
+    root: Root,
+    operation: Operation,
+    record: bytes | Sequence[bytes],
+    exhibits: Mapping[bytes, bytes],
 ) -> Answer | LimitsChanged | DomainError:
     if not isinstance(record, bytes):
         _, description = record
@@ -421,20 +441,45 @@ def _answer(
         return refusal(root.customer, operation, record.decode())
     coverage = operation.coverage
     if record[_COVERAGE_ID] != coverage.id:
-        coverage = remembered(exhibits[record[_COVERAGE_ID]])
-    return _answer_about(coverage, record)
+        coverage = remembered(exhibits[b"s" + record[_COVERAGE_ID]])
+    return _answer_about(coverage, record, exhibits)
 
 
-def remembered_answer(record: bytes, exhibit: bytes) -> Answer:
-    """Read an answer that was given before, about limits of which only the exhibit is left."""
-    return _answer_about(remembered(exhibit), record)
+def names_beside(record: bytes) -> tuple[bytes, ...]:
+    """Name what else is remembered of an answer: its limits, and figures that it shares."""
+    coverage_id = record[_COVERAGE_ID]
+    *_, figures = _read_record(record)
+    limits = b"s" + coverage_id
+    return (limits, _figures_name(coverage_id, figures)) if isinstance(figures, int) else (limits,)
 
 
-def _answer_about(coverage: Coverage, record: bytes) -> Answer:
-    figures = _unpacked(record[_COVERAGE_ID.stop :])
-    code, now_ms, detail, hold = figures[:_HEAD]
-    del figures[:_HEAD]
+def remembered_answer(record: bytes, exhibits: Mapping[bytes, bytes]) -> Answer:
+    """Read an answer that was given before, with what its `names_beside` name."""
+    return _answer_about(remembered(exhibits[b"s" + record[_COVERAGE_ID]]), record, exhibits)
+
+
+def _answer_about(coverage: Coverage, record: bytes, exhibits: Mapping[bytes, bytes]) -> Answer:
+    code, now_ms, detail, hold, figures = _read_record(record)
+    if isinstance(figures, int):
+        figures = _unpacked(exhibits[_figures_name(record[_COVERAGE_ID], figures)])
     return Answer(code // KINDS, code % KINDS, now_ms, detail, hold.decode(), coverage, figures)
+
+
+def _read_record(record: bytes) -> tuple[int, int, int, bytes, Sequence[int] | int]:
+    """Read a record up to its figures, or the number of the run that has remembered them."""
+    hold_behind = b""
+    try:
+        values = _unpacked(record[_COVERAGE_ID.stop :])
+    except msgpack.ExtraData as more:
+        values, hold_behind = more.unpacked, more.extra
+    code, now_ms, detail, hold, *figures = values
+    if isinstance(hold, int):
+        return code, now_ms, detail, hold_behind, hold
+    return code, now_ms, detail, hold, figures
+
+
+def _figures_name(coverage_id: bytes, run: int) -> bytes:
+    return b"f%b%d" % (coverage_id, run)
 
 
 def _is_script_lost(reply: Reply) -> bool:

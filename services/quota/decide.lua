@@ -21,9 +21,14 @@
 --       exhibit is what it needs to show a repeated answer.
 -- What is kept of a customer carries the token of its epoch. Where that is another, nothing is
 -- decided; nor where nothing is kept, unless it may begin, as it is known that nothing was lost.
--- Returns {msgpack {2, now}} then; else msgpack {is stale, now, more is due, {coverage id, exhibit, ...}}, then for each operation
--- an error, or its record: fingerprint and coverage id of 8 bytes each, and msgpack {outcome + 16 *
--- kind, now, detail, hold, figures of each counter ..., grant of each flexible unit ...}.
+-- Returns {msgpack {2, now}} then; else msgpack {is stale, now, more is due, {name, what is
+-- remembered under it, ...}, {outcome + 16 * kind and detail of each operation ...}, {figures of each
+-- coverage, ...}}. Where there are zeros instead, an error or a record follows: fingerprint and
+-- coverage id of 8 bytes each, and msgpack {outcome + 16 * kind, now, detail, hold, figures of each
+-- counter ..., grant of each flexible unit ...}.
+--       What passes or is booked is told with the figures that all operations of this run have left.
+--       Where several records would show them they are remembered once, under `f`, coverage id and
+--       the number of the run; these records are msgpack {.., now, detail, number} and then the hold.
 --
 -- Kinds: 0 check, 1 reserve, 2 commit, 3 release, 4 extend, 5 mark dispatched, 6 record. Outcomes: 1
 -- allowed, 2 allowed beyond what does not refuse, 3 denied, 4 committed or recorded, 5 released, 6
@@ -56,16 +61,17 @@ local books = {
   now = now, operations = operations,
   counters = counters, fields = fields, by_field = false, changed = {},
   coverages = {}, holds = {}, changed_ids = {}, late = {},
-  recent = {}, news = {}, forgotten = {},
+  recent = {}, news = {}, forgotten = {}, is_any_forgotten = false,
+  named = {}, values = {}, expiries = {},
   last_expiry = 0, is_last_expiry_known = false,
 }
 
--- Divides in place, since Lua calls a function for as much as this costs.
-local function record(books, coverage, at, outcome, detail, hold, misfits, granted)
-  local operations, now = books.operations, books.now
-  local values = {outcome + 16 * operations[at], now, detail, hold, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-  local count, least = 4, false
-  if outcome == 3 and operations[at + 6] ~= 0 then least = operations[at + 6][2] end
+-- Adds the figures of a coverage behind `count` values, and answers how many there are then; with
+-- a wait where the operation at `denied_at` is refused. It divides in place, since Lua calls a
+-- function for as much as this costs.
+local function add_figures(books, coverage, values, count, denied_at, misfits)
+  local operations, now, least = books.operations, books.now, false
+  if denied_at and operations[denied_at + 6] ~= 0 then least = operations[denied_at + 6][2] end
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
     local scale, drain, used, taken = counter.scale, counter.drain, counter.settled, counter.taken
@@ -87,20 +93,25 @@ local function record(books, coverage, at, outcome, detail, hold, misfits, grant
     end
     values[count + 1], values[count + 2], values[count + 3] = used, total - used, reset
     count = count + 3
-    if outcome == 3 then
+    if denied_at then
       local slot = coverage[i + 1]
+      local amount = least and least[slot] or operations[denied_at + 6 + slot]
       count = count + 1
-      values[count] = wait_for(books, counter, least and least[slot] or operations[at + 6 + slot])
+      values[count] = wait_for(books, counter, amount)
     elseif misfits then
       count = count + 1
       values[count] = misfits[counter] and 0 or -1
     end
   end
-  for i = 1, granted and #granted or 0 do
-    count = count + 1
-    values[count] = granted[i]
-  end
-  for i = count + 1, 16 do values[i] = nil end
+  return count
+end
+
+-- The record of what did not fit on every limit.
+local function record(books, coverage, at, outcome, detail, hold, misfits, granted)
+  local operations = books.operations
+  local values = {outcome + 16 * operations[at], books.now, detail, hold}
+  local count = add_figures(books, coverage, values, 4, outcome == 3 and at, misfits)
+  for i = 1, granted and #granted or 0 do values[count + i] = granted[i] end
   return operations[at + 3] .. coverage[1] .. cmsgpack.pack(values)
 end
 
@@ -114,13 +125,17 @@ end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, sweep_max)
 local hold_ids, names = {}, {}
-for i = 1, #due do hold_ids[i] = due[i] end
+for i = 1, #due do
+  hold_ids[i] = due[i]
+  books.named[due[i]] = true
+end
 local at, last = 1, #operations
 while at < last do
   local kind, id = operations[at], operations[at + 4]
   if kind > 0 then names[#names + 1] = operations[at + 2] end
   if id ~= '' and kind > 1 then
     hold_ids[#hold_ids + 1] = id
+    books.named[id] = true
     names[#names + 1] = 'e' .. id
   end
   at = at + 7 + coverages[operations[at + 1]][4]
@@ -128,17 +143,20 @@ end
 
 local period = math.floor(now / 600000)
 local recent_key, former_key = KEYS[3 + period % 2], KEYS[4 - period % 2]
-local is_new_period = true
+local is_new_period, run = true, period * 16777216
 if #names > 0 or #due > 0 then
   local last_name = #names + 1
   names[last_name] = '_'
   local former = read(former_key, names)
   for i = 1, #coverages do names[last_name + i] = 's' .. coverages[i][1] end
+  names[#names + 1] = '#'
   local recent = read(recent_key, names)
   is_new_period = tonumber(recent[last_name] or 0) ~= period
   local is_former_over = tonumber(former[last_name] or 0) ~= period - 1
+  if not is_new_period then run = tonumber(recent[#names] or run) end
   for i = 1, last_name - 1 do
-    books.recent[names[i]] = not is_new_period and recent[i] or not is_former_over and former[i]
+    local known = not is_new_period and recent[i] or not is_former_over and former[i]
+    if known then books.recent[names[i]] = known end
   end
   for i = 1, #coverages do
     coverages[i].is_remembered = not is_new_period and recent[last_name + i]
@@ -204,45 +222,112 @@ for i = 1, #late_ids do stamp_late(books, late_ids[i], books.late[i]) end
 
 -- Deciding ---------------------------------------------------------------------------------------
 
-local replies, exhibits = {''}, {}
+local replies, told, exhibits = {''}, {}, {}
+local counts, passed, records, repeats = {}, {}, {}, {}
 local decide = {[0] = check, reserve, commit, release, extend, mark_dispatched, book}
 
 at = 1
 while at < last do
-  local kind, request = operations[at], operations[at + 2]
-  local coverage = coverages[operations[at + 1]]
-  local reply = kind > 0 and books.recent[request]
-  if not reply then
-    local outcome, detail, hold, misfits, granted = decide[kind](books, coverage, at)
-    reply = outcome and record(books, coverage, at, outcome, detail, hold, misfits, granted)
-      or detail
-    if outcome and kind > 0 then
-      remember(books, request, reply)
-      if not coverage.is_remembered then
-        coverage.is_remembered = true
-        remember(books, 's' .. coverage[1], coverage[3])
+  local kind, request, place = operations[at], operations[at + 2], operations[at + 1]
+  local coverage, code, detail = coverages[place], 0, 0
+  local known = kind > 0 and books.recent[request]
+  if known then
+    local next_reply, next_repeat = #replies + 1, #repeats
+    replies[next_reply] = ''
+    repeats[next_repeat + 1], repeats[next_repeat + 2], repeats[next_repeat + 3] = next_reply, at, known
+  else
+    local outcome, found, hold, misfits, granted = decide[kind](books, coverage, at)
+    if not outcome then
+      replies[#replies + 1] = found
+    elseif outcome == 2 or outcome == 3 or outcome == 6 then
+      local reply = record(books, coverage, at, outcome, found, hold, misfits, granted)
+      replies[#replies + 1] = reply
+      if kind > 0 then remember(books, request, reply) end
+    else
+      code, detail = outcome + 16 * kind, found
+      counts[place] = counts[place] or 0
+      if kind > 0 then
+        -- Its record is made when all is decided; until then it is known by its number.
+        local count, news = #passed, books.news
+        counts[place] = counts[place] + 1
+        remember(books, request, count / 4 + 1)
+        passed[count + 1], passed[count + 2], passed[count + 3] = at, code, detail
+        passed[count + 4] = #news
       end
     end
-  elseif string.sub(reply, 1, 8) ~= operations[at + 3] then
-    reply = '1' .. cmsgpack.unpack(string.sub(reply, 17))[1]
-  elseif string.sub(reply, 9, 16) ~= coverage[1] then
-    local name = 's' .. string.sub(reply, 9, 16)
-    exhibits[#exhibits + 1] = string.sub(reply, 9, 16)
-    exhibits[#exhibits + 1] = books.recent[name]
-      or redis.call('HGET', recent_key, name) or redis.call('HGET', former_key, name)
+    if outcome and kind > 0 and not coverage.is_remembered then
+      coverage.is_remembered = true
+      remember(books, 's' .. coverage[1], coverage[3])
+    end
   end
-  replies[#replies + 1] = reply
+  local count = #told
+  told[count + 1], told[count + 2] = code, detail
   at = at + 7 + coverage[4]
+end
+
+-- Telling what passed ------------------------------------------------------------------------------
+
+local shown, is_run_named = {}, false
+for place = 1, #coverages do
+  local coverage, count, values = coverages[place], counts[place], false
+  if count then
+    values = {}
+    add_figures(books, coverage, values, 0)
+    if count > 1 and #values > 0 then
+      if not is_run_named then run, is_run_named = run + 1, true end
+      remember(books, 'f' .. coverage[1] .. string.format('%d', run), cmsgpack.pack(values))
+    end
+  end
+  shown[place] = values
+end
+if is_run_named then remember(books, '#', string.format('%d', run)) end
+
+for i = 1, #passed, 4 do
+  local at, code, detail = passed[i], passed[i + 1], passed[i + 2]
+  local place, hold = operations[at + 1], operations[at] == 1 and operations[at + 4] or ''
+  local coverage, reply = coverages[place], false
+  if counts[place] > 1 and #shown[place] > 0 then
+    if coverage.code ~= code or coverage.detail ~= detail then
+      coverage.code, coverage.detail = code, detail
+      coverage.told = coverage[1] .. '\148' .. cmsgpack.pack(code, now, detail, run)
+    end
+    reply = operations[at + 3] .. coverage.told .. hold
+  else
+    local values = cmsgpack.pack({code, now, detail, hold, unpack(shown[place])})
+    reply = operations[at + 3] .. coverage[1] .. values
+  end
+  records[#records + 1] = reply
+  books.news[passed[i + 3]] = reply
+end
+
+local function recall(name)
+  exhibits[#exhibits + 1] = name
+  exhibits[#exhibits + 1] = books.recent[name]
+    or redis.call('HGET', recent_key, name) or redis.call('HGET', former_key, name)
+end
+
+for i = 1, #repeats, 3 do
+  local at, reply = repeats[i + 1], repeats[i + 2]
+  reply = records[reply] or reply
+  local id = string.sub(reply, 9, 16)
+  local _, values = cmsgpack.unpack_one(string.sub(reply, 17))
+  if string.sub(reply, 1, 8) ~= operations[at + 3] then
+    reply = '1' .. values[1]
+  else
+    if id ~= coverages[operations[at + 1]][1] then recall('s' .. id) end
+    if type(values[4]) == 'number' then recall('f' .. id .. string.format('%d', values[4])) end
+  end
+  replies[repeats[i]] = reply
 end
 
 -- Writing ----------------------------------------------------------------------------------------
 
-local values, expiries, gone, gone_ids = {}, {}, {}, {}
-local made = 0
+local values, expiries, gone, gone_ids = books.values, books.expiries, {}, {}
+local made, written = 0, #books.values
 for i = 1, #books.changed do
   local c = books.changed[i]
-  values[2 * i - 1] = c.field
-  values[2 * i] = cmsgpack.pack(c.stamp, c.taken, c.settled, c.held, c.drain, c.scale)
+  values[written + 2 * i - 1] = c.field
+  values[written + 2 * i] = cmsgpack.pack(c.stamp, c.taken, c.settled, c.held, c.drain, c.scale)
   if c.is_new then made = made + 1 end
 end
 
@@ -309,5 +394,5 @@ for name in pairs(books.forgotten) do forgotten[#forgotten + 1] = name end
 write('HDEL', recent_key, forgotten)
 write('HDEL', former_key, forgotten)
 
-replies[1] = cmsgpack.pack({false, now, #due == sweep_max, exhibits})
+replies[1] = cmsgpack.pack({false, now, #due == sweep_max, exhibits, told, shown})
 return replies

@@ -10,6 +10,8 @@ the script to. How a counter counts says `counting.py`, what fits `admission.py`
   booked at what it held, and for `LATE_MS` a late commit puts what was really used in the place of
   that, in the window where it was booked.
 - A hold is extended on the counters from which it was taken, by the rules that they have now.
+- What passes or is booked is told with the figures that all operations left that arrived together.
+  What does not fit everywhere is told with those that it met.
 """
 
 from collections.abc import Iterable, Mapping
@@ -118,6 +120,8 @@ class Failure:
 _FORGOTTEN = Counter(stamp_ms=0, taken=0, settled=0, held=0, drain=0, scale=1)
 """A counter that said nothing any more, of a limit that is gone."""
 
+_WITH_OWN_FIGURES = (Outcome.EXCEEDING, Outcome.DENIED, Outcome.PARTIAL)
+
 Known = TypeVar("Known")
 
 
@@ -147,7 +151,7 @@ def decide(
     books.expire(sweep_max)
     asked = tuple(operations)
     books.follow(asked)
-    answers = tuple([books.decide(operation) for operation in asked])
+    answers = books.shown([books.decide(operation) for operation in asked])
     return books.closed(), answers
 
 
@@ -164,6 +168,7 @@ class _Books:
         self._rules: dict[str, Rule] = {}
         self._late: list[str] = []
         self._last_expiry_ms = 0
+        self._passed: list[tuple[Operation, Answer]] = []
 
     def closed(self) -> SubjectState:
         return SubjectState(self._counters, self._holds, self._requests, self._ended)
@@ -218,6 +223,24 @@ class _Books:
             known = (operation.fingerprint, answer)
             self._requests[operation.request] = Remembered(self._period, known)
         return answer
+
+    def shown(self, answers: Iterable[Answer | Failure]) -> tuple[Answer | Failure, ...]:
+        """Show what all operations left, in the answers to those that passed or were booked."""
+        final = {
+            id(answer): replace(answer, figures=self._figures(operation))
+            for operation, answer in self._passed
+        }
+        for operation, answer in self._passed:
+            known = self._requests.get(operation.request)
+            if known and known.value[1] is answer:
+                value = (operation.fingerprint, final[id(answer)])
+                self._requests[operation.request] = replace(known, value=value)
+        return tuple([final.get(id(answer), answer) for answer in answers])
+
+    def _figures(self, operation: Operation) -> tuple[int, ...]:
+        pairs = zip(operation.parts, operation.rules, strict=True)
+        counters = [self._counter(name, rule) for (name, _), rule in pairs]
+        return tuple([figure for each in counters for figure in each.figures(self._now_ms)])
 
     def _carry_out(self, operation: Operation) -> Answer | Failure:
         if operation.kind is Kind.RESERVE:
@@ -352,6 +375,10 @@ class _Books:
         self, operation: Operation, admission: Admission, detail: int, hold: str = ""
     ) -> Answer:
         outcome = admission.outcome
+        if outcome not in _WITH_OWN_FIGURES:
+            answer = Answer(operation.kind, outcome, self._now_ms, detail, hold, ())
+            self._passed.append((operation, answer))
+            return answer
         figures: list[int] = []
         amounts = operation.demand.least or operation.demand.amounts
         for (name, slot), rule in zip(operation.parts, operation.rules, strict=True):
@@ -360,7 +387,7 @@ class _Books:
             if outcome is Outcome.DENIED:
                 wait_ms = counter.wait_ms(rule, amounts[slot], self._now_ms, self._last_expiry_ms)
                 figures.append(wait_ms)
-            elif outcome in (Outcome.EXCEEDING, Outcome.PARTIAL):
+            else:
                 figures.append(0 if name in admission.misfits else -1)
         return Answer(
             operation.kind,

@@ -35,9 +35,11 @@ end
 
 local function remember(books, name, value)
   local news = books.news
-  books.recent[name], books.forgotten[name] = value, nil
-  news[#news + 1] = name
-  news[#news + 1] = value
+  local count = #news
+  books.recent[name] = value
+  -- Lua makes room for a key also when it gets nil.
+  if books.is_any_forgotten then books.forgotten[name] = nil end
+  news[count + 1], news[count + 2] = name, value
 end
 
 local function put_hold(books, id, hold)
@@ -131,9 +133,26 @@ local function reserve(books, coverage, at)
     end
   end
   local id, expiry = operations[at + 4], books.now + operations[at + 5]
-  put_hold(
-    books, id, {expiry, coverage[2], 0, books.now, unpack(sums, base + 1, base + coverage[4])}
-  )
+  if books.named[id] then
+    put_hold(
+      books, id, {expiry, coverage[2], 0, books.now, unpack(sums, base + 1, base + coverage[4])}
+    )
+  else
+    -- No other operation of this run speaks of it, so that it is written at once.
+    if coverage.expiry ~= expiry then
+      coverage.expiry, coverage.expiry_text = expiry, string.format('%d', expiry)
+      coverage.hold_head = cmsgpack.pack(expiry, coverage[2], 0, books.now)
+    end
+    local values, expiries = books.values, books.expiries
+    local count = #values
+    values[count + 1] = 'h' .. id
+    values[count + 2] = coverage.hold_head
+    if coverage[4] > 0 then
+      local amounts = cmsgpack.pack(unpack(sums, base + 1, base + coverage[4]))
+      values[count + 2] = coverage.hold_head .. amounts
+    end
+    expiries[count + 1], expiries[count + 2] = coverage.expiry_text, id
+  end
   keep_expiry(books, expiry)
   return outcome, expiry, id, misfits, granted
 end
@@ -169,6 +188,7 @@ local function release(books, coverage, at)
   local forgotten = books.operations[at + 6]
   if forgotten ~= 0 then
     books.recent[forgotten], books.forgotten[forgotten] = nil, true
+    books.is_any_forgotten = true
   end
   local is_late = hold and hold[3] == 2
   if is_late then unbook_late(books, hold) elseif hold then give_back(books, hold) end

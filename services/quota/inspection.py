@@ -5,16 +5,22 @@ meanwhile may be among them or not.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
-from services.quota.counters import Answer, Root, keys_of, remembered_answer
+from services.quota.counters import (
+    Answer,
+    Root,
+    keys_of,
+    names_beside,
+    remembered_answer,
+)
 from services.quota.holdings import Holding, read_holding
 from services.quota.redis_link import Link, Reply, packed
 from services.quota.refusals import unavailable
 
 _STEP = 1000
 _START = b"0"
-_COVERAGE_ID = slice(8, 16)
 
 
 class Inspection:
@@ -51,9 +57,10 @@ class Inspection:
         return max(answers, key=lambda answer: answer.now_ms)
 
     async def _shown(self, record: bytes, recents: Sequence[str]) -> Answer:
-        name = b"s" + record[_COVERAGE_ID]
-        replies = await self._ask([packed("HGET", recent, name) for recent in recents], recents)
-        return remembered_answer(record, next(reply for reply in replies if reply is not None))
+        names = names_beside(record)
+        replies = await self._ask([packed("HMGET", recent, *names) for recent in recents], recents)
+        found = zip(names * len(recents), chain.from_iterable(replies), strict=True)
+        return remembered_answer(record, {name: each for name, each in found if each is not None})
 
     async def _ask(self, commands: Sequence[bytes], keys: Sequence[str]) -> list[Any]:
         try:

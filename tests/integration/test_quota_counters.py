@@ -204,7 +204,7 @@ async def test_more_than_a_redis_call_takes_is_read_and_written_in_parts(
     first = await decided(counters, tenant, *many)
     again = await decided(counters, tenant, *many)
 
-    assert first == [("ALLOWED", 0, n) for n in range(1, 5_001)]
+    assert first == [("ALLOWED", 0, 5_000)] * 5_000
     assert again == first
 
 

@@ -130,6 +130,26 @@ def a_question(request: str) -> messages.ExplainDecisionRequest:
     return messages.ExplainDecisionRequest(customer_id="acme", decided_request_id=request)
 
 
+async def test_calls_that_were_decided_together_are_explained_as_they_were_answered(
+    world: QuotaWorld,
+) -> None:
+    """They share their figures; what comes later changes none of them, nor does a repeat."""
+    calls = [
+        messages.SessionCall(call_id=number, reserve=a_reserve(number, request=f"call-{number}"))
+        for number in (1, 2, 3)
+    ]
+    asked = messages.SessionRequest(calls=calls)
+    first = [answer async for response in world.session(asked) for answer in response.answers]
+    await world.ask("Reserve", a_reserve(6))
+    again = [answer async for response in world.session(asked) for answer in response.answers]
+
+    assert [answer.reserve.limits[0].reserved for answer in first] == [6, 6, 6]
+    assert again == first
+    for answer in first:
+        explained = await world.ask("ExplainDecision", a_question(f"call-{answer.call_id}"))
+        assert list(explained.limits) == list(answer.reserve.limits)
+
+
 async def test_what_passed_or_was_booked_is_explained_too(world: QuotaWorld) -> None:
     """There are its figures, and no reasons; what never fits says so."""
     passed = await world.ask("Reserve", a_reserve(6, request="passed"))

@@ -324,7 +324,7 @@ async def test_in_shadow_nothing_refuses_and_everything_counts(world: QuotaWorld
 
 
 async def test_a_session_carries_every_operation(world: QuotaWorld) -> None:
-    """Calls of one customer are decided in their order, whatever they are."""
+    """Calls of one customer are decided in their order, and show what all of them have left."""
     held = await world.ask("Reserve", a_reserve(10))
     hold = held.reservation_id
     calls = messages.SessionRequest(
@@ -342,9 +342,11 @@ async def test_a_session_carries_every_operation(world: QuotaWorld) -> None:
     }
 
     assert answers[1].mark_dispatched.hold_open
-    assert standings(answers[2].extend.limits) == [Standing("tokens", "acme", 0, 15, 85)]
-    assert standings(answers[3].commit.limits) == [Standing("tokens", "acme", 14, 0, 86)]
-    assert standings(answers[4].record.limits) == [Standing("tokens", "acme", 20, 0, 80)]
+    assert [each.quantity for each in answers[2].extend.granted] == [5]
+    left = [Standing("tokens", "acme", 20, 0, 80)]
+    assert standings(answers[2].extend.limits) == left
+    assert standings(answers[3].commit.limits) == left
+    assert standings(answers[4].record.limits) == left
 
 
 async def test_a_request_id_is_of_one_operation(world: QuotaWorld) -> None:

@@ -3,7 +3,8 @@
 A session writes ten thousands of statuses each second, and making their messages anew would take
 most of the service's time. So each coverage keeps a message of every kind, a form, in which only
 figures change; it is filled in and serialized in one go, and never handed out. It is a twin, in
-which times and amounts are bytes that were written once.
+which times, amounts and limits are bytes that were written once: calls that were decided together
+and passed show the same figures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from services.quota.convert.degraded import is_degraded, render_degraded
-from services.quota.convert.twins import GetBalancesResponse, SessionResponse
+from services.quota.convert.twins import GetBalancesResponse, LimitStatus, SessionResponse
 from services.quota.counters import Answer
 from services.quota.coverage import Coverage
 from services.quota.learning import estimated_in
@@ -205,7 +206,7 @@ class _Row:
 class _Form:
     """One kind of answer about a coverage."""
 
-    __slots__ = ("answer", "body", "expire_ms", "granted", "response", "rows")
+    __slots__ = ("answer", "body", "expire_ms", "figures", "granted", "response", "rows")
 
     def __init__(self, coverage: Coverage, kind: str) -> None:
         self.response = SessionResponse()
@@ -213,9 +214,10 @@ class _Form:
         self.body = getattr(self.answer, kind)
         self.expire_ms = 0
         self.granted: Amounts = {}
+        self.figures: Sequence[int] = ()
         self.rows = [
             _Row(
-                self.body.limits.add(
+                LimitStatus(
                     limit_id=limit.limit_id,
                     scope=limit.scope,
                     units=limit.units,
@@ -226,8 +228,36 @@ class _Form:
             for limit in coverage.limits
         ]
 
-    def fill(self, answer: Answer, width: int = _FIGURES) -> None:
-        """Write the figures, of which there are some for each limit."""
+    def show(self, answer: Answer) -> None:
+        """Write the figures where all fitted, unless they are there already."""
+        if answer.figures is not self.figures:
+            self._fill(answer, _FIGURES)
+            self._write(answer)
+
+    def show_booked(self, answer: Answer) -> None:
+        """Write the figures after a booking, and where more is booked than there is room."""
+        if answer.figures is not self.figures:
+            self._fill(answer, _FIGURES)
+            for row in self.rows:
+                row.status.exceeded = row.status.used > row.capacity
+            self._write(answer)
+
+    def show_misfits(self, answer: Answer) -> None:
+        """Write the figures where something did not fit, and on which limits that was."""
+        self._fill(answer, _FIGURES_WITH_WAIT)
+        waits = answer.figures[_FIGURES : _FIGURES_WITH_WAIT * len(self.rows) : _FIGURES_WITH_WAIT]
+        is_denied = answer.outcome == _DENIED
+        for row, wait_ms in zip(self.rows, waits, strict=True):
+            status = row.status
+            status.exceeded = wait_ms >= 0
+            status.decided = wait_ms >= 0 and is_denied and row.is_hard
+            if wait_ms > 0:
+                status.retry_after = _duration(wait_ms)
+            else:
+                status.ClearField("retry_after")
+        self._write(answer)
+
+    def _fill(self, answer: Answer, width: int) -> None:
         figures, now_ms = answer.figures, answer.now_ms
         rows_end = width * len(self.rows)
         columns = (
@@ -244,25 +274,9 @@ class _Form:
             if now_ms + reset_ms != row.reset_ms:
                 row.show_reset(reset_ms, now_ms)
 
-    def fill_misfits(self, answer: Answer) -> None:
-        """Write the figures where something did not fit, and on which limits that was."""
-        self.fill(answer, _FIGURES_WITH_WAIT)
-        waits = answer.figures[_FIGURES : _FIGURES_WITH_WAIT * len(self.rows) : _FIGURES_WITH_WAIT]
-        is_denied = answer.outcome == _DENIED
-        for row, wait_ms in zip(self.rows, waits, strict=True):
-            status = row.status
-            status.exceeded = wait_ms >= 0
-            status.decided = wait_ms >= 0 and is_denied and row.is_hard
-            if wait_ms > 0:
-                status.retry_after = _duration(wait_ms)
-            else:
-                status.ClearField("retry_after")
-
-    def fill_booked(self, answer: Answer) -> None:
-        """Write the figures after a booking, and where more is booked than there is room."""
-        self.fill(answer)
-        for row in self.rows:
-            row.status.exceeded = row.status.used > row.capacity
+    def _write(self, answer: Answer) -> None:
+        self.figures = answer.figures
+        self.body.limits[:] = [row.status.SerializeToString() for row in self.rows]
 
     def grant(self, expire_ms: int, amounts: Amounts) -> None:
         """Write what is held, and until when."""
@@ -279,11 +293,11 @@ def _filled_check(answer: Answer) -> _Form:
     if answer.outcome == _ALLOWED:
         form = _form(answer.coverage, "check")
         form.body.decision = quota_pb2.DECISION_ALLOW
-        form.fill(answer)
+        form.show(answer)
         return form
     form = _form(answer.coverage, "check misfit")
     form.body.decision = _DECISIONS[answer.outcome]
-    form.fill_misfits(answer)
+    form.show_misfits(answer)
     return form
 
 
@@ -293,7 +307,7 @@ def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
     if outcome == _DENIED:
         form = _form(coverage, "reserve denied")
         form.body.decision = quota_pb2.DECISION_DENY
-        form.fill_misfits(answer)
+        form.show_misfits(answer)
         return form
     form = _form(coverage, "reserve" if outcome == _ALLOWED else "reserve misfit")
     body = form.body
@@ -301,10 +315,10 @@ def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
     body.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     if outcome == _ALLOWED:
         form.grant(answer.detail, _granted(form, answer, call) if call.estimates else call.amounts)
-        form.fill(answer)
+        form.show(answer)
     else:
         form.grant(answer.detail, _granted(form, answer, call))
-        form.fill_misfits(answer)
+        form.show_misfits(answer)
     return form
 
 
@@ -314,9 +328,9 @@ def _filled_extend(answer: Answer, call: ExtendCall) -> _Form:
     form.body.decision = _DECISIONS[outcome]
     form.grant(answer.detail, {} if outcome == _DENIED else _granted(form, answer, call))
     if outcome == _ALLOWED:
-        form.fill(answer)
+        form.show(answer)
     else:
-        form.fill_misfits(answer)
+        form.show_misfits(answer)
     return form
 
 
@@ -334,13 +348,13 @@ def _granted(form: _Form, answer: Answer, call: ReserveCall | ExtendCall) -> Amo
 def _filled_commit(answer: Answer) -> _Form:
     form = _form(answer.coverage, "commit")
     form.body.hold_settled = bool(answer.detail)
-    form.fill_booked(answer)
+    form.show_booked(answer)
     return form
 
 
 def _filled_record(answer: Answer) -> _Form:
     form = _form(answer.coverage, "record")
-    form.fill_booked(answer)
+    form.show_booked(answer)
     return form
 
 

@@ -3,8 +3,9 @@
 A gateway sends the same few subjects, dimensions and amounts again and again. Where they stay
 bytes, what they say is looked up instead of read, and a part of an answer that was written before
 is put in as it is. The twins are made of the contract's own descriptors, so that they never differ
-from it: messages of other packages, amounts and the entries of maps are bytes, everything else is
-the same. Refuses nothing: bytes that are no message are found when they are read.
+from it: messages of other packages, amounts, statuses of limits and entries of maps are bytes,
+everything else is the same. Refuses nothing: bytes that are no message are found when they are
+read.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from tollkeeper.api.quota.v1 import quota_pb2, quota_service_pb2
 
 _PACKAGE = "tollkeeper.api.quota.v1"
-_AMOUNT = f".{_PACKAGE}.Amount"
+_SMALL = frozenset((f".{_PACKAGE}.Amount", f".{_PACKAGE}.LimitStatus"))
 
 
 def _left_as_bytes(message: DescriptorProto) -> None:
@@ -28,7 +29,7 @@ def _left_as_bytes(message: DescriptorProto) -> None:
         is_message = field.type == FieldDescriptorProto.TYPE_MESSAGE
         is_foreign = not field.type_name.startswith(f".{_PACKAGE}.")
         is_entry = field.type_name.startswith(f".{_PACKAGE}.{message.name}.")
-        if is_message and (is_foreign or is_entry or field.type_name == _AMOUNT):
+        if is_message and (is_foreign or is_entry or field.type_name in _SMALL):
             field.type = FieldDescriptorProto.TYPE_BYTES
             field.ClearField("type_name")
             if field.label != FieldDescriptorProto.LABEL_REPEATED and not field.HasField(
@@ -64,3 +65,4 @@ def _twin(name: str) -> Any:  # noqa: ANN401 - made at run time.
 SessionRequest = _twin("SessionRequest")
 SessionResponse = _twin("SessionResponse")
 GetBalancesResponse = _twin("GetBalancesResponse")
+LimitStatus = _twin("LimitStatus")

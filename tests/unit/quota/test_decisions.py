@@ -333,7 +333,7 @@ def test_a_call_passes_on_all_limits_or_on_none() -> None:
     )
 
     assert answers == [
-        ("allow", (0, 60, 10_000)),
+        ("allow", (0, 100, 10_000)),
         ("deny", (0, 0, 10_000, -1, 0, 60, 10_000, 5_000)),
         ("allow", (0, 100, 10_000)),
     ]

@@ -309,7 +309,9 @@ class ReserveResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """Every limit that applied, ordered by id, as it stands after the decision."""
+        """Every limit that applied, ordered by id, as it stands after the decision, and
+        after whatever else of the customer was decided at the same instant.
+        """
 
     def __init__(
         self,
@@ -446,7 +448,9 @@ class ExtendResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """Every limit that applied, ordered by id, as it stands after the decision."""
+        """Every limit that applied, ordered by id, as it stands after the decision, and
+        after whatever else of the customer was decided at the same instant.
+        """
 
     def __init__(
         self,
@@ -610,7 +614,9 @@ class RecordResponse(_message.Message):
     """
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """Every limit that applied, ordered by id, as it stands after the booking."""
+        """Every limit that applied, ordered by id, as it stands after the booking, and
+        after whatever else of the customer was decided at the same instant.
+        """
 
     def __init__(
         self,
