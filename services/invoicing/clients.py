@@ -28,7 +28,7 @@ from services.invoicing.model import (
     Subscription,
     TaxableLine,
 )
-from services.invoicing.periods import BillingPeriod
+from services.invoicing.periods import BillingPeriod, periods_until
 from services.invoicing.plan_limits import render_delete_limit, render_put_limit
 from services.invoicing.snapshot import (
     BUYER_KINDS,
@@ -61,6 +61,8 @@ _TIMEOUT_S = 10
 _BATCH_TIMEOUT_S = 60
 _RETRY_AFTER = timedelta(seconds=1)
 _LINES_PER_CALL_MAX = 5_000
+_DEPENDENT_PER_CALL_MAX = 10
+_EARLIER_PERIODS_MAX = 120
 _EXCHANGE_RATE_REASONS = frozenset({"EXCHANGE_RATE_NOT_FOUND", "EXCHANGE_RATE_STALE"})
 
 
@@ -106,10 +108,29 @@ class RatingClient:
     ) -> list[Rating | DomainError]:
         """Rate many periods; each fails by itself, in the order asked.
 
-        A rating that is refused is PLAN_NOT_FOUND or RATING_FAILED; where the service does not
-        answer, each is SERVICE_UNAVAILABLE.
+        Those that depend on the periods before them are asked for again with these, so that
+        nobody else pays for it. A rating that is refused is PLAN_NOT_FOUND or RATING_FAILED; where
+        the service does not answer, each is SERVICE_UNAVAILABLE.
         """
-        request = BatchRateRequest(requests=[_render_rate(*each) for each in periods])
+        ratings = await self._rate_each(tenant, [_render_rate(*each) for each in periods])
+        dependent = [
+            index
+            for index, rating in enumerate(ratings)
+            if isinstance(rating, Rating) and rating.needs_earlier_periods
+        ]
+        for first in range(0, len(dependent), _DEPENDENT_PER_CALL_MAX):
+            part = dependent[first : first + _DEPENDENT_PER_CALL_MAX]
+            again = await self._rate_each(
+                tenant, [_render_rate_with_earlier(*periods[index]) for index in part]
+            )
+            for index, rating in zip(part, again, strict=True):
+                ratings[index] = rating
+        return ratings
+
+    async def _rate_each(
+        self, tenant: str, requests: Sequence[RateRequest]
+    ) -> list[Rating | DomainError]:
+        request = BatchRateRequest(requests=requests)
         results: dict[int, Rating | DomainError] = {}
         try:
             async with _asking("rating"):
@@ -124,8 +145,8 @@ class RatingClient:
                         else _read_refusal("rating", answer.error)
                     )
         except DomainError as error:
-            return [results.get(index, error) for index in range(len(periods))]
-        return [results[index] for index in range(len(periods))]
+            return [results.get(index, error) for index in range(len(requests))]
+        return [results[index] for index in range(len(requests))]
 
 
 LimitsOfPlan = Sequence[PlanLimit]
@@ -353,12 +374,24 @@ def _render_rate(subscription: Subscription, period: BillingPeriod) -> RateReque
     )
 
 
+def _render_rate_with_earlier(subscription: Subscription, period: BillingPeriod) -> RateRequest:
+    request = _render_rate(subscription, period)
+    before = periods_until(subscription, period.interval.start)[-_EARLIER_PERIODS_MAX:]
+    for each in before:
+        earlier = request.earlier_periods.add(period=render_interval(each.interval))
+        if not each.is_whole:
+            earlier.proration.billed_days = each.billed_days
+            earlier.proration.period_days = each.period_days
+    return request
+
+
 def _read_rating(message: rating_pb2.Rating) -> Rating:
     return Rating(
         plan_id=message.plan_id,
         plan_version=message.plan_version,
         currency=message.currency,
         lines=tuple(map(read_rated_line, message.lines)),
+        needs_earlier_periods=message.needs_earlier_periods,
     )
 
 

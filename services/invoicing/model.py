@@ -208,12 +208,13 @@ class RatedLine:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """Everything that a period of a plan comes to."""
+    """Everything that a period of a plan comes to; it may need to be told of earlier periods."""
 
     plan_id: str
     plan_version: int
     currency: str
     lines: tuple[RatedLine, ...]
+    needs_earlier_periods: bool = False
 
 
 @dataclass(frozen=True, slots=True)

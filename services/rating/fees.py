@@ -5,13 +5,14 @@ Days are counted on the customer's calendar, both ends inclusive. Refuses to pri
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from kit.errors import Precondition
 from kit.interval import Interval
 from kit.money import Money, Rounding, settle
 from services.rating.days import (
+    add_months,
     count_days,
     last_day,
     local_day,
@@ -140,6 +141,31 @@ def true_up_plan(
         due = FormulaStep("commitment of the term", _ONE, amount, amount, Stage.MINIMUM)
         before = _less("billed before", contract.billed_before)
         yield from _true_up(plan, what, period, (due, before, less))
+
+
+def needs_earlier_periods(plan: Plan, period: Interval, contract: Contract) -> bool:
+    """Tell whether what is due depends on the periods of the contract before this one."""
+    if contract.start is None or contract.start >= period.start:
+        return False
+    if any(price.rollover is not None for price in plan.prices):
+        return True
+    return ends_term(plan, period, contract)
+
+
+def ends_term(plan: Plan, period: Interval, contract: Contract) -> bool:
+    """Tell whether a term of the commitment ends within a period, and is worth something."""
+    commitment = plan.commitment
+    if commitment is None or not commitment.term_months or contract.start is None:
+        return False
+    return bool(_committed_of_terms(commitment, contract, period))
+
+
+def begin_of_term(commitment: Commitment, contract: Contract, instant: datetime) -> date:
+    """Answer the first day of the term that runs at an instant within the contract."""
+    assert contract.start is not None, "a term belongs to a contract"
+    first = local_day(contract.start, contract.time_zone)
+    months = whole_months(first, local_day(instant, contract.time_zone))
+    return add_months(first, months - months % commitment.term_months)
 
 
 def _committed(commitment: Commitment, contract: Contract, period: Interval) -> Decimal:

@@ -290,11 +290,20 @@ NO_OVERRIDES = Overrides()
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierPeriod:
+    """A period that was billed before, and which part of its fees."""
+
+    period: Interval
+    proration: Proration | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PeriodToRate:
     """What is asked for: a customer's period, and by which version of which plan.
 
     No version means the one in effect at the start of the period; no given usage means that the
-    meters are asked; `as_of` is where usage ends in a period that is still open.
+    meters are asked; `as_of` is where usage ends in a period that is still open. The earlier
+    periods are those of the contract as they were billed, the previous ones the last of them.
     """
 
     customer_id: str
@@ -307,6 +316,7 @@ class PeriodToRate:
     previous_periods: tuple[Interval, ...]
     overrides: Overrides
     given_usage: tuple[GivenUsage, ...] | None
+    earlier_periods: tuple[EarlierPeriod, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,10 +423,14 @@ class RatedLine:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """Everything that a period of a plan comes to; the total is the sum of the lines."""
+    """Everything that a period of a plan comes to; the total is the sum of the lines.
+
+    It may need earlier periods, which nobody named.
+    """
 
     plan_id: str
     plan_version: int
     currency: str
     lines: tuple[RatedLine, ...]
     total: Money
+    needs_earlier_periods: bool = False

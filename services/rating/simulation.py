@@ -7,7 +7,7 @@ to read usage, to choose plans, and to compare currencies.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from heapq import heappush, heappushpop
@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo
 from kit.errors import DomainError, InvalidInput
 from kit.interval import Interval
 from kit.money import Money
-from services.rating.days import add_months, local_day, whole_months
+from services.rating.days import local_day
+from services.rating.fees import begin_of_term
 from services.rating.model import Contract, Plan, PlanVersion, Proration, Rating
 from services.rating.prices import (
     GraduatedPercentagePrice,
@@ -332,21 +333,17 @@ def contract_of(
     `earlier` are the periods before, and what they came to.
     """
     start, zone = customer.contract_start, customer.time_zone
-    billed = _ZERO
+    contract = Contract(start, zone, _ZERO)
     commitment = plan.commitment
-    if start is not None and start < period.start and commitment and commitment.term_months:
-        first, day = local_day(start, zone), local_day(period.start, zone)
-        months = whole_months(first, day)
-        term_start = add_months(first, months - months % commitment.term_months)
-        billed = sum(
-            (
-                total.to_decimal()
-                for before, total in earlier
-                if local_day(before.start, zone) >= term_start
-            ),
-            _ZERO,
-        )
-    return Contract(start, zone, billed)
+    if start is None or start >= period.start or not commitment or not commitment.term_months:
+        return contract
+    term_start = begin_of_term(commitment, contract, period.start)
+    billed = (
+        total.to_decimal()
+        for before, total in earlier
+        if local_day(before.start, zone) >= term_start
+    )
+    return replace(contract, billed_before=sum(billed, _ZERO))
 
 
 def compare(

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +27,9 @@ from kit.postgres import Database
 from kit.telemetry import get_logger, traced
 from services.rating import store
 from services.rating.clients import MeterClient
+from services.rating.days import local_day
 from services.rating.estimating import Estimate, estimate, estimate_alone
+from services.rating.fees import begin_of_term, ends_term, needs_earlier_periods
 from services.rating.metering import Metering, Meters, check_meters
 from services.rating.model import (
     GivenUsage,
@@ -47,6 +50,7 @@ from services.rating.selection import (
 _ALL_PLANS = "all plans"
 _OPEN_PLANS = "plans"
 _RATED_AT_ONCE_MAX = 16
+_PREVIOUS_MAX = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +270,45 @@ class RatingUseCases:
 
     async def _rate(self, tenant: str, to_rate: PeriodToRate, prepared: _Prepared) -> Rating:
         version = _version_of(to_rate, prepared)
+        plan, period, contract = version.plan, to_rate.period, to_rate.contract
+        if to_rate.earlier_periods and to_rate.as_of is None and ends_term(plan, period, contract):
+            billed = await self._billed_in_term(tenant, to_rate, plan)
+            to_rate = replace(to_rate, contract=replace(contract, billed_before=billed))
         usages = await self._usages_of(tenant, to_rate, version, prepared)
-        return rate_period(version, terms_of(to_rate), usages)
+        rating = rate_period(version, terms_of(to_rate), usages)
+        is_told = to_rate.earlier_periods or to_rate.previous_periods or contract.billed_before
+        if not is_told and needs_earlier_periods(plan, period, contract):
+            return replace(rating, needs_earlier_periods=True)
+        return rating
+
+    async def _billed_in_term(self, tenant: str, to_rate: PeriodToRate, plan: Plan) -> Decimal:
+        """Rate the earlier periods of the term again: what they came to was billed before."""
+        contract, zone = to_rate.contract, to_rate.contract.time_zone
+        assert plan.commitment is not None, "its term ends"
+        if contract.start is None or contract.start >= to_rate.period.start:
+            return Decimal(0)
+        begin = begin_of_term(plan.commitment, contract, to_rate.period.start)
+        earlier, given = to_rate.earlier_periods, to_rate.given_usage
+        if given is not None:
+            # What has no time was used in the period that is rated.
+            given = tuple(usage for usage in given if usage.entry.time is not None)
+        asked = [
+            replace(
+                to_rate,
+                period=each.period,
+                proration=each.proration,
+                previous_periods=tuple(
+                    before.period for before in earlier[max(index - _PREVIOUS_MAX, 0) : index]
+                ),
+                earlier_periods=(),
+                given_usage=given,
+            )
+            for index, each in enumerate(earlier)
+            if local_day(each.period.start, zone) >= begin
+        ]
+        prepared = await self._prepare(tenant, asked)
+        ratings = await asyncio.gather(*(self._rate(tenant, each, prepared) for each in asked))
+        return sum((rating.total.to_decimal() for rating in ratings), Decimal(0))
 
     async def _usages_of(
         self, tenant: str, to_rate: PeriodToRate, version: PlanVersion, prepared: _Prepared

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import grpc
 import pytest
+from google.protobuf.text_format import Parse
 from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money
 
@@ -33,6 +34,8 @@ from tollkeeper.api.invoicing.v1 import customer_pb2, invoice_pb2
 from tollkeeper.api.invoicing.v1 import invoicing_service_pb2 as messages
 from tollkeeper.api.invoicing.v1.invoicing_service_pb2_grpc import InvoicingServiceStub
 from tollkeeper.api.meter.v1.meter_service_pb2 import ListLateEventsRequest, QueryUsageRequest
+from tollkeeper.api.rating.v1 import plan_pb2
+from tollkeeper.api.rating.v1.rating_service_pb2 import PutPlanRequest
 from tollkeeper.api.tax.v1 import tax_pb2
 
 FINALIZED = invoice_pb2.INVOICE_STATE_FINALIZED
@@ -399,3 +402,43 @@ async def test_a_plan_without_anything_to_bill_is_an_invoice_of_zero(world: Worl
         [],
         Money(currency_code="EUR"),
     )
+
+
+A_DEAL = """
+    plan_id: "deal" currency: "EUR" base_fee { value: "100" }
+    commitment { steps { amount { value: "500" } } term_months: 2 }
+    prices {
+      price_id: "tokens" meter_id: "tokens" included_quantity { value: "1000" }
+      rollover { periods: 1 } standard { amount { value: "0.01" } }
+    }
+"""
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["month by month", "all at once"])
+async def test_a_term_and_what_is_kept_span_the_invoices_of_a_subscription(
+    world: World, *, at_once: bool
+) -> None:
+    """The invoices of a term come to its commitment; an allowance is kept for the next month."""
+    await world.put_meter()
+    await world.call("rating.PutPlan", PutPlanRequest(plan=Parse(A_DEAL, plan_pb2.Plan())))
+    await world.put_customer()
+    await world.subscribe(plan_id="deal")
+    for tokens, days_of_next in ((400, 28), (2_000, 31), (1_300, 30), (0, 0)):
+        await world.use("acme", tokens, world.clock.now() - timedelta(days=7))
+        if not at_once:
+            await world.close()
+        world.clock.advance(timedelta(days=days_of_next))
+
+    await world.close()
+
+    invoices = [await world.get(f"INV-2026-00000{number}") for number in (1, 2, 3, 4)]
+    # 600 of January are left for February; March uses 300 beyond its own; April begins anew.
+    assert [
+        [(line.rated.description, line.amount.units) for line in invoice.lines]
+        for invoice in invoices
+    ] == [
+        [("deal: base fee", 100), ("tokens", 0)],
+        [("deal: base fee", 100), ("tokens", 4), ("deal: commitment", 500 - 100 - 104)],
+        [("deal: base fee", 100), ("tokens", 3)],
+        [("deal: base fee", 100), ("tokens", 0), ("deal: commitment", 500 - 103 - 100)],
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.text_format import Parse
@@ -117,3 +118,131 @@ async def test_terms_that_cannot_be_are_refused(
     refusal = await world.refusal("Rate", a_rate_request(written))
 
     assert [violation.field for violation in refusal.violations] == fields
+
+
+A_TERM = """
+    plan_id: "term" currency: "USD" base_fee { value: "31" }
+    commitment { steps { amount { value: "1000" } } term_months: 3 }
+    prices {
+      price_id: "tokens" meter_id: "tokens" included_quantity { value: "100" }
+      rollover { periods: 2 } standard { amount { value: "1" } }
+    }
+"""
+
+
+def used(month: int, quantity: int) -> str:
+    """Write usage of the second of a month."""
+    seconds = int(datetime(2026, month, 2, tzinfo=UTC).timestamp())
+    return (
+        f'quantities {{ meter_id: "tokens" quantity {{ value: "{quantity}" }}'
+        f" time {{ seconds: {seconds} }} }}"
+    )
+
+
+def a_month(number: int, day: int = 1) -> str:
+    """Write the interval from a day of a month to the first of the next."""
+    start, end = datetime(2026, number, day, tzinfo=UTC), datetime(2026, number + 1, 1, tzinfo=UTC)
+    return (
+        f"start_time {{ seconds: {int(start.timestamp())} }}"
+        f" end_time {{ seconds: {int(end.timestamp())} }}"
+    )
+
+
+async def test_a_term_that_ends_bills_what_is_missing_after_its_earlier_periods(
+    world: World,
+) -> None:
+    """They are rated again: with their part of the fees and what was kept of allowances then."""
+    await world.put_plan(Parse(A_TERM, plan_pb2.Plan()))
+    mid_january = int(datetime(2026, 1, 17, tzinfo=UTC).timestamp())
+    request = f"""
+        plan_id: "term" contract_start {{ seconds: {mid_january} }} period {{ {a_month(4)} }}
+        given_usage {{ {used(2, 300)} {used(3, 90)} {used(4, 115)} }}
+    """
+    earlier = f"""
+        earlier_periods {{ period {{ {a_month(1, 17)} }}
+                           proration {{ billed_days: 15 period_days: 31 }} }}
+        earlier_periods {{ period {{ {a_month(2)} }} }}
+        earlier_periods {{ period {{ {a_month(3)} }} }}
+    """
+
+    told = await world.rate(request + earlier)
+    untold = await world.rate(request)
+
+    # January: 15. February: 31 + 300 - 200 kept and new. March: 31. April: 31 and 115 - 110.
+    assert [line.unrounded_amount.value for line in told.lines] == [
+        "31",
+        "5",
+        str(1000 - 15 - (31 + 100) - 31 - 31 - 5),
+    ]
+    assert [line.unrounded_amount.value for line in untold.lines] == ["31", "15", "954"]
+    assert (told.needs_earlier_periods, untold.needs_earlier_periods) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "contract_start", "needed"),
+    [
+        (A_TERM, "2026-01-01", False),
+        (A_TERM, "2025-12-31", True),
+        (A_TERM.replace("rollover { periods: 2 }", ""), "2025-12-31", False),
+        (A_TERM.replace("rollover { periods: 2 }", ""), "2025-10-20", True),
+        (A_TERM.replace("term_months: 3", ""), "2025-10-20", True),
+    ],
+    ids=["first period", "allowance", "within a term", "end of a term", "allowance alone"],
+)
+async def test_a_rating_says_that_it_depends_on_earlier_periods(
+    world: World, plan: str, contract_start: str, *, needed: bool
+) -> None:
+    """Only where something is kept or a term ends, and the contract is older than the period."""
+    await world.put_plan(Parse(plan, plan_pb2.Plan()))
+    seconds = int(datetime.fromisoformat(f"{contract_start}T00:00:00+00:00").timestamp())
+    written = f'plan_id: "term" contract_start {{ seconds: {seconds} }} {given_tokens("1")}'
+
+    rating = await world.rate(written)
+
+    assert rating.needs_earlier_periods == needed
+
+
+SAID_TWICE = """
+    billed_before { value: "1" }
+    previous_periods { start_time { seconds: 1764547200 } end_time { seconds: 1767225600 } }
+"""
+BAD_ONES = """
+    earlier_periods {}
+    earlier_periods {
+      proration { billed_days: 2 period_days: 1 }
+      period { start_time { seconds: 2 } end_time { seconds: 1 } }
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "fields"),
+    [
+        (f"earlier_periods {{ period {{ {a_month(1)} }} }}", ["earlier_periods"]),
+        (
+            SAID_TWICE,
+            ["previous_periods", "billed_before"],
+        ),
+        (
+            BAD_ONES,
+            [
+                "earlier_periods[1].period.end_time",
+                "earlier_periods[1].period.start_time",
+                "earlier_periods[2].period",
+                "earlier_periods[2].proration.period_days",
+            ],
+        ),
+    ],
+    ids=["not before", "said twice", "bad ones"],
+)
+async def test_earlier_periods_that_cannot_be_are_refused(
+    world: World, written: str, fields: list[str]
+) -> None:
+    """Each field is named."""
+    december = "period { start_time { seconds: 1764547200 } end_time { seconds: 1767225600 } }"
+
+    refusal = await world.refusal(
+        "Rate", a_rate_request(f"earlier_periods {{ {december} }} {written}")
+    )
+
+    assert sorted(violation.field for violation in refusal.violations) == sorted(fields)

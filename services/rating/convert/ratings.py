@@ -1,6 +1,7 @@
 """Ratings between the wire and the domain: what is to be rated, and the lines it comes to."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -37,6 +38,7 @@ from services.rating.convert.terms import parse_commitment
 from services.rating.model import (
     NO_OVERRIDES,
     Contract,
+    EarlierPeriod,
     FormulaStep,
     GivenUsage,
     LineKind,
@@ -57,6 +59,7 @@ GIVEN_DIMENSIONS_MAX = 16
 GIVEN_QUANTITIES_OF_EVENT_MAX = 16
 PERIOD_DAYS_MAX = 5 * 366
 PREVIOUS_PERIODS_MAX = 60
+EARLIER_PERIODS_MAX = 120
 
 LINE_KINDS = {
     LineKind.BASE_FEE: rating_pb2.LINE_KIND_BASE_FEE,
@@ -110,7 +113,19 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
         ),
         overrides=overrides,
         given_usage=given_usage,
+        earlier_periods=take(
+            violations, "earlier_periods", _earlier_periods, request.earlier_periods
+        ),
     )
+    if to_rate.earlier_periods:
+        for name, is_stated in (
+            ("previous_periods", bool(request.previous_periods)),
+            ("billed_before", request.HasField("billed_before")),
+        ):
+            if is_stated:
+                violations.add(name, "must be absent where there are earlier_periods")
+        last = to_rate.earlier_periods[-PREVIOUS_PERIODS_MAX:]
+        to_rate = replace(to_rate, previous_periods=tuple(each.period for each in last))
     if to_rate.period is not None:
         _check_times(violations, to_rate)
     violations.raise_if_any()
@@ -135,6 +150,7 @@ def render_rating(rating: Rating) -> rating_pb2.Rating:
         currency=rating.currency,
         lines=map(render_line, rating.lines),
         total=render_money(rating.total),
+        needs_earlier_periods=rating.needs_earlier_periods,
     )
 
 
@@ -167,6 +183,33 @@ def _previous_periods(messages: Sequence[IntervalMessage], field: str) -> tuple[
     return periods
 
 
+def _earlier_periods(
+    messages: Sequence[rating_pb2.EarlierPeriod], field: str
+) -> tuple[EarlierPeriod, ...]:
+    check_length(messages, field, EARLIER_PERIODS_MAX, reason=INVALID_FIELD)
+    violations = Violations()
+    periods = tuple(
+        take(violations, f"{field}[{index}]", _earlier_period, message)
+        for index, message in enumerate(messages)
+    )
+    violations.raise_if_any()
+    for index, (earlier, later) in enumerate(pairwise(periods), 1):
+        if earlier.period.end > later.period.start:
+            violations.add(f"{field}[{index}].period", "must not begin before the one before ends")
+    violations.raise_if_any()
+    return periods
+
+
+def _earlier_period(message: rating_pb2.EarlierPeriod, field: str) -> EarlierPeriod:
+    violations = Violations()
+    proration = None
+    if message.HasField("proration"):
+        proration = take(violations, f"{field}.proration", parse_proration, message.proration)
+    period = take(violations, f"{field}.period", parse_period, message.period)
+    violations.raise_if_any()
+    return EarlierPeriod(period, proration)
+
+
 def _check_times(violations: Violations, to_rate: PeriodToRate) -> None:
     period, start, as_of = to_rate.period, to_rate.contract.start, to_rate.as_of
     if start is not None and start > period.end:
@@ -174,7 +217,8 @@ def _check_times(violations: Violations, to_rate: PeriodToRate) -> None:
     if as_of is not None and not period.start <= as_of <= period.end:
         violations.add("as_of", "must be within the period")
     if to_rate.previous_periods and to_rate.previous_periods[-1].end > period.start:
-        violations.add("previous_periods", "must end before the period begins")
+        name = "earlier_periods" if to_rate.earlier_periods else "previous_periods"
+        violations.add(name, "must end before the period begins")
 
 
 def _parse_one_of_batch(

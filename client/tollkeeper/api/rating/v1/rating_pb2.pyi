@@ -369,6 +369,36 @@ class RatedLine(_message.Message):
 Global___RatedLine: _TypeAlias = RatedLine  # noqa: Y015
 
 @_typing.final
+class EarlierPeriod(_message.Message):
+    """A period that was billed before, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: _builtins.int
+    PRORATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def period(self) -> _interval_pb2.Interval:
+        """The half-open period. Required, with both bounds."""
+
+    @_builtins.property
+    def proration(self) -> Global___Proration:
+        """The part of the fees that was billed. Absent means the whole."""
+
+    def __init__(
+        self,
+        *,
+        period: _interval_pb2.Interval | None = ...,
+        proration: Global___Proration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "proration", b"proration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "proration", b"proration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlierPeriod: _TypeAlias = EarlierPeriod  # noqa: Y015
+
+@_typing.final
 class Rating(_message.Message):
     """Everything that a period of a plan comes to."""
 
@@ -379,12 +409,19 @@ class Rating(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    NEEDS_EARLIER_PERIODS_FIELD_NUMBER: _builtins.int
     plan_id: _builtins.str
     """The plan."""
     plan_version: _builtins.int
     """The version that rated."""
     currency: _builtins.str
     """The currency of every amount."""
+    needs_earlier_periods: _builtins.bool
+    """The contract began before the period, and what is due depends on what was
+    billed or not used since: allowances that are kept, or a term of the
+    commitment that ends. The request named no earlier periods, so that this
+    takes them to be none.
+    """
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatedLine]:
         """The base fee, if there is one, the other fees, then a line for each price, in
@@ -405,10 +442,11 @@ class Rating(_message.Message):
         currency: _builtins.str = ...,
         lines: _abc.Iterable[Global___RatedLine] | None = ...,
         total: _money_pb2.Money | None = ...,
+        needs_earlier_periods: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "lines", b"lines", "plan_id", b"plan_id", "plan_version", b"plan_version", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "lines", b"lines", "needs_earlier_periods", b"needs_earlier_periods", "plan_id", b"plan_id", "plan_version", b"plan_version", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

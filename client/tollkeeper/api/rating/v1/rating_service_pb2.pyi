@@ -421,6 +421,7 @@ class RateRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     PREVIOUS_PERIODS_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    EARLIER_PERIODS_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer whose usage is rated. Required."""
     plan_id: _builtins.str
@@ -477,6 +478,14 @@ class RateRequest(_message.Message):
     def overrides(self) -> Global___PlanOverrides:
         """What was agreed with this customer instead of what the plan says."""
 
+    @_builtins.property
+    def earlier_periods(self) -> _containers.RepeatedCompositeFieldContainer[_rating_pb2.EarlierPeriod]:
+        """The periods of the contract before this one as they were billed, at most
+        120, the oldest first, each ending no later than the next begins. They stand
+        for `previous_periods`, and for `billed_before` where a term of the commitment
+        ends: what they came to is rated again. Those two must then be absent.
+        """
+
     def __init__(
         self,
         *,
@@ -492,10 +501,11 @@ class RateRequest(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         previous_periods: _abc.Iterable[_interval_pb2.Interval] | None = ...,
         overrides: Global___PlanOverrides | None = ...,
+        earlier_periods: _abc.Iterable[_rating_pb2.EarlierPeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "given_usage", b"given_usage", "overrides", b"overrides", "period", b"period", "proration", b"proration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "given_usage", b"given_usage", "overrides", b"overrides", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "previous_periods", b"previous_periods", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "billed_before", b"billed_before", "contract_start", b"contract_start", "customer_id", b"customer_id", "earlier_periods", b"earlier_periods", "given_usage", b"given_usage", "overrides", b"overrides", "period", b"period", "plan_id", b"plan_id", "plan_version", b"plan_version", "previous_periods", b"previous_periods", "proration", b"proration", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
