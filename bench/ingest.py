@@ -5,6 +5,8 @@ keys and four models, with two quantities; meters add one up by model. The raw l
 COPY of the same events, by one connection in transactions of 1,000 rows, into one table with the
 same columns and indexes, without deduplication and rollups; the better of two runs counts.
 
+Single events are measured beside a bare gRPC server that answers what it gets.
+
 The figures at the top are of batches of 1,000 without duplicates by 16 callers, with one meter, and
 of calls with a single event by 64 callers. A duplicate repeats an event of the batch before. A
 caller of `StreamEvents` has one stream with at most 4 batches that are not answered. `cpu_us` is
@@ -26,6 +28,7 @@ import asyncpg
 import grpc.aio
 import uvloop
 
+from bench import calling
 from bench.rig import Rig, cpu_seconds_of, running
 from kit.rpc.channel import open_channel
 from kit.rpc.wire import render_time
@@ -132,6 +135,7 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
         figures = [await sender.run(written, case, number) for number, case in enumerate(cases, 1)]
     copied.append(await _copy(database, events, run=1))
     await database.close()
+    echo = await _echo(written)
     top, single = figures[cases.index(TOP)], figures[cases.index(SINGLE)]
     return {
         "events_per_s": top.events_per_s,
@@ -140,9 +144,22 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
         "copy_rows_per_s": max(copied),
         "single_events_per_s": single.events_per_s,
         "single_p99_ms": single.p99_ms,
+        "single_ratio_to_echo": round(single.events_per_s / echo.per_s, 3),
+        "echo_per_s": echo.per_s,
         "service_peak_mb": rig.peak_memory_mb(),
         "cases": [asdict(each) for each in figures],
     }
+
+
+async def _echo(requests: Sequence[bytes]) -> calling.Figures:
+    """Send the same single events to a server that does nothing."""
+    with calling.echoing() as (address, process_id):
+        async with open_channel(address) as channel:
+            send: Any = channel.unary_unary(calling.ECHO)
+            calls = calling.Calls({"echo": process_id})
+            ask = lambda caller: send(requests[caller])  # noqa: E731 - as the contract has it.
+            await calling.in_turns([(calls, ask)], SINGLE.callers, _CASE_S)
+            return calls.figures
 
 
 def _make_events() -> list[meter_pb2.UsageEvent]:

@@ -2,7 +2,8 @@
 
 The meter runs as its own process on a durable PostgreSQL of its own. Each size is a tenant with so
 many events of a month, of 1,000 customers and four models, and their rollups. They are loaded by
-SQL, as the service would have stored them, without identities, which no query reads. Asked is, one
+SQL, as the service would have stored them, without identities, which no query reads, and indexed
+afterwards. Asked is, one
 question after the other and in turn for each size, the month of a customer: its total, and apart by
 model. What is answered is compared with the events.
 
@@ -62,18 +63,46 @@ SELECT DISTINCT
 FROM meter.events
 WHERE tenant_id = $1
 """
-_ROLLUPS = """
+_QUARTERS = """
+INSERT INTO meter.rollups (tenant_id, series_id, span, start, quantity, event_count)
+SELECT $1, series_id, 15, start, quantity, event_count
+FROM (
+    SELECT
+        customer_id, dimensions ->> 'model' AS model,
+        date_bin(INTERVAL '15 minutes', time, '2000-01-01 00:00Z') AS start,
+        sum((quantities ->> 'tokens')::numeric) AS quantity, count(*) AS event_count
+    FROM meter.events
+    WHERE tenant_id = $1
+    GROUP BY 1, 2, 3
+) AS added
+JOIN meter.series ON tenant_id = $1 AND series.customer_id = added.customer_id
+    AND group_values[1] = model
+ORDER BY series_id, start
+"""
+_DAYS = """
 INSERT INTO meter.rollups (tenant_id, series_id, span, start, quantity, event_count)
 SELECT
-    $1, series_id, $2::int, date_bin($2::int * interval '1 minute', time, '2000-01-01 00:00Z'),
-    sum((quantities ->> 'tokens')::numeric), count(*)
-FROM meter.events AS event
-JOIN meter.series AS series
-    ON series.tenant_id = $1 AND series.customer_id = event.customer_id
-    AND series.group_values[1] = event.dimensions ->> 'model'
-WHERE event.tenant_id = $1
-GROUP BY series_id, 4
-ORDER BY series_id, 4
+    $1, series_id, 1440, date_bin(INTERVAL '1 day', start, '2000-01-01 00:00Z') AS day,
+    sum(quantity), sum(event_count)
+FROM meter.rollups
+WHERE tenant_id = $1 AND span = 15
+GROUP BY series_id, day
+ORDER BY series_id, day
+"""
+# What is loaded at once is indexed at once; PostgreSQL then says of each index how it was made.
+_INDEXES = """
+SELECT
+    index.indexrelid::regclass::text, index.indrelid::regclass::text, constraint_of.conname,
+    pg_get_constraintdef(constraint_of.oid), pg_get_indexdef(index.indexrelid)
+FROM pg_index AS index
+LEFT JOIN pg_constraint AS constraint_of
+    ON constraint_of.conindid = index.indexrelid AND constraint_of.contype = 'p'
+WHERE index.indrelid IN ('meter.events'::regclass, 'meter.rollups'::regclass)
+"""
+_SETTINGS = """
+SET synchronous_commit = off;
+SET work_mem = '512MB';
+SET maintenance_work_mem = '512MB'
 """
 _EXPECTED = """
 SELECT sum((quantities ->> 'tokens')::numeric)::text, count(*) FROM meter.events
@@ -110,9 +139,9 @@ async def _measure(rig: Rig, sizes: Sequence[int]) -> dict[str, Any]:
     database = await asyncpg.connect(rig.database_url)
     async with open_channel(rig.address) as channel:
         stub = MeterServiceStub(channel)
-        for size in sizes:
-            await _load(database, rig, stub, size)
+        await _load(database, rig, stub, sizes)
         await database.execute("VACUUM ANALYZE")
+        await database.execute("CHECKPOINT")
         asking = _Asking(stub, rig, sizes)
         for size in sizes:
             await asking.check(database, size)
@@ -128,15 +157,29 @@ async def _measure(rig: Rig, sizes: Sequence[int]) -> dict[str, Any]:
     }
 
 
-async def _load(database: asyncpg.Connection, rig: Rig, stub: Any, size: int) -> None:  # noqa: ANN401 - gRPC's.
-    tenant = _tenant(size)
-    request = messages.PutMeterRequest(request_id="tokens", meter=_METER)
-    await stub.PutMeter(request, metadata=rig.metadata(tenant, "meter.write"))
-    step = timedelta(seconds=(_MONTH.end - _MONTH.start).total_seconds() / size)
-    await database.execute(_EVENTS, tenant, _MONTH.start, step, _CUSTOMERS, size, timeout=3600)
-    await database.execute(_SERIES, tenant, timeout=3600)
-    for minutes in (15, 24 * 60):
-        await database.execute(_ROLLUPS, tenant, minutes, timeout=3600)
+async def _load(database: asyncpg.Connection, rig: Rig, stub: Any, sizes: Sequence[int]) -> None:  # noqa: ANN401 - gRPC's.
+    """Store events and rollups of every size, and index them afterwards."""
+    for size in sizes:
+        request = messages.PutMeterRequest(request_id="tokens", meter=_METER)
+        await stub.PutMeter(request, metadata=rig.metadata(_tenant(size), "meter.write"))
+    await database.execute(_SETTINGS)
+    indexes = await database.fetch(_INDEXES)
+    for index, table, constraint, *_ in indexes:
+        await database.execute(
+            f"ALTER TABLE {table} DROP CONSTRAINT {constraint}"
+            if constraint
+            else f"DROP INDEX {index}"
+        )
+    for size in sizes:
+        tenant = _tenant(size)
+        step = timedelta(seconds=(_MONTH.end - _MONTH.start).total_seconds() / size)
+        await database.execute(_EVENTS, tenant, _MONTH.start, step, _CUSTOMERS, size)
+        for statement in (_SERIES, _QUARTERS, _DAYS):
+            await database.execute(statement, tenant)
+    for _, table, constraint, key, definition in indexes:
+        await database.execute(
+            f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {key}" if constraint else definition
+        )
 
 
 def _tenant(size: int) -> str:

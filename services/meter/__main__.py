@@ -18,6 +18,7 @@ from services.meter.usecases.closing import Closing
 from services.meter.usecases.corrections import Corrections
 from services.meter.usecases.erasure import Erasure
 from services.meter.usecases.ingestion import Ingestion
+from services.meter.usecases.known_meters import KnownMeters
 from services.meter.usecases.meters import Meters
 from services.meter.usecases.rejections import Rejections
 from services.meter.usecases.retention import Retention, note
@@ -33,12 +34,13 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     foundation = Foundation(settings, clock)
     database = foundation.database
     rollups = Rollups()
-    ingestion = Ingestion(database, clock, rollups)
+    known_meters = KnownMeters()
+    ingestion = Ingestion(database, clock, rollups, known_meters)
     backfill = Backfill(database, rollups)
     servicer = MeterService(
         ingestion,
         Meters(database, backfill, clock),
-        Usage(database, backfill, clock),
+        Usage(database, backfill, known_meters, clock),
         Records(
             Closing(database),
             Corrections(database, clock),

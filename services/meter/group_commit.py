@@ -1,8 +1,8 @@
 """Lets calls that arrive together share one transaction, each getting its own answer.
 
-While a transaction of a tenant runs, its next calls gather for the following one: the busier it
-is, the more they share a commit. It refuses more than a bounded number of waiting items, rather
-than let memory grow.
+While a transaction of a tenant runs, its next calls gather for the following one, and so do those
+that are being read when it could begin: the busier it is, the more they share a commit. It refuses
+more than a bounded number of waiting items, rather than let memory grow.
 """
 
 import asyncio
@@ -18,6 +18,9 @@ from kit.errors import Exhausted
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+# A call takes several turns of the loop from its first byte to its submission. One caller alone
+# waits for them in vain: they take less than a tenth of a millisecond.
+_QUIET_TURNS = 8
 _RETRY_AFTER = timedelta(seconds=1)
 
 
@@ -102,6 +105,7 @@ class GroupCommit(Generic[Item, Answer]):
         # This task is one of them.
         while self._has_work(queue, beside=len(queue.tasks) - 1):
             async with self._transactions:
+                await self._gather(queue)
                 calls = self._take(queue)
                 try:
                     await self._store_together(tenant, calls)
@@ -111,6 +115,14 @@ class GroupCommit(Generic[Item, Answer]):
         queue.tasks.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         if not queue.tasks:
             del self._queues[tenant]
+
+    async def _gather(self, queue: "_Queue[Item, Answer]") -> None:
+        """Let calls that are being read join, as long as the turns of the loop bring some."""
+        quiet, seen = 0, queue.items
+        while quiet < _QUIET_TURNS and queue.items < self._limits.parallel_items:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if queue.items == seen else 0
+            seen = queue.items
 
     def _has_work(self, queue: "_Queue[Item, Answer]", beside: int) -> bool:
         """Tell whether what waits deserves a transaction beside so many that run."""

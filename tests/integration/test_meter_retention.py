@@ -115,7 +115,7 @@ async def test_a_level_is_carried_from_events_that_are_gone(
 
 
 async def test_what_takes_events_that_are_gone_is_refused(world: World, database: Database) -> None:
-    """A question with an edge before the horizon, and sums of events, name since when they are."""
+    """Edges before the horizon, sums of events, and what a meter counts of each of them."""
     await a_year_later(world, database)
     uneven = Interval(JANUARY.start, NOW + MINUTE)
 
@@ -128,13 +128,17 @@ async def test_what_takes_events_that_are_gone_is_refused(world: World, database
             "SummarizeUsage",
             messages.SummarizeUsageRequest(customer_id="acme", interval=render_interval(JANUARY)),
         ),
+        await world.refusal(
+            "ListEvents",
+            messages.ListEventsRequest(meter_id="sum", interval=render_interval(JANUARY)),
+        ),
     ]
     since = Interval(FEBRUARY + MINUTE, AFTERWARDS)
     answered = await world.usage("sum", since)
 
     assert [(type(each), each.reason, each.metadata) for each in refused] == [
         (Precondition, "EVENTS_EXPIRED", {"kept_from": FEBRUARY.isoformat()})
-    ] * 2
+    ] * 3
     assert answered == [("acme", "10", 1)]
 
 

@@ -30,6 +30,7 @@ SELECT pg_advisory_xact_lock_shared({_LOCK_KEY});
 LOCK TABLE ONLY meter.events IN ACCESS SHARE MODE
 """
 _LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+_REVISION = "SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1"
 _STANDING = """
 SELECT
     coalesce((SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1), 0),
@@ -56,6 +57,12 @@ async def lock_for_events(transaction: AsyncConnection, tenant: str) -> Standing
     # Two statements, since one statement sees what was committed before it waited for the lock.
     await raw.execute(_LOCK_SHARED)
     return Standing(*await raw.fetchrow(_STANDING, tenant))
+
+
+async def load_revision(transaction: AsyncConnection, tenant: str) -> int:
+    """Answer the revision of the tenant's meters; 0 where there never was one."""
+    raw = await raw_connection(transaction)
+    return await raw.fetchval(_REVISION, tenant) or 0
 
 
 async def lock_for_meters(transaction: AsyncConnection) -> None:

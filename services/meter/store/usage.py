@@ -235,7 +235,8 @@ class _Statement:
             for span, intervals in spans:
                 if intervals:
                     yield self._rollups(meter, span, intervals)
-        yield self._given()
+        if self._edges or not (self._question.plan.days or self._question.plan.quarters):
+            yield self._given()
 
     @cached_property
     def _tenant(self) -> str:
@@ -270,17 +271,27 @@ class _Statement:
             first = parameters.add(self._first_customer_id, "text")
             conditions.append(f"series.customer_id >= {first}")
         if self._query.customer_ids:
-            customers = parameters.texts(self._query.customer_ids)
-            conditions.append(f"series.customer_id = ANY({customers})")
+            conditions.append(f"series.customer_id {self._customers()}")
         conditions += [
             f"{place[key]} = {parameters.add(value, 'text')}" for key, value in self._query.filters
         ]
         return (
-            f"SELECT series.customer_id, width_bucket(kept.start, {self._starts}) AS win{groups},"
+            f"SELECT series.customer_id, {self._window()} AS win{groups},"
             f" {columns} FROM meter.series JOIN meter.{table} AS kept"
             " ON kept.tenant_id = series.tenant_id AND kept.series_id = series.series_id"
             f" WHERE {' AND '.join(conditions)}"
         )
+
+    def _customers(self) -> str:
+        """Say whose usage it is; of one, so that PostgreSQL makes its plan once."""
+        if len(self._query.customer_ids) == 1:
+            return f"= {self._parameters.add(self._query.customer_ids[0], 'text')}"
+        return f"= ANY({self._parameters.texts(self._query.customer_ids)})"
+
+    def _window(self) -> str:
+        if len(self._question.windows) == 1:
+            return "1"
+        return f"width_bucket(kept.start, {self._starts})"
 
     def _within(self, intervals: Sequence[Interval]) -> str:
         """Say which starts lie within intervals that are in order and apart."""

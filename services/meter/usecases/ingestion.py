@@ -20,9 +20,10 @@ from services.meter.store.events import (
     load_identities,
     save_events,
 )
-from services.meter.store.meters import Standing, load_versions, lock_for_events
+from services.meter.store.meters import lock_for_events
 from services.meter.store.rejected import save_rejected
 from services.meter.store.rollups import Rollups
+from services.meter.usecases.known_meters import KnownMeters
 
 LIMITS: Final = GroupLimits(
     tenant_transactions_max=2,
@@ -31,7 +32,6 @@ LIMITS: Final = GroupLimits(
     items_max=100_000,
     parallel_items=500,
 )
-_TENANTS_REMEMBERED_MAX: Final = 10_000
 _CREATED: Final = Fate(Outcome.CREATED)
 _LATE: Final = Fate(Outcome.CREATED, late=True)
 _DUPLICATE: Final = Fate(Outcome.DUPLICATE)
@@ -41,14 +41,19 @@ class Ingestion:
     """The use case of storing events; to be closed before its database."""
 
     def __init__(
-        self, database: Database, clock: Clock, rollups: Rollups, limits: GroupLimits = LIMITS
+        self,
+        database: Database,
+        clock: Clock,
+        rollups: Rollups,
+        known_meters: KnownMeters,
+        limits: GroupLimits = LIMITS,
     ) -> None:
         self._database = database
         self._clock = clock
         self._rollups = rollups
         self._group_commit = GroupCommit(self._store, limits)
         self._imports = GroupCommit(self._store_billed, limits)
-        self._known_meters: dict[str, tuple[int, MeterSet]] = {}
+        self._known_meters = known_meters
 
     async def connect(self) -> None:
         """Nothing is opened before there are events."""
@@ -118,7 +123,8 @@ class Ingestion:
             distinct.setdefault(each.identity, each)
         now = self._clock.now()
         async with self._database.transaction(tenant) as transaction:
-            meters, standing = await self._current_meters(transaction, tenant)
+            standing = await lock_for_events(transaction, tenant)
+            meters = await self._known_meters.at(transaction, tenant, standing.revision)
             late: list[IncomingEvent] = []
             if standing.closed_until and not billed:
                 late = await _take_late(transaction, tenant, distinct, standing.closed_until)
@@ -144,21 +150,6 @@ class Ingestion:
             ]
         following = iter(fates)
         return [refused.get(each.identity) or next(following) for each in incoming]
-
-    async def _current_meters(
-        self, transaction: AsyncConnection, tenant: str
-    ) -> tuple[MeterSet, Standing]:
-        """Answer the tenant's meters, and what else stands until the transaction ends."""
-        standing = await lock_for_events(transaction, tenant)
-        revision = standing.revision
-        known = self._known_meters.get(tenant)
-        if known and known[0] == revision:
-            return known[1], standing
-        meters = MeterSet(await load_versions(transaction, tenant) if revision else ())
-        if len(self._known_meters) >= _TENANTS_REMEMBERED_MAX:
-            self._known_meters.clear()
-        self._known_meters[tenant] = (revision, meters)
-        return meters, standing
 
 
 async def _take_late(

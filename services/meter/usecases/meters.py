@@ -150,7 +150,12 @@ async def existing_versions(
     """
     versions = await load_versions(transaction, tenant, meter_id)
     if not versions:
-        raise NotFound(
-            "METER_NOT_FOUND", f"there is no meter {meter_id}", metadata={"meter_id": meter_id}
-        )
+        raise meter_not_found(meter_id)
     return versions
+
+
+def meter_not_found(meter_id: str) -> NotFound:
+    """Make the error for a meter that there is not."""
+    return NotFound(
+        "METER_NOT_FOUND", f"there is no meter {meter_id}", metadata={"meter_id": meter_id}
+    )

@@ -32,7 +32,8 @@ from services.meter.store.usage import Found, Question, UsageKey, add_up_usage
 from services.meter.store.weighted import add_up_weighted_usage
 from services.meter.tallies import figure
 from services.meter.usecases.backfill import Backfill
-from services.meter.usecases.meters import existing_versions
+from services.meter.usecases.known_meters import KnownMeters
+from services.meter.usecases.meters import meter_not_found
 from services.meter.usecases.pages import page_of, read_page_token
 from services.meter.windows import Calendar, cut, plan, previous_of
 
@@ -42,9 +43,12 @@ _INT_MAX: Final = 2**31 - 1
 class Usage:
     """The use cases of reading; each sees one state of the store."""
 
-    def __init__(self, database: Database, backfill: Backfill, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, backfill: Backfill, known_meters: KnownMeters, clock: Clock
+    ) -> None:
         self._database = database
         self._backfill = backfill
+        self._known_meters = known_meters
         self._clock = clock
 
     @traced("meter.query_usage")
@@ -82,7 +86,7 @@ class Usage:
             NotFound: METER_NOT_FOUND.
             Precondition: BACKFILL_RUNNING, EVENTS_EXPIRED.
         """
-        versions = await existing_versions(transaction, tenant, query.meter_id)
+        versions = await self._versions(transaction, tenant, query.meter_id)
         calendar = Calendar(query.window, query.time_zone, query.anchor)
         windows = cut(query.interval, calendar)
         if query.compares:
@@ -95,6 +99,14 @@ class Usage:
                 self._backfill.go_on(tenant)
             check_counted(meter, whole)
         return Question(query, meters or versions[-1:], windows, plan(_pieces(windows, meters)))
+
+    async def _versions(
+        self, transaction: AsyncConnection, tenant: str, meter_id: str
+    ) -> tuple[Meter, ...]:
+        versions = await self._known_meters.versions(transaction, tenant, meter_id)
+        if not versions:
+            raise meter_not_found(meter_id)
+        return versions
 
     async def _add_up(
         self,
@@ -142,15 +154,16 @@ class Usage:
         Raises:
             InvalidInput: INVALID_PAGE_TOKEN.
             NotFound: METER_NOT_FOUND.
+            Precondition: EVENTS_EXPIRED, what a meter counts of an interval is all or nothing.
         """
         listing = f"events {query}"
         after = read_page_token(page_token, listing, _event_key)
         async with self._database.transaction(tenant) as transaction:
             meters = (
-                await existing_versions(transaction, tenant, query.meter_id)
-                if query.meter_id
-                else ()
+                await self._versions(transaction, tenant, query.meter_id) if query.meter_id else ()
             )
+            if meters and query.interval:
+                check_kept(query.interval.start, await load_horizon(transaction))
             found = await list_events(
                 transaction, tenant, query, meters, after=after, limit=size + 1
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -41,7 +42,7 @@ async def submit(commit: GroupCommit[str, str], tenant: str, items: str) -> str:
 async def begin(commit: GroupCommit[str, str], tenant: str, *calls: str) -> list[asyncio.Task[str]]:
     """Submit calls at once, and let them get as far as they can."""
     tasks = [asyncio.create_task(submit(commit, tenant, items)) for items in calls]
-    for _ in range(3):
+    for _ in range(30):
         await asyncio.sleep(0)
     return tasks
 
@@ -57,6 +58,22 @@ async def test_calls_gather_while_a_transaction_runs() -> None:
 
     assert await asyncio.gather(*tasks) == ["A", "BC", "DE", "F"]
     assert store.groups == ["t:a", "t:bcde", "t:f"]
+
+
+async def test_calls_that_are_being_read_join_the_first() -> None:
+    """A transaction begins when turns of the loop bring no more calls, or it has enough of them."""
+    store = Store()
+    store.gate.set()
+    commit = GroupCommit(store, replace(LIMITS, parallel_items=3))
+
+    tasks = []
+    for items in ("a", "b", "c", "d"):
+        tasks.append(asyncio.create_task(submit(commit, "t", items)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+    assert store.groups == ["t:abc", "t:d"]
 
 
 async def test_a_call_larger_than_a_transaction_goes_alone() -> None:

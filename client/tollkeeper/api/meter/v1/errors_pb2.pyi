@@ -76,8 +76,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No rejected event has this number. Metadata: `{"rejected_event_id": "…"}`."""
     ERROR_REASON_EVENTS_EXPIRED: _ErrorReason.ValueType  # 16
     """It takes events that are no longer kept: those of an edge that fills no
-    quarter of an hour, those to be corrected, or those that a meter would have
-    had to count when it was put. What begins at `kept_from` is answered.
+    quarter of an hour, those to be corrected or summed, what a meter counts of
+    each, or those that it would have had to count when it was put. What begins
+    at `kept_from` is answered.
     Metadata: `{"kept_from": "2026-01-01T00:00:00+00:00"}`.
     """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
@@ -151,8 +152,9 @@ ERROR_REASON_REJECTED_EVENT_NOT_FOUND: ErrorReason.ValueType  # 15
 """No rejected event has this number. Metadata: `{"rejected_event_id": "…"}`."""
 ERROR_REASON_EVENTS_EXPIRED: ErrorReason.ValueType  # 16
 """It takes events that are no longer kept: those of an edge that fills no
-quarter of an hour, those to be corrected, or those that a meter would have
-had to count when it was put. What begins at `kept_from` is answered.
+quarter of an hour, those to be corrected or summed, what a meter counts of
+each, or those that it would have had to count when it was put. What begins
+at `kept_from` is answered.
 Metadata: `{"kept_from": "2026-01-01T00:00:00+00:00"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
