@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import hiredis
 
 from bench.calling import Calls
-from services.quota.counters import SCRIPT, Root, encode, keys_of
+from services.quota.arguments import encode
+from services.quota.counters import SCRIPT, Root, keys_of
 from services.quota.coverage import Coverage, LimitIndex
 from services.quota.model import Kind, Limit, Subject
 from services.quota.operations import Operation

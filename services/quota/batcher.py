@@ -9,6 +9,7 @@ Refuses to let more than `waiting_max` operations wait.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from kit.errors import DomainError, Unavailable
@@ -55,6 +56,10 @@ class _Waiting(NamedTuple):
     deliver: Deliver
     ticket: object
     may_stand_by: bool = True
+
+
+# As the class itself, without what Python does for names of arguments.
+_new_waiting = cast("Callable[[tuple[object, ...]], _Waiting]", partial(tuple.__new__, _Waiting))
 
 
 class _Queue:
@@ -157,7 +162,7 @@ class Batcher:
             if not self._is_scheduled:
                 self._is_scheduled = True
                 asyncio.get_running_loop().call_soon(self._flush)
-        queue.waiting.append(_Waiting(asked, deliver, ticket, may_stand_by))
+        queue.waiting.append(_new_waiting((asked, deliver, ticket, may_stand_by)))
 
     async def decide(self, root: Root, asked: Asked, *, may_stand_by: bool = True) -> Answer:
         """Have an operation decided, and wait for the answer; raise why there is none."""

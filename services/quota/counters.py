@@ -6,9 +6,9 @@ Refuses to interpret: what a figure means on the wire is the converter's.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -16,6 +16,7 @@ import msgpack
 
 from kit.errors import CannotStart, DomainError
 from kit.waiting import wait_for
+from services.quota.arguments import encode
 from services.quota.coverage import Coverage, DescribedHold, described_hold, remembered
 from services.quota.expiry_index import SHARDS_COUNT, ExpiryIndex
 from services.quota.model import HoldState, Kind, Outcome
@@ -26,7 +27,6 @@ from services.quota.refusals import KINDS, refusal, unavailable
 _PARTS = ("counting.lua", "admitting.lua", "holding.lua", "decide.lua")
 SCRIPT = b"\n".join(Path(__file__).with_name(part).read_bytes() for part in _PARTS)
 """What decides, in Redis."""
-SWEEP_MAX = 256
 
 _ERROR_LENGTH_MAX = 15
 _PROBE_LIFE_MS = 1000
@@ -35,18 +35,13 @@ _LOST_REPLY = b"\x92\x02"
 _FINGERPRINT = slice(0, 8)
 _COVERAGE_ID = slice(8, 16)
 _STALE_ATTEMPTS_MAX = 3
+_ROOTS_MAX = 16_384
 # Plain numbers, since looking up a member of an enumeration takes a while.
 _RESERVE = int(Kind.RESERVE)
 _HOLDING = frozenset((_RESERVE, int(Kind.EXTEND)))
 _FIGURES = 3
 _FIGURES_WITH_WAIT = 4
 _WITH_WAITS = frozenset(map(int, (Outcome.EXCEEDING, Outcome.DENIED, Outcome.PARTIAL)))
-
-
-# The script's reader knows no binary strings, so bytes go as the older raw strings. There is one
-# packer, because each would allocate a large buffer of its own.
-_packer = msgpack.Packer(use_bin_type=False, autoreset=False)
-
 
 _unpacked: Callable[[bytes], list[Any]] = partial(msgpack.unpackb, raw=True)
 
@@ -378,6 +373,7 @@ def decode(batch: Batch, reply: Sequence[bytes]) -> tuple[int, Decided | None]:
     return now_ms, Decided(answers, more_is_due)
 
 
+@lru_cache(maxsize=_ROOTS_MAX)
 def keys_of(root: Root) -> tuple[str, str, str, str]:
     """Name all keys of a customer, as `decide.lua` expects them."""
     tag = f"tollkeeper:quota:{{{_name(root)}}}"
@@ -387,45 +383,6 @@ def keys_of(root: Root) -> tuple[str, str, str, str]:
 def _name(root: Root) -> str:
     """Name a customer as the tag of his keys does."""
     return f"{root.tenant}/{root.customer}"
-
-
-def encode(
-    operations: Iterable[Operation],
-    now_ms: int,
-    *,
-    sweep_max: int = SWEEP_MAX,
-    epoch: str = "",
-    may_begin: bool = True,
-) -> bytes:
-    """Write operations of one customer as `decide.lua` reads them."""
-    places: dict[Coverage, int] = {}
-    indexes: dict[str, int] = {}
-    counters: list[str | int] = []
-    coverages: list[list[bytes | int]] = []
-    flat: list[object] = []
-    for kind, coverage, request_id, fingerprint, hold, detail, extra, sums, _ in operations:
-        place = places.get(coverage)
-        if place is None:
-            place = places[coverage] = len(places) + 1
-            entry: list[bytes | int] = [
-                *(coverage.id, coverage.description, coverage.exhibit, len(coverage.slots))
-            ]
-            coverages.append(entry)
-            for limit in coverage.limits:
-                index = indexes.get(limit.field)
-                if index is None:
-                    assert limit.clock is not None, "what is only remembered is never decided"
-                    index = indexes[limit.field] = len(indexes) + 1
-                    counters += (limit.field, *limit.clock.terms_at(now_ms))
-                entry += (index, limit.slot)
-        flat += (kind, place, "r" + request_id, fingerprint, hold, detail, extra, *sums)
-    try:
-        for part in (counters, coverages, flat, sweep_max, epoch, may_begin):
-            _packer.pack(part)
-        packed: bytes = _packer.bytes()
-        return packed
-    finally:
-        _packer.reset()
 
 
 def _answer(

@@ -4,7 +4,8 @@ Refuses to decide: how much fits is said where the counters are.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 from services.quota.coverage import (
     NOTHING,
@@ -67,6 +68,10 @@ class Operation(NamedTuple):
     rebased: "Callable[[bytes], Operation] | None" = None
 
 
+# As the class itself, without what Python does for names of arguments.
+_new_operation = cast("Any", partial(tuple.__new__, Operation))
+
+
 class OfHold(NamedTuple):
     """A call of which only its hold says whose it was."""
 
@@ -106,7 +111,10 @@ def reserve_operation(call: ReserveCall, coverage: Coverage, name: str) -> Opera
     extra: Extra = 0
     if least or is_shadow:
         extra = _extra(coverage.slots, amounts, least, is_shadow=is_shadow, holds=1)
-    return Operation(_RESERVE, coverage, request_id, fingerprint, name, ttl_ms, extra, sums)
+    operation: Operation = _new_operation(
+        (_RESERVE, coverage, request_id, fingerprint, name, ttl_ms, extra, sums, None)
+    )
+    return operation
 
 
 def extend_operation(call: ExtendCall, coverage: Coverage) -> Operation:

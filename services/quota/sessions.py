@@ -9,7 +9,7 @@ calls to be decided; nobody is told the answers then.
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -107,19 +107,19 @@ class Session:
             self._refuse(call_id, InvalidInput.of("call_id", "is that of another call that waits"))
             return
         try:
-            call = read_session_call(twin)
+            call, written = read_session_call(twin)
             self._waiting.add(call_id)
-            self._gate.submit(self._tenant, call, self._end, (call_id, call))
+            self._gate.submit(self._tenant, call, self._end, (call_id, call, written))
         except DomainError as error:
             self._waiting.discard(call_id)
             self._refuse(call_id, error)
 
-    def _end(self, asked: tuple[int, Call], answer: Answer | Exception) -> None:
-        call_id, call = asked
+    def _end(self, asked: tuple[int, Call, Sequence[bytes]], answer: Answer | Exception) -> None:
+        call_id, call, written = asked
         self._waiting.discard(call_id)
         if isinstance(answer, Answer):
             size = len(answer.coverage.limits) + 1
-            self._put(render_session_answer(call_id, call, answer), size)
+            self._put(render_session_answer(call_id, call, answer, written), size)
         else:
             self._refuse(call_id, answer)
 

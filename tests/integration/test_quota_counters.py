@@ -11,9 +11,9 @@ import redis.asyncio
 from cli.signing_keys import SigningKeys
 from kit.errors import DomainError
 from kit.settings import ServiceSettings
+from services.quota.arguments import SWEEP_MAX
 from services.quota.counters import (
     SCRIPT,
-    SWEEP_MAX,
     Answer,
     Batch,
     Counters,

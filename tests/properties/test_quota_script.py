@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from kit.errors import DomainError
 from services.quota import decisions
 from services.quota.admission import Demand, Flexible
+from services.quota.arguments import encode
 from services.quota.counters import (
     SCRIPT,
     Answer,
@@ -34,7 +35,6 @@ from services.quota.counters import (
     LimitsChanged,
     Root,
     decode,
-    encode,
     keys_of,
 )
 from services.quota.counting import Rule

@@ -1,8 +1,10 @@
 """Law: a call of a session is read from its twin as it would be read from itself."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
+from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,7 +102,39 @@ def test_a_call_is_read_from_its_twin_as_from_itself(call: wire.SessionCall) -> 
     request = SessionRequest.FromString(wire.SessionRequest(calls=[call]).SerializeToString())
 
     (twin,) = request.calls
-    assert read(read_session_call, twin) == read(parse_session_call, call)
+    assert read(lambda twin: read_session_call(twin)[0], twin) == read(parse_session_call, call)
+
+
+@given(reserves() | commits(), st.data())
+def test_fields_may_come_in_any_order_and_again(
+    call: wire.SessionCall, data: st.DataObject
+) -> None:
+    """As the contract's library reads them, although it never writes them so."""
+    name = call.WhichOneof("call")
+    assert name is not None
+    request = getattr(call, name)
+    parts = [written_alone(request, field.name) for field, _ in request.ListFields()]
+    drawn = data.draw(st.permutations(parts)) + data.draw(st.just([]) | st.permutations(parts))
+    cut = b"".join(drawn)[: data.draw(st.just(None) | st.integers(0, 300))]
+    twin = SessionRequest().calls.add(call_id=1, **{name: cut})
+    try:
+        message = wire.SessionCall.FromString(twin.SerializeToString())
+    except DecodeError:
+        refused = read(lambda twin: read_session_call(twin)[0], twin)
+        assert refused == ("INVALID_FIELD", ())
+    else:
+        assert read(lambda twin: read_session_call(twin)[0], twin) == read(
+            parse_session_call, message
+        )
+
+
+def written_alone(request: Message, name: str) -> bytes:
+    """Write one field of a message."""
+    alone = deepcopy(request)
+    for field, _ in request.ListFields():
+        if field.name != name:
+            alone.ClearField(field.name)
+    return alone.SerializeToString()
 
 
 def read(parse: Callable[[Any], Call], message: object) -> Call | tuple[object, ...]:

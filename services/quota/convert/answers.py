@@ -120,13 +120,18 @@ def render_balances(answer: Answer) -> bytes:
     return _written(GetBalancesResponse(limits=limits))
 
 
-def render_session_answer(call_id: int, call: Call, answer: Answer) -> bytes:
-    """Write a `SessionResponse` with one answer; what is joined reads as one with all answers."""
+def render_session_answer(
+    call_id: int, call: Call, answer: Answer, written: Sequence[bytes] = ()
+) -> bytes:
+    """Write a `SessionResponse` with one answer; what is joined reads as one with all answers.
+
+    The amounts of a reserve need not be written anew where they are given as they came.
+    """
     if is_degraded(answer):
         return _degraded_session_answer(call_id, call, answer)
     match call:
         case ReserveCall():
-            form = _filled_reserve(answer, call)
+            form = _filled_reserve(answer, call, written)
         case CommitCall():
             form = _filled_commit(answer)
         case CheckCall():
@@ -206,14 +211,13 @@ class _Row:
 class _Form:
     """One kind of answer about a coverage."""
 
-    __slots__ = ("answer", "body", "expire_ms", "figures", "granted", "response", "rows")
+    __slots__ = ("answer", "body", "expire_ms", "figures", "response", "rows")
 
     def __init__(self, coverage: Coverage, kind: str) -> None:
         self.response = SessionResponse()
         self.answer = self.response.answers.add()
         self.body = getattr(self.answer, kind)
         self.expire_ms = 0
-        self.granted: Amounts = {}
         self.figures: Sequence[int] = ()
         self.rows = [
             _Row(
@@ -280,13 +284,15 @@ class _Form:
 
     def grant(self, expire_ms: int, amounts: Amounts) -> None:
         """Write what is held, and until when."""
+        self.grant_written(expire_ms, [_amount(*amount) for amount in amounts.items()])
+
+    def grant_written(self, expire_ms: int, amounts: Sequence[bytes]) -> None:
+        """Write what is held, given as bytes, and until when."""
         body = self.body
         if expire_ms != self.expire_ms:
             self.expire_ms = expire_ms
             body.expire_time = _time(expire_ms)
-        if amounts != self.granted:
-            self.granted = amounts
-            body.granted[:] = map(_amount, amounts, amounts.values())
+        body.granted[:] = amounts
 
 
 def _filled_check(answer: Answer) -> _Form:
@@ -301,7 +307,7 @@ def _filled_check(answer: Answer) -> _Form:
     return form
 
 
-def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
+def _filled_reserve(answer: Answer, call: ReserveCall, written: Sequence[bytes] = ()) -> _Form:
     coverage = answer.coverage
     outcome = answer.outcome
     if outcome == _DENIED:
@@ -314,7 +320,10 @@ def _filled_reserve(answer: Answer, call: ReserveCall) -> _Form:
     body.decision = _DECISIONS[outcome]
     body.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     if outcome == _ALLOWED:
-        form.grant(answer.detail, _granted(form, answer, call) if call.estimates else call.amounts)
+        if written and not call.estimates:
+            form.grant_written(answer.detail, written)
+        else:
+            form.grant(answer.detail, _granted(form, answer, call))
         form.show(answer)
     else:
         form.grant(answer.detail, _granted(form, answer, call))

@@ -1,13 +1,16 @@
 """Calls of a session, read from the wire without looking at what was seen before.
 
 Reserves and commits come by the ten thousand each second, with the same subjects, dimensions and
-amounts again and again. Their twins leave these as bytes, which are looked up. Whatever is rare or
-may be wrong is read as any other call is. Refuses nothing by itself, so that there is one rule of
-what is valid.
+amounts again and again. Their twins leave them as bytes; these are cut into fields, which are
+looked up. Whatever is rare or may be wrong is read as any other call is, also what is not written
+as the library writes it. Refuses nothing by itself, so that there is one rule of what is valid.
 """
 
-from functools import lru_cache
-from typing import Any
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any, cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
@@ -29,81 +32,168 @@ from services.quota.convert.fields import (
     parse_hold,
     read_subject,
 )
-from services.quota.model import Amounts, Call, CommitCall, Dimensions, ReserveCall, Subject
+from services.quota.model import (
+    NOTHING_ASKED,
+    Amounts,
+    Call,
+    CommitCall,
+    Dimensions,
+    ReserveCall,
+)
 from tollkeeper.api.quota.v1 import quota_pb2
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 _REMEMBERED_MAX = 65_536
+_SHAPES_MAX = 1024
+# A byte of a length has seven bits of it, and one that says whether more follow.
+_MORE = 0x80
+# The tags of the fields that are looked up, in the order in which they are written: request_id,
+# subject, dimensions, amounts, ttl, estimates.
+_RESERVE = re.compile(rb"\x0a\x12(\x1a*)(\x22+)(\x2a?)(\x42*)")
+_SUBJECT_END = 2
+# request_id, reservation_id, amounts, subject, dimensions.
+_COMMIT = re.compile(rb"\x0a(\x12?)(\x1a*)\x22(\x2a*)")
+
+# As the class itself, without what Python does for names of arguments.
+_new_reserve = cast("Any", partial(tuple.__new__, ReserveCall))
+_NOTHING: Sequence[bytes] = ()
 
 
 class _Rare(Exception):
     """There is more in a call than is looked up."""
 
 
-def read_session_call(twin: Any) -> Call:  # noqa: ANN401 - made at run time.
-    """Read one call of a session from its twin, as `parse_session_call` reads the call."""
+def read_session_call(twin: Any) -> tuple[Call, Sequence[bytes]]:  # noqa: ANN401 - made at run time.
+    """Read one call of a session from its twin, as `parse_session_call` reads the call.
+
+    Beside it are the amounts of a reserve as they were written, if they were looked up.
+    """
     name = twin.WhichOneof("call")
     try:
         if name == "reserve":
             return _reserve(twin.reserve)
         if name == "commit":
-            return _commit(twin.commit)
-    except (InvalidInput, DecodeError, _Rare):
+            return _commit(twin.commit), _NOTHING
+    except (InvalidInput, DecodeError, UnicodeDecodeError, IndexError, _Rare):
         pass
     try:
         call = wire.SessionCall.FromString(twin.SerializeToString())
     except DecodeError as error:
         raise InvalidInput("INVALID_FIELD", "the call is no message of its type") from error
-    return parse_session_call(call)
+    return parse_session_call(call), _NOTHING
 
 
-def _reserve(twin: Any) -> ReserveCall:  # noqa: ANN401 - as above.
-    if twin.min_amounts or twin.mode:
-        raise _Rare
-    subject, dimensions, amounts = _content(twin)
-    if not amounts:
-        raise _Rare
-    return ReserveCall(
-        parse_request_id(twin.request_id),
-        fingerprint(b"Reserve", twin.SerializeToString()),
-        subject,
-        dimensions,
-        amounts,
-        _ttl_ms(twin.ttl) if twin.HasField("ttl") else TTL_MS_DEFAULT,
-        estimates=parse_estimates(twin.estimates, amounts) if twin.estimates else (),
+def _reserve(data: bytes) -> tuple[ReserveCall, Sequence[bytes]]:
+    tags, fields = _cut(data)
+    dimensions_end, amounts_end, ttl_end = _reserve_shape(tags)
+    dimensions: Dimensions = ()
+    if dimensions_end > _SUBJECT_END:
+        dimensions, data = _dimensions(tags, fields, _SUBJECT_END, dimensions_end, data)
+    written = fields[dimensions_end:amounts_end]
+    amounts = _amounts(written)
+    estimates = map(wire.Estimate.FromString, fields[ttl_end:])
+    call: ReserveCall = _new_reserve(
+        (
+            parse_request_id(fields[0].decode()),
+            fingerprint(b"Reserve", data),
+            read_subject(fields[1]),
+            dimensions,
+            amounts,
+            _ttl_ms(fields[amounts_end]) if ttl_end > amounts_end else TTL_MS_DEFAULT,
+            NOTHING_ASKED,
+            False,
+            parse_estimates(list(estimates), amounts) if ttl_end < len(fields) else (),
+        )
     )
+    return call, written
 
 
-def _commit(twin: Any) -> CommitCall:  # noqa: ANN401 - as above.
-    subject, dimensions, amounts = _content(twin)
-    hold = parse_hold(twin.reservation_id, "reservation_id") if twin.reservation_id else None
+def _commit(data: bytes) -> CommitCall:
+    tags, fields = _cut(data)
+    hold_end, amounts_end = _commit_shape(tags)
+    dimensions: Dimensions = ()
+    if amounts_end + 1 < len(fields):
+        dimensions, data = _dimensions(tags, fields, amounts_end + 1, len(fields), data)
+    subject = read_subject(fields[amounts_end])
+    hold = parse_hold(fields[1].decode(), "reservation_id") if hold_end > 1 else None
     if hold is not None and hold.customer != subject.customer:
         raise _Rare
     return CommitCall(
-        parse_request_id(twin.request_id),
-        fingerprint(b"Commit", twin.SerializeToString()),
+        parse_request_id(fields[0].decode()),
+        fingerprint(b"Commit", data),
         hold,
         subject,
         dimensions,
-        amounts,
+        _amounts(fields[hold_end:amounts_end]),
     )
 
 
-def _content(twin: Any) -> tuple[Subject, Dimensions, Amounts]:  # noqa: ANN401 - as above.
-    """Read on whose behalf what is asked; dimensions are left in the order of their names."""
-    given = twin.amounts
-    amounts = dict(map(_amount, given))
-    if len(amounts) != len(given) or len(amounts) > UNITS_MAX:
+def _cut(data: bytes) -> tuple[bytes, list[bytes]]:
+    """Cut a message into fields that are bytes, and give their tags and contents."""
+    tags, fields = bytearray(), []
+    at, size = 0, len(data)
+    while at < size:
+        tags.append(data[at])
+        start, length = at + 2, data[at + 1]
+        if length >= _MORE:
+            high = data[start]
+            if not 0 < high < _MORE:
+                raise _Rare
+            length += (high << 7) - _MORE
+            start += 1
+        at = start + length
+        fields.append(data[start:at])
+    if at != size:
         raise _Rare
-    entries = twin.dimensions
-    dimensions: Dimensions = ()
-    if entries:
-        ordered = sorted(entries, key=_dimension)
-        entries[:] = ordered
+    return bytes(tags), fields
+
+
+@lru_cache(maxsize=_SHAPES_MAX)
+def _reserve_shape(tags: bytes) -> tuple[int, int, int]:
+    """Say where the dimensions, the amounts and the ttl of a reserve end."""
+    found = _RESERVE.fullmatch(tags)
+    if found is None:
+        raise _Rare
+    return found.end(1), found.end(2), found.end(3)
+
+
+@lru_cache(maxsize=_SHAPES_MAX)
+def _commit_shape(tags: bytes) -> tuple[int, int]:
+    """Say where the hold and the amounts of a commit end."""
+    found = _COMMIT.fullmatch(tags)
+    if found is None:
+        raise _Rare
+    return found.end(1), found.end(2)
+
+
+def _amounts(written: Sequence[bytes]) -> Amounts:
+    amounts = dict(map(_amount, written))
+    if len(amounts) != len(written) or len(amounts) > UNITS_MAX:
+        raise _Rare
+    return amounts
+
+
+def _dimensions(
+    tags: bytes, fields: Sequence[bytes], start: int, end: int, data: bytes
+) -> tuple[Dimensions, bytes]:
+    """Read dimensions in the order of their names, and give the message with them in this order."""
+    given = fields[start:end]
+    dimensions = tuple(map(_dimension, given))
+    if any(one[0] >= other[0] for one, other in pairwise(dimensions)):
+        ordered = sorted(given, key=_dimension)
         dimensions = tuple(map(_dimension, ordered))
-        if len(dict(dimensions)) != len(dimensions) or len(dimensions) > CALL_DIMENSIONS_MAX:
-            raise _Rare
-    return read_subject(twin.subject), dimensions, amounts
+        data = b"".join(map(_field, tags, (*fields[:start], *ordered, *fields[end:])))
+    if len(dict(dimensions)) != len(dimensions) or len(dimensions) > CALL_DIMENSIONS_MAX:
+        raise _Rare
+    return dimensions, data
+
+
+def _field(tag: int, content: bytes) -> bytes:
+    """Write a field as it was before it was cut out."""
+    length = len(content)
+    if length < _MORE:
+        return bytes((tag, length)) + content
+    return bytes((tag, length % _MORE + _MORE, length // _MORE)) + content
 
 
 @lru_cache(maxsize=_REMEMBERED_MAX)

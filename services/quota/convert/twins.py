@@ -3,9 +3,9 @@
 A gateway sends the same few subjects, dimensions and amounts again and again. Where they stay
 bytes, what they say is looked up instead of read, and a part of an answer that was written before
 is put in as it is. The twins are made of the contract's own descriptors, so that they never differ
-from it: messages of other packages, amounts, statuses of limits and entries of maps are bytes,
-everything else is the same. Refuses nothing: bytes that are no message are found when they are
-read.
+from it: messages of other packages, amounts, statuses of limits, entries of maps, and the reserves
+and commits of a session are bytes, everything else is the same. Refuses nothing: bytes that are no
+message are found when they are read.
 """
 
 from typing import Any
@@ -21,7 +21,9 @@ from google.protobuf.message_factory import GetMessageClass
 from tollkeeper.api.quota.v1 import quota_pb2, quota_service_pb2
 
 _PACKAGE = "tollkeeper.api.quota.v1"
-_SMALL = frozenset((f".{_PACKAGE}.Amount", f".{_PACKAGE}.LimitStatus"))
+_LEFT_AS_BYTES = frozenset(
+    f".{_PACKAGE}.{name}" for name in ("Amount", "LimitStatus", "ReserveRequest", "CommitRequest")
+)
 
 
 def _left_as_bytes(message: DescriptorProto) -> None:
@@ -29,7 +31,7 @@ def _left_as_bytes(message: DescriptorProto) -> None:
         is_message = field.type == FieldDescriptorProto.TYPE_MESSAGE
         is_foreign = not field.type_name.startswith(f".{_PACKAGE}.")
         is_entry = field.type_name.startswith(f".{_PACKAGE}.{message.name}.")
-        if is_message and (is_foreign or is_entry or field.type_name in _SMALL):
+        if is_message and (is_foreign or is_entry or field.type_name in _LEFT_AS_BYTES):
             field.type = FieldDescriptorProto.TYPE_BYTES
             field.ClearField("type_name")
             if field.label != FieldDescriptorProto.LABEL_REPEATED and not field.HasField(

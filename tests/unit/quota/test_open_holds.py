@@ -1,7 +1,5 @@
 """The open holds that a replica remembers: made, grown, dispatched and ended."""
 
-from dataclasses import replace
-
 from services.quota.model import HoldPhase, Kind, Outcome
 from services.quota.open_holds import OpenHold, OpenHolds
 from services.quota.operations import Operation
@@ -69,7 +67,7 @@ def test_a_hold_grows_and_is_dispatched() -> None:
     note(holds, asked(Kind.MARK_DISPATCHED), Outcome.DISPATCHED)
     ((_, hold),) = holds.of("acme", 1_000)
 
-    assert replace(hold, amounts=tuple(hold.amounts)) == OpenHold(
+    assert hold._replace(amounts=tuple(hold.amounts)) == OpenHold(
         20_000, 1_000, COVERAGE, (17,), HoldPhase.DISPATCHED
     )
 
