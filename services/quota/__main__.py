@@ -51,7 +51,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     alerts = Alerts(foundation.database, clock)
     standby = Standby(clock)
     batcher = Batcher(counters, catalogue.cover, standby, alerts.see)
-    standby.serve(batcher.book, counters.probe, recovery.probe)
+    standby.serve(batcher.book, counters.probe, recovery.is_lost)
     estimators = Estimators(foundation.redis)
     limits = LimitUseCases(foundation.database, catalogue, cards, clock)
     gate = Gate(catalogue, batcher, estimators)

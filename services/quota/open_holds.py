@@ -4,7 +4,7 @@ Bounded: when it is full the oldest are forgotten, which at worst lets their amo
 Refuses to be asked about holds; Redis is, while it has them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, cast
@@ -42,7 +42,8 @@ class OpenHolds:
 
     def __init__(self, *, holds_max: int = HOLDS_MAX) -> None:
         self._holds_max = holds_max
-        self._holds: dict[tuple[object, str], OpenHold] = {}
+        self._count = 0
+        self._of: dict[object, dict[str, OpenHold]] = {}
 
     def note(
         self,
@@ -59,40 +60,55 @@ class OpenHolds:
         if kind == _RESERVE:
             # A repeated reserve names the hold of the first one.
             if outcome in _HELD and hold == operation.hold:
-                if len(self._holds) >= self._holds_max:
-                    self._make_room()
                 made = (expire_ms, now_ms, operation.coverage, operation.sums, HoldPhase.OPEN)
-                self._holds[customer, hold] = _new_hold(made)
+                self._add(customer, hold, _new_hold(made))
         elif kind in _ENDING:
-            self._holds.pop((customer, operation.hold), None)
+            self._remove(customer, operation.hold)
         elif kind == _EXTEND and outcome in _HELD:
-            self._extend((customer, operation.hold), operation.sums, expire_ms)
+            self._extend(customer, operation.hold, operation.sums, expire_ms)
         elif kind == _MARK_DISPATCHED:
-            known = self._holds.get((customer, operation.hold))
-            if known is not None:
-                dispatched = known._replace(phase=HoldPhase.DISPATCHED)
-                self._holds[customer, operation.hold] = dispatched
+            holds = self._of.get(customer, {})
+            if operation.hold in holds:
+                dispatched = holds[operation.hold]._replace(phase=HoldPhase.DISPATCHED)
+                holds[operation.hold] = dispatched
 
     def of(self, customer: object, now_ms: int) -> Sequence[tuple[str, OpenHold]]:
         """Answer the holds of a customer that are open still, by name."""
-        return [
-            (name, hold)
-            for (whose, name), hold in self._holds.items()
-            if whose == customer and hold.expire_ms > now_ms
-        ]
+        holds = self._of.get(customer, {})
+        return [(name, hold) for name, hold in holds.items() if hold.expire_ms > now_ms]
 
-    def customers(self) -> Iterable[object]:
-        """Answer who has holds."""
-        return dict.fromkeys(customer for customer, _ in self._holds)
+    def customers(self, now_ms: int) -> Sequence[object]:
+        """Answer who has holds that are open still."""
+        return [customer for customer in self._of if self.of(customer, now_ms)]
 
-    def _extend(self, key: tuple[object, str], sums: Sequence[int], expire_ms: int) -> None:
-        known = self._holds.get(key)
+    def _add(self, customer: object, name: str, hold: OpenHold) -> None:
+        if self._count >= self._holds_max:
+            self._make_room()
+        holds = self._of.get(customer)
+        if holds is None:
+            holds = self._of[customer] = {}
+        self._count += name not in holds
+        holds[name] = hold
+
+    def _remove(self, customer: object, name: str) -> None:
+        holds = self._of.get(customer)
+        if holds is not None and holds.pop(name, None) is not None:
+            self._count -= 1
+            if not holds:
+                del self._of[customer]
+
+    def _extend(self, customer: object, name: str, sums: Sequence[int], expire_ms: int) -> None:
+        holds = self._of.get(customer, {})
+        known = holds.get(name)
         if known is not None and len(known.amounts) == len(sums):
             amounts = [held + more for held, more in zip(known.amounts, sums, strict=True)]
-            self._holds[key] = known._replace(amounts=amounts, expire_ms=expire_ms)
+            holds[name] = known._replace(amounts=amounts, expire_ms=expire_ms)
 
     def _make_room(self) -> None:
         """Forget some at once, since the first is looked for behind all that are gone."""
-        oldest = list(islice(self._holds, max(1, self._holds_max // _PARTS_FORGOTTEN)))
-        for key in oldest:
-            del self._holds[key]
+        forgotten = max(1, self._holds_max // _PARTS_FORGOTTEN)
+        oldest = (
+            (customer, name) for customer in list(self._of) for name in list(self._of[customer])
+        )
+        for customer, name in list(islice(oldest, forgotten)):
+            self._remove(customer, name)

@@ -24,10 +24,11 @@ from services.quota.epochs import Epoch, Epochs
 from services.quota.expiry_index import ExpiryIndex
 from services.quota.open_holds import OpenHold, OpenHolds
 from services.quota.rebuilding import Rebuilt, fresh, rebuild, starts_of
-from services.quota.redis_link import Link, NotAsked, packed
+from services.quota.redis_link import Link, packed
 
 _SCRIPT = Path(__file__).with_name("rebuild.lua").read_bytes()
 _PAUSE_S = 0.1
+_REBUILT_AT_ONCE = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _rebuilt = meter.create_counter(
@@ -55,6 +56,7 @@ class Recovery:
         self._usage = usage
         self._clock = clock
         self._holds = OpenHolds()
+        self._turn = asyncio.Semaphore(_REBUILT_AT_ONCE)
         self._rebuilding: dict[Root, asyncio.Task[None]] = {}
         self._restored: Epoch | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -94,7 +96,7 @@ class Recovery:
         """Let all open holds that this replica knows of be there again."""
         self._restored = epoch
         self._index.forget()
-        for root in self._holds.customers():
+        for root in self._holds.customers(self._now_ms()):
             if isinstance(root, Root):
                 self.lost(root)
 
@@ -118,14 +120,9 @@ class Recovery:
             task = self._rebuilding[root] = asyncio.create_task(self._rebuild_until_done(root))
             task.add_done_callback(lambda _: self._rebuilding.pop(root, None))
 
-    async def probe(self) -> None:
-        """Return when no counters are known to be lost.
-
-        Raises:
-            OSError: some are.
-        """
-        if self.epoch is None or self._rebuilding:
-            raise NotAsked("counters are being rebuilt")
+    def is_lost(self, root: Root) -> bool:
+        """Tell whether the counters of a customer are lost, as far as is known, and not rebuilt."""
+        return self.epoch is None or root in self._rebuilding
 
     def note(self, batch: Batch, decided: Decided) -> None:
         """Note the holds that a batch has made, changed or ended."""
@@ -146,7 +143,8 @@ class Recovery:
             epoch = self._epochs.current
             if epoch is not None:
                 try:
-                    await self._rebuild(root, epoch)
+                    async with self._turn:
+                        await self._rebuild(root, epoch)
                 except (OSError, DomainError) as error:
                     if not is_failing:
                         cause = getattr(error, "reason", type(error).__name__)
@@ -160,7 +158,7 @@ class Recovery:
     async def _rebuild(self, root: Root, epoch: Epoch) -> None:
         await self._catalogue.load(root.tenant)
         index = self._catalogue.index(root.tenant)
-        now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
+        now_ms = self._now_ms()
         made_ms = self._catalogue.made_ms(root.tenant)
         starts_ms = starts_of(index.clocks_of(root.customer), now_ms, made_ms)
         usage_since = await self._usage.since(*root, starts_ms, epoch.began_ms)
@@ -180,6 +178,9 @@ class Recovery:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise ConnectionError(str(reply)) from reply
+
+    def _now_ms(self) -> int:
+        return (self._clock.now() - _EPOCH) // _MILLISECOND
 
 
 def _missing(coverage: Coverage, known: set[str], now_ms: int) -> list[Rebuilt]:

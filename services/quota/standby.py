@@ -7,7 +7,7 @@ Refuses more than the journal holds: then the caller is told that the counters a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -38,6 +38,8 @@ Decide = Callable[[Root, Asked], Awaitable[Answer]]
 """Gives an operation to the counters; raises why they did not decide it."""
 Probe = Callable[[], Awaitable[None]]
 """Returns when the counters answer; raises OSError while they do not."""
+IsLost = Callable[[Root], bool]
+"""Tells whether the counters of a customer are lost, and not rebuilt yet."""
 
 
 class _Given(NamedTuple):
@@ -51,6 +53,8 @@ class _Given(NamedTuple):
 class Standby:
     """One for each replica; an outage begins with its first answer and ends when all is booked.
 
+    It ends for each customer on their own, since lost counters come back one by one.
+
     Args:
         journal_max: How many operations wait at most to be booked.
     """
@@ -62,12 +66,13 @@ class Standby:
         self._given: dict[tuple[Root, str], _Given] = {}
         self._spent: dict[Root, Mapping[str, int]] = {}
         self._decide: Decide | None = None
-        self._probes: Sequence[Probe] = ()
+        self._probe: Probe | None = None
+        self._is_lost: IsLost = lambda _: False
         self._watching: asyncio.Task[None] | None = None
 
-    def serve(self, decide: Decide, *probes: Probe) -> None:
-        """Learn how to book, and how to see that the counters are back."""
-        self._decide, self._probes = decide, probes
+    def serve(self, decide: Decide, probe: Probe, is_lost: IsLost) -> None:
+        """Learn how to book, and how to see that the counters are back, and whose are not yet."""
+        self._decide, self._probe, self._is_lost = decide, probe, is_lost
 
     async def connect(self) -> None:
         """Nothing to open; the first answer starts the work."""
@@ -139,43 +144,52 @@ class Standby:
         return True
 
     async def _watch(self) -> None:
-        """Look again and again whether the counters are back; then book, and end the outage."""
+        """Look again and again whose counters are back; book for them, until the outage is over."""
         assert self._decide is not None, "a replica says how to book before it serves"
+        assert self._probe is not None, "as above"
         get_logger().warning("counters.away")
         while True:
             await asyncio.sleep(_PAUSE_S)
             with suppress(OSError, DomainError):
-                for probe in self._probes:
-                    await probe()
-                while self._journal:
-                    await self._book(self._decide)
-                self._given.clear()
-                self._spent.clear()
-                get_logger().info("counters.back")
-                return
+                await self._probe()
+                await self._book(self._decide)
+                self._forget_who_is_back()
+                if not (self._journal or self._given or self._spent):
+                    get_logger().info("counters.back")
+                    return
 
     async def _book(self, decide: Decide) -> None:
-        """Give some of the journal to the counters; raise when they are away again."""
-        some = list(islice(self._journal.items(), _BOOKED_AT_ONCE))
-        answers = await asyncio.gather(
-            *(decide(root, asked) for (root, _), asked in some), return_exceptions=True
-        )
-        away: Unavailable | None = None
-        for (name, asked), answer in zip(some, answers, strict=True):
-            if isinstance(answer, Unavailable):
-                away = answer
-                continue
-            del self._journal[name]
-            if isinstance(answer, Exception) and _is_usage(asked):
-                get_logger().error(
-                    "usage.refused",
-                    request_id=name[1],
-                    cause=getattr(answer, "reason", type(answer).__name__),
-                )
-            elif isinstance(answer, BaseException) and not isinstance(answer, DomainError):
-                raise answer
-        if away is not None:
-            raise away
+        """Give the journal of whoever is back to the counters; raise when they are away again."""
+        names = iter([name for name in self._journal if not self._is_lost(name[0])])
+        while some := list(islice(names, _BOOKED_AT_ONCE)):
+            answers = await asyncio.gather(
+                *(decide(name[0], self._journal[name]) for name in some), return_exceptions=True
+            )
+            for name, answer in zip(some, answers, strict=True):
+                if not isinstance(answer, Unavailable):
+                    self._booked(name, answer)
+            away = [answer for answer in answers if isinstance(answer, Unavailable)]
+            if len(away) == len(some):
+                raise away[0]
+
+    def _booked(self, name: tuple[Root, str], answer: Answer | BaseException) -> None:
+        asked = self._journal.pop(name)
+        if isinstance(answer, Exception) and _is_usage(asked):
+            get_logger().error(
+                "usage.refused",
+                request_id=name[1],
+                cause=getattr(answer, "reason", type(answer).__name__),
+            )
+        elif isinstance(answer, BaseException) and not isinstance(answer, DomainError):
+            raise answer
+
+    def _forget_who_is_back(self) -> None:
+        """End the outage of every customer whose counters are back and of whom all is booked."""
+        waiting = {root for root, _ in self._journal}
+        waiting |= {root for root in self._spent if self._is_lost(root)}
+        waiting |= {root for root, _ in self._given if self._is_lost(root)}
+        self._given = {name: given for name, given in self._given.items() if name[0] in waiting}
+        self._spent = {root: spent for root, spent in self._spent.items() if root in waiting}
 
     def _now_ms(self) -> int:
         return (self._clock.now() - _EPOCH) // _MILLISECOND

@@ -48,7 +48,7 @@ def test_a_refused_reserve_holds_nothing() -> None:
         hold="h0",
     )
 
-    assert list(holds.customers()) == []
+    assert list(holds.customers(1_000)) == []
 
 
 def test_a_hold_that_is_settled_is_forgotten() -> None:
@@ -79,3 +79,8 @@ def test_memory_is_bounded() -> None:
         note(holds, asked(Kind.RESERVE, 1, name), Outcome.ALLOWED)
 
     assert [name for name, _ in holds.of("acme", 0)] == ["h2", "h3"]
+
+
+def test_who_has_only_expired_holds_has_none() -> None:
+    """Nothing of them is to be restored."""
+    assert [holding().customers(instant) for instant in (8_999, 9_000)] == [["acme"], []]
