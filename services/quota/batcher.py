@@ -65,12 +65,14 @@ _new_waiting = cast("Callable[[tuple[object, ...]], _Waiting]", partial(tuple.__
 class _Queue:
     """What waits for one customer, and what is with Redis; it exists while there is either."""
 
-    __slots__ = ("root", "taken", "waiting")
+    __slots__ = ("resolved", "root", "taken", "waiting")
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self.waiting: list[_Waiting] = []
         self.taken: list[_Waiting] = []
+        # Of what was taken, once it is known whose calls the holds were for.
+        self.resolved: list[Operation] | None = None
 
     def take(self) -> int:
         """Take what one script call decides without keeping Redis busy for long; count it."""
@@ -87,10 +89,13 @@ class _Queue:
                     count = place
                     break
         self.taken, self.waiting = waiting[:count], waiting[count:]
+        self.resolved = None
         return count
 
     def batch(self) -> Batch:
         """Answer what was taken; of every hold is known by now whose call it was."""
+        if self.resolved is not None:
+            return Batch(self.root, self.resolved)
         operations = [waiting[0] for waiting in self.taken]
         return Batch(self.root, cast("list[Operation]", operations))
 
@@ -220,9 +225,9 @@ class Batcher:
 
     def _ask_again(self, root: Root, waiting: _Waiting, changed: LimitsChanged) -> None:
         """Ask what is to be extended by the limits that applied when it was held."""
-        operation = cast("Operation", waiting.asked)
-        assert operation.rebased is not None, "only what is extended depends on former limits"
-        again = operation.rebased(changed.description)
+        rebased = changed.operation.rebased
+        assert rebased is not None, "only what is extended depends on former limits"
+        again = rebased(changed.description)
         deliver, ticket, may_stand_by = waiting[1:]
         self.submit(root, again, deliver, ticket, may_stand_by=may_stand_by)
 
@@ -267,18 +272,24 @@ class Batcher:
             return
         found = dict(zip(wanted, await self._counters.find_holds(wanted), strict=True))
         for queue in queues:
-            resolved = [self._resolved(queue.root, waiting, found) for waiting in queue.taken]
-            queue.taken = [waiting for waiting in resolved if waiting is not None]
+            resolved = [
+                (waiting, operation)
+                for waiting in queue.taken
+                if (operation := self._resolved(queue.root, waiting, found)) is not None
+            ]
+            # What was asked stays as it is, for the standby: the hold may only be lost for now.
+            queue.taken = [waiting for waiting, _ in resolved]
+            queue.resolved = [operation for _, operation in resolved]
 
     def _resolved(
         self,
         root: Root,
         waiting: _Waiting,
         found: Mapping[tuple[Root, str], DescribedHold | None],
-    ) -> _Waiting | None:
+    ) -> Operation | None:
         asked = waiting.asked
         if not isinstance(asked, OfHold):
-            return waiting
+            return asked
         described = found[root, asked.hold.name]
         try:
             coverage = NOTHING
@@ -289,9 +300,8 @@ class Batcher:
             waiting.deliver(waiting.ticket, error)
             return None
         if isinstance(asked.call, ExtendCall):
-            return waiting._replace(asked=extend_operation(asked.call, coverage))
-        operation = commit_operation(asked.call, coverage, is_known=described is not None)
-        return waiting._replace(asked=operation)
+            return extend_operation(asked.call, coverage)
+        return commit_operation(asked.call, coverage, is_known=described is not None)
 
 
 def _settle(future: "asyncio.Future[Answer]", answer: Answer | Exception) -> None:

@@ -100,6 +100,7 @@ class Batch(NamedTuple):
 class LimitsChanged(NamedTuple):
     """The hold that is to be extended was made when other limits applied: those described."""
 
+    operation: Operation
     description: bytes
 
 
@@ -393,7 +394,7 @@ def _answer(
 ) -> Answer | LimitsChanged | DomainError:
     if not isinstance(record, bytes):
         _, description = record
-        return LimitsChanged(description)
+        return LimitsChanged(operation, description)
     if len(record) <= _ERROR_LENGTH_MAX:
         return refusal(root.customer, operation, record.decode())
     coverage = operation.coverage
