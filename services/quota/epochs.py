@@ -42,13 +42,14 @@ class Epoch:
 
     Args:
         number: 1 for the first, before which there were no counters.
-        began_ms: When this replica learned of it.
+        lost_ms: When this replica last saw the counters that are lost; if it never did, when it
+            learned of the epoch.
     """
 
     installation: str
     number: int
     token: str
-    began_ms: int
+    lost_ms: int
 
 
 class Epochs:
@@ -71,6 +72,7 @@ class Epochs:
         self._epoch: Epoch | None = None
         self._beat_ms = 0
         self._is_intact = False
+        self._seen_ms = 0
         self._looking = asyncio.Lock()
         self._beating: asyncio.Task[None] | None = None
 
@@ -120,6 +122,7 @@ class Epochs:
             assert self._epoch is not None, "it has been learned"
             if await self._is_as_it_was(self._epoch):
                 self._is_intact = True
+                self._seen_ms = self._now_ms()
                 return
             self._is_intact = False
             await self._begin_anew(self._epoch)
@@ -179,7 +182,8 @@ class Epochs:
                 )
             )
             row = (await transaction.execute(select(counter_epochs))).one()
-        self._epoch = Epoch(row.installation, row.number, row.token, self._now_ms())
+        lost_ms = self._seen_ms or self._now_ms()
+        self._epoch = Epoch(row.installation, row.number, row.token, lost_ms)
         self._beat_ms = 0
         await self._mark(self._epoch)
         get_logger().warning("counters.lost", epoch=row.number)

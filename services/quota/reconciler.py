@@ -5,6 +5,7 @@ imported. What is settled while the meter is asked is added. Refuses to mend wha
 `recovery.py` does.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,10 @@ _SCRIPT = Path(__file__).with_name("reconcile.lua").read_bytes()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _LOOK, _SET = False, True
+_STILL_S = 0.02
+_LOOKS_MAX = 40
+_ARRIVAL_S = 1.0
+"""How long an event takes at most to reach the meter after its commit, as a rule."""
 
 
 class Change(NamedTuple):
@@ -77,7 +82,7 @@ class Reconciler:
         self._clock = clock
 
     async def reconcile(self, tenant: str, customer: str) -> Reconciled:
-        """Set the counters of a customer.
+        """Set the counters of a customer, which takes a second or two.
 
         Raises:
             Precondition: TOO_MANY_LIMITS.
@@ -87,12 +92,8 @@ class Reconciler:
         root = Root(tenant, customer)
         await self._catalogue.load(tenant)
         index, made_ms = self._catalogue.index(tenant), self._catalogue.made_ms(tenant)
-        standing = {
-            field.decode(): _Standing(*figures)
-            for field, *figures in _rows(await self._ask(root, _LOOK, ()), 3)
-        }
-        # What was settled by this instant is in the standing, or by the meter, or both.
-        now_ms = (self._clock.now() - _EPOCH) // _MILLISECOND
+        standing, now_ms = await self._look(root)
+        await asyncio.sleep(_ARRIVAL_S)
         starts_ms = starts_of(index.clocks_of(customer), now_ms, made_ms)
         usage_since = await self._usage.since(tenant, customer, starts_ms, now_ms)
         used = {each.field: each for each in rebuild(index, usage_since, now_ms, made_ms)}
@@ -104,6 +105,29 @@ class Reconciler:
             for field, *figures in _rows(changes, 5)
         ]
         return Reconciled(set_count, holds_count, sorted(changed))
+
+    async def _look(self, root: Root) -> tuple[Mapping[str, _Standing], int]:
+        """Read how counters stand, and at which instant: if it can be, one of stillness.
+
+        Where nothing was settled it does not matter whether a call is metered a little before its
+        commit or after.
+        """
+        standing, seen_ms = await self._standing(root), self._now_ms()
+        for _ in range(_LOOKS_MAX):
+            await asyncio.sleep(_STILL_S)
+            still_ms = (seen_ms + self._now_ms()) // 2
+            before, standing = standing, await self._standing(root)
+            if standing == before:
+                return standing, still_ms
+            seen_ms = self._now_ms()
+        return standing, seen_ms
+
+    async def _standing(self, root: Root) -> Mapping[str, _Standing]:
+        found = _rows(await self._ask(root, _LOOK, ()), 3)
+        return {field.decode(): _Standing(*figures) for field, *figures in found}
+
+    def _now_ms(self) -> int:
+        return (self._clock.now() - _EPOCH) // _MILLISECOND
 
     async def _ask(self, root: Root, is_to_set: bool, targets: Sequence[object]) -> Any:  # noqa: ANN401, FBT001 - msgpack; it goes on the wire.
         may_begin = False

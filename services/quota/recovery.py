@@ -6,7 +6,7 @@ without the meter a customer's counters stay lost.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,11 +29,15 @@ from services.quota.redis_link import Link, packed
 _SCRIPT = Path(__file__).with_name("rebuild.lua").read_bytes()
 _PAUSE_S = 0.1
 _REBUILT_AT_ONCE = 16
+_BOOKED_S = 0.3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _rebuilt = meter.create_counter(
     "quota.rebuilt_customers", description="Customers whose counters were rebuilt after a loss."
 )
+
+Reconcile = Callable[[str, str], Awaitable[object]]
+"""Sets the counters of a customer of a tenant by the meter."""
 
 
 class Recovery:
@@ -58,8 +62,15 @@ class Recovery:
         self._holds = OpenHolds()
         self._turn = asyncio.Semaphore(_REBUILT_AT_ONCE)
         self._rebuilding: dict[Root, asyncio.Task[None]] = {}
+        self._following: set[asyncio.Task[None]] = set()
+        self._reconcile: Reconcile | None = None
         self._restored: Epoch | None = None
+        self._decided_ms = self._lost_ms = 0
         self._watching: asyncio.Task[None] | None = None
+
+    def serve(self, reconcile: Reconcile) -> None:
+        """Learn how to set the counters of a customer by the meter once more."""
+        self._reconcile = reconcile
 
     async def connect(self) -> None:
         """Begin to look whether there is a new epoch."""
@@ -69,7 +80,7 @@ class Recovery:
     async def close(self) -> None:
         """Leave what is being rebuilt to others."""
         watching = [self._watching] if self._watching is not None else []
-        for task in (*watching, *self._rebuilding.values()):
+        for task in (*watching, *self._rebuilding.values(), *self._following):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -95,6 +106,7 @@ class Recovery:
     def _restore(self, epoch: Epoch) -> None:
         """Let all open holds that this replica knows of be there again."""
         self._restored = epoch
+        self._lost_ms = max(epoch.lost_ms, self._decided_ms + 1)
         self._index.forget()
         for root in self._holds.customers(self._now_ms()):
             if isinstance(root, Root):
@@ -128,6 +140,7 @@ class Recovery:
         """Note the holds that a batch has made, changed or ended."""
         for operation, answer in zip(batch.operations, decided.answers, strict=True):
             if operation.hold and isinstance(answer, Answer):
+                self._decided_ms = answer.now_ms
                 self._holds.note(
                     batch.root,
                     operation,
@@ -152,8 +165,22 @@ class Recovery:
                     is_failing = True
                 else:
                     _rebuilt.add(1)
+                    self._follow_up(root)
                     return
             await asyncio.sleep(_PAUSE_S)
+
+    def _follow_up(self, root: Root) -> None:
+        """Have calls counted that were under way when the counters were lost."""
+        task = asyncio.create_task(self._reconcile_once(root))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _reconcile_once(self, root: Root) -> None:
+        assert self._reconcile is not None, "a replica says how before it serves"
+        # By then the standby has booked what it had accepted.
+        await asyncio.sleep(_BOOKED_S)
+        with suppress(DomainError):
+            await self._reconcile(*root)
 
     async def _rebuild(self, root: Root, epoch: Epoch) -> None:
         await self._catalogue.load(root.tenant)
@@ -161,7 +188,7 @@ class Recovery:
         now_ms = self._now_ms()
         made_ms = self._catalogue.made_ms(root.tenant)
         starts_ms = starts_of(index.clocks_of(root.customer), now_ms, made_ms)
-        usage_since = await self._usage.since(*root, starts_ms, epoch.began_ms)
+        usage_since = await self._usage.since(*root, starts_ms, self._lost_ms)
         counters = list(rebuild(index, usage_since, now_ms, made_ms))
         holds = self._holds.of(root, now_ms)
         known = {counter.field for counter in counters}

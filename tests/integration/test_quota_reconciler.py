@@ -182,9 +182,8 @@ async def test_calls_go_on_while_counters_are_rebuilt(world: QuotaWorld, meter: 
         return calls
 
     callers = [asyncio.create_task(call_on(f"k{n}")) for n in range(3)]
-    for _ in range(8):
+    for _ in range(2):
         await world.ask("RebuildCounters", a_rebuild())
-        await asyncio.sleep(0.02)
     is_over.set()
     calls = await asyncio.gather(*callers)
     after = [Standing("year", "acme", sum(calls), 0, 1000 - sum(calls))]
@@ -194,7 +193,7 @@ async def test_calls_go_on_while_counters_are_rebuilt(world: QuotaWorld, meter: 
     audit = await world.ask("GetCounterAudit", messages.GetCounterAuditRequest())
 
     # A call under way while the meter is asked may count twice or not at all, until the next time.
-    assert abs(during[0] - sum(calls)) <= 8 * len(callers)
+    assert abs(during[0] - sum(calls)) <= 2 * len(callers)
     assert found == after
     assert list(audit.drifts) == []
 

@@ -236,7 +236,7 @@ class QuotaServiceServicer:
         """Sets the counters of a customer anew, from the meter's events since each
         limit was made and from the open holds, while calls run: as after events
         were voided, amended or imported. Rolling rates keep what was used. What was
-        committed but has not reached the meter is forgotten.
+        committed but has not reached the meter a second later is forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

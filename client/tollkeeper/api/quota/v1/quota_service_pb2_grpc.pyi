@@ -76,7 +76,7 @@ class QuotaServiceStub:
     """Sets the counters of a customer anew, from the meter's events since each
     limit was made and from the open holds, while calls run: as after events
     were voided, amended or imported. Rolling rates keep what was used. What was
-    committed but has not reached the meter is forgotten.
+    committed but has not reached the meter a second later is forgotten.
     """
     PutLimit: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]
     """Creates a limit or replaces the one of the same id; its counters stay.
@@ -145,7 +145,7 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Sets the counters of a customer anew, from the meter's events since each
     limit was made and from the open holds, while calls run: as after events
     were voided, amended or imported. Rolling rates keep what was used. What was
-    committed but has not reached the meter is forgotten.
+    committed but has not reached the meter a second later is forgotten.
     """
     PutLimit: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.PutLimitRequest, _quota_service_pb2.PutLimitResponse]  # type: ignore[assignment]
     """Creates a limit or replaces the one of the same id; its counters stay.
@@ -289,7 +289,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets the counters of a customer anew, from the meter's events since each
         limit was made and from the open holds, while calls run: as after events
         were voided, amended or imported. Rolling rates keep what was used. What was
-        committed but has not reached the meter is forgotten.
+        committed but has not reached the meter a second later is forgotten.
         """
 
     @_abc_1.abstractmethod
