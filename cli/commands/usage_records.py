@@ -17,9 +17,10 @@ from cli.services import Addresses, Services, run
 from cli.times import parse_time_option
 from kit.interval import Interval
 from kit.rpc.wire import parse_interval, parse_time, render_interval
-from tollkeeper.api.meter.v1.meter_pb2 import StoredEvent
+from tollkeeper.api.meter.v1.meter_pb2 import EventRevision, StoredEvent
 from tollkeeper.api.meter.v1.meter_service_pb2 import (
     LateEvent,
+    ListEventRevisionsRequest,
     ListEventsRequest,
     ListLateEventsRequest,
     UsageDifference,
@@ -136,7 +137,10 @@ def export(
     data_dir: DataDir = DEFAULT,
     address: Addresses = None,
 ) -> None:
-    """Write every event that is kept of a customer, late ones too, one JSON object a line."""
+    """Write every event that is kept of a customer, one JSON object a line.
+
+    Those that came late, and what corrected ones were before, are lines of their own kinds.
+    """
 
     async def work(services: Services) -> int:
         count = 0
@@ -148,6 +152,8 @@ def export(
             async for each in _late_events(services, customer):
                 target.write(_line("late_event", MessageToDict(each)))
                 count += 1
+            async for revision in _revisions(services, customer):
+                target.write(_line("revision", MessageToDict(revision)))
         finally:
             if file:
                 target.close()
@@ -178,6 +184,17 @@ async def _late_events(services: Services, customer: str) -> AsyncIterator[LateE
     while True:
         page = await services.ask(services.meter.ListLateEvents, request)
         for each in page.events:
+            yield each
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+async def _revisions(services: Services, customer: str) -> AsyncIterator[EventRevision]:
+    request = ListEventRevisionsRequest(customer_id=customer, page_size=_LATE_PER_PAGE)
+    while True:
+        page = await services.ask(services.meter.ListEventRevisions, request)
+        for each in page.revisions:
             yield each
         if not page.next_page_token:
             return

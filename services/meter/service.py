@@ -49,6 +49,7 @@ from services.meter.convert.records import (
     render_found_event,
     render_late_event,
     render_rejected,
+    render_revision,
     render_verified,
     render_voided,
     repaired,
@@ -202,10 +203,21 @@ class MeterService(MeterServiceServicer):
         self, request: wire.GetEventRequest, context: Context
     ) -> wire.GetEventResponse:
         identity = parse_identity(request.source, request.event_id)
-        stored, revisions = await self._records.corrections.get_event(
-            caller(context).tenant, identity
+        found = await self._records.corrections.get_event(caller(context).tenant, identity)
+        return render_found_event(*found)
+
+    async def ListEventRevisions(
+        self, request: wire.ListEventRevisionsRequest, context: Context
+    ) -> wire.ListEventRevisionsResponse:
+        customer_id = parse_customer(request.customer_id)
+        size = page_size(request.page_size, _EVENTS_DEFAULT, _RECORDS_MAX)
+        page = await self._records.corrections.list_revisions(
+            caller(context).tenant, customer_id, size, request.page_token
         )
-        return render_found_event(stored, revisions)
+        return wire.ListEventRevisionsResponse(
+            revisions=[render_revision(revision) for revision in page.items],
+            next_page_token=page.next_page_token,
+        )
 
     async def ImportUsage(
         self, request: wire.ImportUsageRequest, context: Context

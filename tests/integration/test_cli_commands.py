@@ -24,6 +24,7 @@ from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
     PutCustomerRequest,
     PutSellerRequest,
 )
+from tollkeeper.api.meter.v1.meter_service_pb2 import ListEventsRequest, VoidEventRequest
 from tollkeeper.api.tax.v1.tax_service_pb2 import PutRegistrationRequest
 
 COMMAND = Path(sys.executable).with_name("tollkeeper")
@@ -331,8 +332,19 @@ async def test_what_the_gate_refuses_of_a_limit_file_is_told_with_its_line(shell
 async def test_usage_is_verified_exported_and_asked_for_what_came_late(
     shell: Shell, tmp_path: Path
 ) -> None:
-    """Nothing differs; a customer's events come out whole; nothing was late."""
+    """Nothing differs; a customer's events come out whole, with what they were; none was late."""
     await shell.lines("replay", EXAMPLES / "usage-events.jsonl")
+    stored = await shell.world.call("meter.ListEvents", ListEventsRequest(customer_id="acme"))
+    taken_back = stored.events[0].event
+    await shell.world.call(
+        "meter.VoidEvent",
+        VoidEventRequest(
+            request_id=shell.world.request_id(),
+            source=taken_back.source,
+            event_id=taken_back.event_id,
+            reason="sent twice",
+        ),
+    )
 
     verified = await shell.lines("usage", "verify")
     facts = await shell.json("usage", "verify", "--from", "2026-01-01", "--to", "2026-02-01")
@@ -340,11 +352,17 @@ async def test_usage_is_verified_exported_and_asked_for_what_came_late(
     exported = await shell.lines("usage", "export", "acme", "--file", file)
     late = await shell.lines("usage", "late")
 
-    written = [json.loads(line)["event"]["event"] for line in file.read_text().splitlines()]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    written, revisions = ([x[key] for x in lines if key in x] for key in ("event", "revision"))
     assert verified[-1].endswith(": 0 differences")
     assert (facts["differences"], facts["events"] > 0, facts["rollups"] > 0) == (0, True, True)
     assert exported == [f"{len(written)} events of acme in {file}"]
-    assert {event["subject"]["customerId"] for event in written} == {"acme"}
+    assert len(written) == len(stored.events) - 1
+    assert {each["event"]["subject"]["customerId"] for each in written} == {"acme"}
+    assert [(each["kind"], each["event"]["eventId"]) for each in revisions] == [
+        ("REVISION_KIND_ORIGINAL", taken_back.event_id),
+        ("REVISION_KIND_VOIDED", taken_back.event_id),
+    ]
     assert late == ["nothing came late"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ from tests.meter_world import (
     meter_world,
     some_events,
 )
-from tollkeeper.api.meter.v1 import meter_pb2
+from tollkeeper.api.meter.v1 import cloud_event_pb2, meter_pb2
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
 HOUR = timedelta(hours=1)
@@ -103,6 +103,32 @@ async def test_late_events_of_large_calls_are_told_apart_too(world: World) -> No
     assert list(answer.late) == [300, 301, 302, 303, 304]
     assert await world.usage() == [("acme", "3000", 300)]
     assert await late_events(world, page_size=2) == ["e300", "e301"]
+
+
+async def test_every_way_of_asking_says_that_an_event_is_late(world: World) -> None:
+    """Streams and CloudEvents name its position as calls do; GetEvent answers it apart."""
+    await close(world, NOON, "acme")
+    late = of_tokens("late", "10", time=NOON - HOUR)
+    batch = messages.StreamEventsRequest(events=[of_tokens("in time", "1"), late])
+    cloud = cloud_event_pb2.CloudEvent(
+        id="cloud", source="gateway", spec_version="1.0", type="llm.call", text_data='{"tokens":5}'
+    )
+    cloud.attributes["subject"].ce_string = "acme"
+    cloud.attributes["time"].ce_timestamp.FromDatetime(NOON - HOUR)
+
+    streamed = [
+        list(answer.late)
+        async for answer in world.stub.StreamEvents(iter([batch]), metadata=world.token())
+    ]
+    sent = await world.ask("IngestCloudEvents", messages.IngestCloudEventsRequest(events=[cloud]))
+    found = await world.ask("GetEvent", messages.GetEventRequest(source="gateway", event_id="late"))
+
+    assert (streamed, list(sent.late)) == ([[1]], [0])
+    assert not found.HasField("event")
+    assert (found.late.event.event.event_id, found.late.closed_until.ToDatetime(UTC)) == (
+        "late",
+        NOON,
+    )
 
 
 async def test_an_end_never_moves_back(world: World) -> None:
@@ -216,6 +242,31 @@ async def test_a_voided_event_no_longer_counts_and_does_not_come_back(world: Wor
         meter_pb2.REVISION_KIND_VOIDED,
     ]
     assert await figures(world) == ["1", "1", "1", "1", "1", "10800", "1"]
+
+
+async def test_what_corrected_events_were_is_listed_by_customer(world: World) -> None:
+    """Every state of every corrected event of the customer, page by page; of no other's."""
+    await world.ingest(*(of_tokens(f"e{n}", "1") for n in range(3)), an_event("z", customer_id="z"))
+    for event_id in ("e0", "e2", "z"):
+        await world.ask(
+            "VoidEvent",
+            messages.VoidEventRequest(
+                request_id=event_id, source="gateway", event_id=event_id, reason="wrong"
+            ),
+        )
+
+    pages = []
+    request = messages.ListEventRevisionsRequest(customer_id="acme", page_size=3)
+    while True:
+        answer = await world.ask("ListEventRevisions", request)
+        pages.append([(each.event.event_id, each.revision) for each in answer.revisions])
+        request.page_token = answer.next_page_token
+        if not answer.next_page_token:
+            break
+    bad = await world.refusal("ListEventRevisions", messages.ListEventRevisionsRequest())
+
+    assert pages == [[("e0", 1), ("e0", 2), ("e2", 1)], [("e2", 2)]]
+    assert [each.field for each in bad.violations] == ["customer_id"]
 
 
 async def test_corrections_and_traffic_at_once_leave_usage_exact(world: World) -> None:

@@ -115,7 +115,7 @@ def render_outcomes(fates: Sequence[Fate]) -> meter_service_pb2.IngestEventsResp
     return meter_service_pb2.IngestEventsResponse(
         outcomes=[_OUTCOMES[fate.outcome] for fate in fates],
         problems=_problems(fates),
-        late=[index for index, fate in enumerate(fates) if fate.late],
+        late=_late(fates),
     )
 
 
@@ -143,6 +143,7 @@ def render_stream_outcomes(
         batch_id=batch_id,
         outcomes=[_OUTCOMES[fate.outcome] for fate in fates],
         problems=_problems(fates),
+        late=_late(fates),
     )
 
 
@@ -151,8 +152,14 @@ def render_cloud_event_outcomes(
 ) -> meter_service_pb2.IngestCloudEventsResponse:
     """Write the outcomes of CloudEvents, as `render_outcomes` does."""
     return meter_service_pb2.IngestCloudEventsResponse(
-        outcomes=[_OUTCOMES[fate.outcome] for fate in fates], problems=_problems(fates)
+        outcomes=[_OUTCOMES[fate.outcome] for fate in fates],
+        problems=_problems(fates),
+        late=_late(fates),
     )
+
+
+def _late(fates: Sequence[Fate]) -> list[int]:
+    return [index for index, fate in enumerate(fates) if fate.late]
 
 
 def _problems(fates: Sequence[Fate]) -> list[meter_service_pb2.EventProblem]:

@@ -176,12 +176,13 @@ def render_voided(revision: Revision) -> wire.VoidEventResponse:
 
 
 def render_found_event(
-    stored: StoredEvent | None, revisions: Sequence[Revision]
+    stored: StoredEvent | None, revisions: Sequence[Revision], late: LateEvent | None
 ) -> wire.GetEventResponse:
-    """Write an event and its history."""
+    """Write an event and its history, or that it came late."""
     return wire.GetEventResponse(
         event=render_event(stored) if stored else None,
         revisions=[render_revision(revision) for revision in revisions],
+        late=render_late_event(late) if late else None,
     )
 
 

@@ -7,7 +7,7 @@ what is late.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -74,6 +74,10 @@ SELECT source, event_id FROM created
 _COLUMNS: Final = ", ".join(
     f"{name}::text" if name in {"dimensions", "quantities"} else name for name in UsageEvent._fields
 )
+_FIND_LATE: Final = f"""
+SELECT ingest_time, closed_until, {_COLUMNS} FROM meter.late_events
+WHERE tenant_id = $1 AND source = $2 AND event_id = $3
+"""
 
 
 async def close_periods(
@@ -110,6 +114,15 @@ async def save_late_events(
     return {tuple(row) for row in found}
 
 
+async def load_late_event(
+    transaction: AsyncConnection, tenant: str, identity: Identity
+) -> LateEvent | None:
+    """Load one late event by its identity, if there is one."""
+    raw = await raw_connection(transaction)
+    row = await raw.fetchrow(_FIND_LATE, tenant, *identity)
+    return _late_event(row) if row else None
+
+
 async def list_late_events(
     transaction: AsyncConnection,
     tenant: str,
@@ -138,7 +151,9 @@ async def list_late_events(
         f" ORDER BY ingest_time, source, event_id LIMIT {add(limit, 'bigint')}"
     )
     raw = await raw_connection(transaction)
-    return [
-        LateEvent(StoredEvent(UsageEvent(*event), ingest_time), closed_until)
-        for ingest_time, closed_until, *event in await raw.fetch(statement, *parameters.values)
-    ]
+    return [_late_event(row) for row in await raw.fetch(statement, *parameters.values)]
+
+
+def _late_event(row: Sequence[Any]) -> LateEvent:
+    ingest_time, closed_until, *event = row
+    return LateEvent(StoredEvent(UsageEvent(*event), ingest_time), closed_until)

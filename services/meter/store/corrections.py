@@ -1,7 +1,8 @@
 """Corrections: the event that counts is replaced or removed, and every state it had is kept."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -43,6 +44,16 @@ SELECT revision, kind, reason, create_time, {_TEXTS} FROM meter.event_revisions
 WHERE tenant_id = $1 AND event_id = $2 AND source = $3
 ORDER BY revision
 """
+_LIST_REVISIONS: Final = f"""
+SELECT revision, kind, reason, create_time, {_TEXTS} FROM meter.event_revisions
+WHERE tenant_id = $1 AND customer_id = $2 AND (event_id, source, revision) > ($3, $4, $5)
+ORDER BY event_id, source, revision
+LIMIT $6
+"""
+
+
+RevisionKey = tuple[str, str, int]
+"""The order of revisions: event id, source, number."""
 
 
 async def lock_identity(transaction: AsyncConnection, tenant: str, identity: Identity) -> bool:
@@ -58,12 +69,26 @@ async def load_revisions(
     """Load every state of a corrected event, the oldest first; none of one never corrected."""
     raw = await raw_connection(transaction)
     source, event_id = identity
-    return [
-        Revision(number, RevisionKind(kind), UsageEvent(*event), reason, create_time)
-        for number, kind, reason, create_time, *event in await raw.fetch(
-            _FIND_REVISIONS, tenant, event_id, source
-        )
-    ]
+    return [_revision(row) for row in await raw.fetch(_FIND_REVISIONS, tenant, event_id, source)]
+
+
+async def list_revisions(
+    transaction: AsyncConnection,
+    tenant: str,
+    customer_id: str,
+    *,
+    after: RevisionKey,
+    limit: int,
+) -> list[Revision]:
+    """Load revisions of a customer in their order."""
+    raw = await raw_connection(transaction)
+    found = await raw.fetch(_LIST_REVISIONS, tenant, customer_id, *after, limit)
+    return [_revision(row) for row in found]
+
+
+def _revision(row: Sequence[Any]) -> Revision:
+    number, kind, reason, create_time, *event = row
+    return Revision(number, RevisionKind(kind), UsageEvent(*event), reason, create_time)
 
 
 async def save_revision(transaction: AsyncConnection, tenant: str, revision: Revision) -> None:

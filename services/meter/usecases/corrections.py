@@ -2,26 +2,31 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
 from kit.errors import Precondition
 from kit.idempotency import Answer, Once
+from kit.paging import Page
 from kit.postgres import Database
 from kit.telemetry import traced
 from services.meter.aggregation import MeterSet, roll_up
 from services.meter.model import (
     Identity,
     IncomingEvent,
+    LateEvent,
     Revision,
     RevisionKind,
     StoredEvent,
     UsageEvent,
 )
 from services.meter.retention import check_kept
-from services.meter.store.closing import load_closed
+from services.meter.store.closing import load_closed, load_late_event
 from services.meter.store.corrections import (
+    RevisionKey,
+    list_revisions,
     load_revisions,
     lock_identity,
     remove_event,
@@ -33,7 +38,19 @@ from services.meter.store.meters import load_versions, lock_for_events
 from services.meter.store.reading import counted_event
 from services.meter.store.recounting import Recount, recount
 from services.meter.store.rollups import series_ids
-from services.meter.usecases.usage import event_not_found
+from services.meter.usecases.pages import page_of, read_page_token
+from services.meter.usecases.usage import bounded, event_not_found
+
+_LISTING: Final = "event revisions"
+_BEFORE_ALL: Final[RevisionKey] = ("", "", 0)
+
+
+class FoundEvent(NamedTuple):
+    """An event as it counts now, every state it had if it was corrected, or that it came late."""
+
+    stored: StoredEvent | None
+    revisions: Sequence[Revision]
+    late: LateEvent | None
 
 
 class Corrections:
@@ -71,20 +88,38 @@ class Corrections:
         return await self._correct(tenant, identity, None, reason, once)
 
     @traced("meter.get_event")
-    async def get_event(
-        self, tenant: str, identity: Identity
-    ) -> tuple[StoredEvent | None, Sequence[Revision]]:
-        """Answer an event as it counts now, and what it was before.
+    async def get_event(self, tenant: str, identity: Identity) -> FoundEvent:
+        """Answer an event as it counts now, what it was before, or that it came late.
 
         Raises:
             NotFound: EVENT_NOT_FOUND.
         """
+        late = None
         async with self._database.transaction(tenant) as transaction:
             stored = await load_event(transaction, tenant, identity)
             revisions = await load_revisions(transaction, tenant, identity)
-        if stored is None and not revisions:
+            if stored is None and not revisions:
+                late = await load_late_event(transaction, tenant, identity)
+        if stored is None and not revisions and late is None:
             raise event_not_found(identity)
-        return stored, revisions
+        return FoundEvent(stored, revisions, late)
+
+    @traced("meter.list_event_revisions")
+    async def list_revisions(
+        self, tenant: str, customer_id: str, size: int, page_token: str
+    ) -> Page[Revision]:
+        """List what corrected events of a customer were and became.
+
+        Raises:
+            InvalidInput: INVALID_PAGE_TOKEN.
+        """
+        listing = f"{_LISTING} {customer_id}"
+        after = read_page_token(page_token, listing, _key) or _BEFORE_ALL
+        async with self._database.transaction(tenant) as transaction:
+            found = await list_revisions(
+                transaction, tenant, customer_id, after=after, limit=size + 1
+            )
+        return page_of(found, size, listing, _texts)
 
     async def _correct(
         self,
@@ -193,3 +228,11 @@ async def _adjust(
             for series, start in sorted(places)
         ],
     )
+
+
+def _key(event_id: str, source: str, number: str) -> RevisionKey:
+    return event_id, source, bounded(number)
+
+
+def _texts(revision: Revision) -> tuple[str, ...]:
+    return revision.event.event_id, revision.event.source, str(revision.number)

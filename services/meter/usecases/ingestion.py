@@ -1,6 +1,6 @@
 """Takes events in: stores each identity once and counts it, in one transaction for many calls."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Final
@@ -128,28 +128,26 @@ class Ingestion:
             late: list[IncomingEvent] = []
             if standing.closed_until and not billed:
                 late = await _take_late(transaction, tenant, distinct, standing.closed_until)
-            refused = {}
+            refused: Mapping[Identity, Fate] = {}
             if standing.horizon:
                 refused = await _take_uncountable(
                     transaction, tenant, distinct, meters, standing.horizon
                 )
-            created = await save_events(
-                transaction, tenant, list(distinct.values()), now, billed=billed
-            )
-            new = [each for identity, each in distinct.items() if identity in created]
+            new = list(distinct.values())
+            created = await save_events(transaction, tenant, new, now, billed=billed)
+            if len(created) < len(new):
+                new = [each for each in new if each.identity in created]
             rollups = roll_up(new, meters)
             series = await self._rollups.add(transaction, tenant, rollups, meters)
             kept = await save_late_events(transaction, tenant, late, now) if late else set()
-            taken = [each for each in incoming if each.identity not in refused]
-            fates = await _fates(transaction, tenant, taken, created | kept)
+            fates = await _fates(transaction, tenant, incoming, created | kept, refused)
         self._rollups.remember(tenant, series)
         if kept:
-            fates = [
+            return [
                 _LATE if fate is _CREATED and each.identity in kept else fate
-                for each, fate in zip(taken, fates, strict=True)
+                for each, fate in zip(incoming, fates, strict=True)
             ]
-        following = iter(fates)
-        return [refused.get(each.identity) or next(following) for each in incoming]
+        return fates
 
 
 async def _take_late(
@@ -205,6 +203,7 @@ async def _fates(
     tenant: str,
     incoming: Sequence[IncomingEvent],
     created: AbstractSet[Identity],
+    refused: Mapping[Identity, Fate],
 ) -> list[Fate]:
     """Tell what became of each event: the first of a created identity made it, others repeat it."""
     fates = [_CREATED] * len(incoming)
@@ -215,6 +214,8 @@ async def _fates(
     for position, each in enumerate(incoming):
         if each.identity in unclaimed:
             unclaimed.remove(each.identity)
+        elif each.identity in refused:
+            fates[position] = refused[each.identity]
         else:
             repeats[position] = each
     compared = await _compare(transaction, tenant, repeats.values())
@@ -227,6 +228,8 @@ async def _compare(
     transaction: AsyncConnection, tenant: str, repeats: Collection[IncomingEvent]
 ) -> list[Fate]:
     """Tell a duplicate from a conflict: by fingerprint, then by the stored event's fields."""
+    if not repeats:
+        return []
     known = await load_identities(transaction, tenant, {each.identity for each in repeats})
     suspects = {
         each.identity: known[each.identity].time

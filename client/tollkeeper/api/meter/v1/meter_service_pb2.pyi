@@ -233,6 +233,7 @@ class StreamEventsResponse(_message.Message):
     BATCH_ID_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """The `batch_id` of the batch."""
     @_builtins.property
@@ -243,16 +244,23 @@ class StreamEventsResponse(_message.Message):
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventProblem]:
         """The details of each CONFLICT and REJECTED, ordered by index."""
 
+    @_builtins.property
+    def late(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The positions of events that are CREATED and late: their period was closed
+        before, so they are kept and not counted.
+        """
+
     def __init__(
         self,
         *,
         batch_id: _builtins.int = ...,
         outcomes: _abc.Iterable[Global___IngestOutcome.ValueType] | None = ...,
         problems: _abc.Iterable[Global___EventProblem] | None = ...,
+        late: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "late", b"late", "outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,6 +298,7 @@ class IngestCloudEventsResponse(_message.Message):
 
     OUTCOMES_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___IngestOutcome.ValueType]:
         """One outcome for each event of the request, in order."""
@@ -300,15 +309,22 @@ class IngestCloudEventsResponse(_message.Message):
         names of CloudEvents, as `events[3].subject` and `events[3].data["tokens"]`.
         """
 
+    @_builtins.property
+    def late(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The positions of events that are CREATED and late: their period was closed
+        before, so they are kept and not counted.
+        """
+
     def __init__(
         self,
         *,
         outcomes: _abc.Iterable[Global___IngestOutcome.ValueType] | None = ...,
         problems: _abc.Iterable[Global___EventProblem] | None = ...,
+        late: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["late", b"late", "outcomes", b"outcomes", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,9 +831,10 @@ class GetEventResponse(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     REVISIONS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _meter_pb2.StoredEvent:
-        """The event as it counts now; absent when it was taken back."""
+        """The event as it counts now; absent when it was taken back or came late."""
 
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_meter_pb2.EventRevision]:
@@ -825,15 +842,20 @@ class GetEventResponse(_message.Message):
         corrected.
         """
 
+    @_builtins.property
+    def late(self) -> Global___LateEvent:
+        """The event, where it came after its period was closed: it does not count."""
+
     def __init__(
         self,
         *,
         event: _meter_pb2.StoredEvent | None = ...,
         revisions: _abc.Iterable[_meter_pb2.EventRevision] | None = ...,
+        late: Global___LateEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "late", b"late"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "late", b"late", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1014,6 +1036,66 @@ class ListLateEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLateEventsResponse: _TypeAlias = ListLateEventsResponse  # noqa: Y015
+
+@_typing.final
+class ListEventRevisionsRequest(_message.Message):
+    """Asks for what corrected events of a customer were and became."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The customer of the revision: an event that was moved to another customer
+    has revisions of both. Required.
+    """
+    page_size: _builtins.int
+    """At most this many, up to 1,000. Zero means 100."""
+    page_token: _builtins.str
+    """The token of the previous answer; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventRevisionsRequest: _TypeAlias = ListEventRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListEventRevisionsResponse(_message.Message):
+    """A page of revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_meter_pb2.EventRevision]:
+        """The revisions, ordered by event id, source and revision."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[_meter_pb2.EventRevision] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventRevisionsResponse: _TypeAlias = ListEventRevisionsResponse  # noqa: Y015
 
 @_typing.final
 class AmendEventRequest(_message.Message):

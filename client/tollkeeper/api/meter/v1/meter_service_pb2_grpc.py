@@ -85,6 +85,11 @@ class MeterServiceStub:
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsResponse.FromString,
                 _registered_method=True)
+        self.ListEventRevisions = channel.unary_unary(
+                '/tollkeeper.api.meter.v1.MeterService/ListEventRevisions',
+                request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventRevisionsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventRevisionsResponse.FromString,
+                _registered_method=True)
         self.AmendEvent = channel.unary_unary(
                 '/tollkeeper.api.meter.v1.MeterService/AmendEvent',
                 request_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.AmendEventRequest.SerializeToString,
@@ -242,6 +247,14 @@ class MeterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEventRevisions(self, request, context):
+        """Lists what corrected events of a customer were and became, ordered by event
+        id, source and revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AmendEvent(self, request, context):
         """Puts another content in the place of a stored event's. The first content is
         kept as history, and usage is adjusted in the same step.
@@ -383,6 +396,11 @@ def add_MeterServiceServicer_to_server(servicer, server):
                     servicer.ListLateEvents,
                     request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsRequest.FromString,
                     response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsResponse.SerializeToString,
+            ),
+            'ListEventRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEventRevisions,
+                    request_deserializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventRevisionsRequest.FromString,
+                    response_serializer=tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventRevisionsResponse.SerializeToString,
             ),
             'AmendEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.AmendEvent,
@@ -711,6 +729,33 @@ class MeterService:
             '/tollkeeper.api.meter.v1.MeterService/ListLateEvents',
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsRequest.SerializeToString,
             tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListLateEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEventRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.api.meter.v1.MeterService/ListEventRevisions',
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventRevisionsRequest.SerializeToString,
+            tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2.ListEventRevisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

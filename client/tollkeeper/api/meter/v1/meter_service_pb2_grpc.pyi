@@ -89,6 +89,10 @@ class MeterServiceStub:
     """Lists events that came after their period was closed, ordered by when they
     came, source and id.
     """
+    ListEventRevisions: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventRevisionsRequest, _meter_service_pb2.ListEventRevisionsResponse]
+    """Lists what corrected events of a customer were and became, ordered by event
+    id, source and revision.
+    """
     AmendEvent: _grpc.UnaryUnaryMultiCallable[_meter_service_pb2.AmendEventRequest, _meter_service_pb2.AmendEventResponse]
     """Puts another content in the place of a stored event's. The first content is
     kept as history, and usage is adjusted in the same step.
@@ -192,6 +196,10 @@ class MeterServiceAsyncStub(MeterServiceStub):
     ListLateEvents: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListLateEventsRequest, _meter_service_pb2.ListLateEventsResponse]  # type: ignore[assignment]
     """Lists events that came after their period was closed, ordered by when they
     came, source and id.
+    """
+    ListEventRevisions: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.ListEventRevisionsRequest, _meter_service_pb2.ListEventRevisionsResponse]  # type: ignore[assignment]
+    """Lists what corrected events of a customer were and became, ordered by event
+    id, source and revision.
     """
     AmendEvent: _aio.UnaryUnaryMultiCallable[_meter_service_pb2.AmendEventRequest, _meter_service_pb2.AmendEventResponse]  # type: ignore[assignment]
     """Puts another content in the place of a stored event's. The first content is
@@ -353,6 +361,16 @@ class MeterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_meter_service_pb2.ListLateEventsResponse, _abc.Awaitable[_meter_service_pb2.ListLateEventsResponse]]:
         """Lists events that came after their period was closed, ordered by when they
         came, source and id.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEventRevisions(
+        self,
+        request: _meter_service_pb2.ListEventRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_meter_service_pb2.ListEventRevisionsResponse, _abc.Awaitable[_meter_service_pb2.ListEventRevisionsResponse]]:
+        """Lists what corrected events of a customer were and became, ordered by event
+        id, source and revision.
         """
 
     @_abc_1.abstractmethod
