@@ -5,7 +5,8 @@ Refuses to guess where a segment is asked for that nobody knows.
 
 import csv
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -15,16 +16,23 @@ from cli.times import parse_time_option
 from kit.errors import InvalidInput
 from kit.interval import Interval
 from kit.rpc.wire import parse_time, render_interval
+from services.invoicing.convert.parties import parse_create_subscription
+from services.invoicing.periods import BillingPeriod, periods_until
 from services.rating.convert.fields import parse_time_zone
 from services.rating.convert.simulations import SEGMENT_LENGTH_MAX
 from services.rating.days import add_months, count_days, last_day, local_day, start_of
 from tollkeeper.api.invoicing.v1.customer_pb2 import Customer, Subscription
 from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
+    CreateSubscriptionRequest,
     ListCustomersRequest,
     ListSubscriptionsRequest,
 )
 from tollkeeper.api.rating.v1.rating_pb2 import Proration
-from tollkeeper.api.rating.v1.simulation_pb2 import SimulatedCustomer, SimulatedPeriod
+from tollkeeper.api.rating.v1.simulation_pb2 import (
+    SimulatedCalendar,
+    SimulatedCustomer,
+    SimulatedPeriod,
+)
 from tollkeeper.api.tax.v1.tax_pb2 import BuyerKind
 
 SEGMENTS = ("plan", "country", "currency", "kind")
@@ -75,10 +83,53 @@ def calendar_periods(since: datetime, until: datetime, zone: ZoneInfo) -> list[S
     return periods
 
 
+class BillingCalendars:
+    """The billing periods of subscriptions that end from one day to another, each list once.
+
+    The days are those of each customer's own calendar, so that midnight is where the customer is.
+    """
+
+    def __init__(self, since: date, until: date) -> None:
+        self._since, self._until = since, until
+        self._numbers: dict[tuple[BillingPeriod, ...], int] = {}
+
+    def number_of(self, subscription: Subscription, time_zone: str) -> int:
+        """Answer the position of its periods, from 1; 0 where none has ended by then."""
+        written = Subscription()
+        written.CopyFrom(subscription)
+        written.ClearField("create_time")
+        request = CreateSubscriptionRequest(subscription=written)
+        parsed = parse_create_subscription(request, parse_time(written.start_time, "start_time"))
+        zone = parse_time_zone(time_zone, "time_zone")
+        since, until = start_of(self._since, zone), start_of(self._until, zone)
+        periods = tuple(
+            period
+            for period in periods_until(replace(parsed, time_zone=zone.key), until)
+            if period.interval.end > since
+        )
+        return self._numbers.setdefault(periods, len(self._numbers) + 1) if periods else 0
+
+    def calendars(self) -> list[SimulatedCalendar]:
+        """Write every list of periods, by its position."""
+        return [SimulatedCalendar(periods=map(_simulated, periods)) for periods in self._numbers]
+
+
+def _simulated(period: BillingPeriod) -> SimulatedPeriod:
+    part = Proration(billed_days=period.billed_days, period_days=period.period_days)
+    return SimulatedPeriod(
+        period=render_interval(period.interval), proration=None if period.is_whole else part
+    )
+
+
 async def find_customers(
-    services: Services, interval: Interval, segment: str
+    services: Services,
+    interval: Interval,
+    segment: str,
+    calendars: BillingCalendars | None = None,
 ) -> list[SimulatedCustomer]:
     """Find who is subscribed within an interval, each on the plan that began last.
+
+    With calendars, each is billed by its own periods, and who has none is left out.
 
     Raises:
         CommandError: a service does not answer, or the segment is not known.
@@ -96,17 +147,23 @@ async def find_customers(
             known = latest.get(subscription.customer_id)
             if known is None or parse_time(known.start_time, "start_time") < starts:
                 latest[subscription.customer_id] = subscription
-    return [
-        SimulatedCustomer(
-            customer_id=customer_id,
-            plan_id=subscription.plan_id,
-            segment=segments.get(customer_id)
-            or _segment_of(customers[customer_id], subscription, segment),
-            contract_start=subscription.start_time,
-            time_zone=customers[customer_id].time_zone,
+    found = []
+    for customer_id, subscription in sorted(latest.items()):
+        customer = customers[customer_id]
+        number = calendars.number_of(subscription, customer.time_zone) if calendars else 0
+        if calendars and not number:
+            continue
+        found.append(
+            SimulatedCustomer(
+                customer_id=customer_id,
+                plan_id=subscription.plan_id,
+                segment=segments.get(customer_id) or _segment_of(customer, subscription, segment),
+                contract_start=subscription.start_time,
+                time_zone=customer.time_zone,
+                calendar=number,
+            )
         )
-        for customer_id, subscription in sorted(latest.items())
-    ]
+    return found
 
 
 def _segment_of(customer: Customer, subscription: Subscription, segment: str) -> str:

@@ -18,6 +18,7 @@ from cli.plan_files import PlanFile, read_plan_file
 from cli.services import Addresses, Services, run
 from cli.simulated_customers import (
     SEGMENTS,
+    BillingCalendars,
     calendar_periods,
     find_customers,
     parse_span,
@@ -26,7 +27,9 @@ from cli.simulated_customers import (
 from cli.simulation_files import row_writers, rows_of
 from cli.simulation_plot import FORMATS, bucket_name, change_text, draw_report
 from kit.errors import DomainError, Violation
+from kit.interval import Interval
 from kit.rpc.status import read_error
+from services.rating.days import local_day
 from tollkeeper.api.rating.v1.rating_service_pb2 import SimulateRequest
 from tollkeeper.api.rating.v1.simulation_pb2 import (
     CandidateReport,
@@ -35,6 +38,13 @@ from tollkeeper.api.rating.v1.simulation_pb2 import (
     SimulationReport,
 )
 
+_Months = Annotated[
+    bool,
+    typer.Option(
+        "--months",
+        help="Rate months of the calendar instead of each subscription's billing periods.",
+    ),
+]
 _SHOWN_MAX = 5
 _TIMEOUT_S = 24 * 3600.0
 
@@ -52,7 +62,9 @@ def simulate(
     ],
     *,
     since: Annotated[str, typer.Option(help="From when usage is rated again.")],
-    until: Annotated[str, typer.Option(help="Until when; months in between have their own fees.")],
+    until: Annotated[
+        str, typer.Option(help="Until when; billing periods that end in between are rated.")
+    ],
     segment: Annotated[
         str,
         typer.Option(
@@ -65,6 +77,7 @@ def simulate(
             help="Take everybody with usage to be on this plan now, and ask no subscriptions."
         ),
     ] = "",
+    months: _Months = False,
     time_zone: Annotated[str, typer.Option(help="Whose calendar cuts the months.")] = "UTC",
     csv: Annotated[
         Path | None, typer.Option(help="Write a row for each customer.", show_default=False)
@@ -88,9 +101,10 @@ def simulate(
     interval = parse_span(since, until)
     if plot is not None and plot.suffix.removeprefix(".").lower() not in FORMATS:
         raise CommandError(f"--plot {plot} must end in .svg or .png")
+    zone = parse_zone_option(time_zone)
     request = SimulateRequest(
         candidates=[file.plan for file in plan_files],
-        periods=calendar_periods(interval.start, interval.end, parse_zone_option(time_zone)),
+        periods=calendar_periods(interval.start, interval.end, zone),
         current_plan_id=current,
     )
     output = Output(as_json=as_json)
@@ -98,11 +112,9 @@ def simulate(
 
     async def work(services: Services) -> SimulationReport:
         if not current:
-            request.customers.extend(await find_customers(services, interval, segment))
-            if not request.customers:
-                raise CommandError(
-                    "nobody was subscribed then; name the plan of everybody with usage by --current"
-                )
+            days = local_day(interval.start, zone), local_day(interval.end, zone)
+            calendars = None if months else BillingCalendars(*days)
+            await _name_customers(services, request, interval, segment, calendars)
         return await _simulate(services, request, plan_files, output, exports)
 
     report = run(data_dir, address, work)
@@ -113,6 +125,23 @@ def simulate(
         warn(f"{report.failed_count:,} customers could not be rated; --csv says why")
     if plot is not None:
         draw_report(report, f"{since} to {until}", plot)
+
+
+async def _name_customers(
+    services: Services,
+    request: SimulateRequest,
+    interval: Interval,
+    segment: str,
+    calendars: BillingCalendars | None,
+) -> None:
+    found = await find_customers(services, interval, segment, calendars)
+    if not found:
+        raise CommandError(
+            "nobody was subscribed then, or had a billing period that ended: try --months,"
+            " or name the plan of everybody with usage by --current"
+        )
+    request.customers.extend(found)
+    request.calendars.extend(calendars.calendars() if calendars else ())
 
 
 async def _simulate(

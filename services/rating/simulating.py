@@ -5,7 +5,7 @@ other calls get their turn in between. Refuses to store anything, and to compute
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -25,6 +25,7 @@ from services.rating.simulation import (
     PlanOutcome,
     Progress,
     SimulatedCustomer,
+    SimulatedPeriod,
     Simulation,
     SimulationReport,
     Step,
@@ -34,7 +35,7 @@ from services.rating.simulation import (
     tiered_prices,
     tiers_of,
 )
-from services.rating.usage_streams import SharedUsage, UsageStreams, is_shared
+from services.rating.usage_streams import SharedUsage, UsageStreams, is_shared, read_blocks
 
 _TURN = 10
 _UTC = ZoneInfo("UTC")
@@ -61,24 +62,23 @@ class Simulating:
         metering = Metering(self._meters)
         meters = await metering.load_meters(tenant, [*simulation.candidates, *versions.plans])
         _check_candidates(simulation, meters)
-        streams = UsageStreams(self._meters, tenant)
-        rerating = _Rerating(
-            metering, streams, tenant, simulation, versions=versions, meters=meters
-        )
         customers = simulation.customers or await self._find_customers(tenant, simulation, meters)
-        ordered = sorted(customers, key=_customer_id)
+        ratings = _Ratings(
+            metering, self._meters, tenant, simulation, versions=versions, meters=meters
+        )
         tallies = tuple(map(Tally, simulation.candidates))
-        failed = 0
-        yield Progress(0, len(ordered))
-        async with aclosing(streams.blocks([each.customer_id for each in ordered])) as blocks:
-            async for block in blocks:
-                outcomes = await rerating.rate_each(ordered[block])
-                failed += sum(outcome.error is not None for outcome in outcomes)
+        done = failed = 0
+        yield Progress(0, len(customers))
+        async with aclosing(read_blocks(ratings.by_calendar(customers))) as blocks:
+            async for rerating, block in blocks:
+                outcomes = await rerating.rate_each(block)
                 for index, tally in enumerate(tallies):
                     tally.add_each(outcomes, index)
+                done += len(outcomes)
+                failed += sum(outcome.error is not None for outcome in outcomes)
                 yield outcomes
-                yield Progress(block.stop, len(ordered))
-        yield SimulationReport(tallies, len(ordered) - failed, failed)
+                yield Progress(done, len(customers))
+        yield SimulationReport(tallies, done - failed, failed)
 
     async def _find_customers(
         self, tenant: str, simulation: Simulation, meters: Meters
@@ -104,34 +104,61 @@ class Simulating:
         return tuple(SimulatedCustomer(each, plan_id, "", None, _UTC) for each in ids)
 
 
-class _Rerating:
+class _Ratings:
     """What all customers of a simulation share."""
 
     def __init__(
         self,
         metering: Metering,
-        streams: UsageStreams,
+        client: MeterClient,
         tenant: str,
         simulation: Simulation,
         *,
         versions: PlanVersions,
         meters: Meters,
     ) -> None:
-        self._metering = metering
-        self._tenant = tenant
+        self.metering = metering
+        self.client = client
+        self.tenant = tenant
+        self.meters = meters
         self._periods = simulation.periods
-        self._before = tuple(
-            tuple(each.period for each in self._periods[:index])
-            for index in range(len(self._periods))
-        )
-        self._meters = meters
-        self._streams = streams
         # Candidates mostly change few prices: those that they have in common are rated once.
         prices: dict[Price, Price] = {}
-        self._versions = versions.alike(prices)
-        self._candidates = tuple(
+        self.versions = versions.alike(prices)
+        self.candidates = tuple(
             with_alike(PlanVersion(plan, 0, simulation.periods[0].period.start), prices)
             for plan in simulation.candidates
+        )
+
+    def by_calendar(self, customers: Iterable[SimulatedCustomer]) -> Iterator["_Rerating"]:
+        """Keep customers apart by their periods, since only those of the same are read together."""
+        groups: dict[int, list[SimulatedCustomer]] = {}
+        for customer in sorted(customers, key=_customer_id):
+            groups.setdefault(id(customer.periods or self._periods), []).append(customer)
+        for group in groups.values():
+            yield _Rerating(self, group[0].periods or self._periods, group)
+
+
+class _Rerating:
+    """Rates customers of the same periods again."""
+
+    def __init__(
+        self,
+        shared: _Ratings,
+        periods: tuple[SimulatedPeriod, ...],
+        customers: Sequence[SimulatedCustomer],
+    ) -> None:
+        ids = [customer.customer_id for customer in customers]
+        self.streams = UsageStreams(shared.client, shared.tenant, ids)
+        self._customers = customers
+        self._metering = shared.metering
+        self._tenant = shared.tenant
+        self._meters = shared.meters
+        self._versions = shared.versions
+        self._candidates = shared.candidates
+        self._periods = periods
+        self._before = tuple(
+            tuple(each.period for each in periods[:index]) for index in range(len(periods))
         )
         self._plans = {
             id(version.plan): self._read(version.plan)
@@ -148,7 +175,7 @@ class _Rerating:
             spans = spans_of(plan, terms)
             periods.append(
                 tuple(
-                    self._streams.share(
+                    self.streams.share(
                         reading, spans, found_meter(self._meters, reading.meter_id).unit
                     )
                     if is_shared(reading)
@@ -158,8 +185,9 @@ class _Rerating:
             )
         return _ReadPlan(readings, tuple(periods), tiered_prices(plan), fault)
 
-    async def rate_each(self, customers: Sequence[SimulatedCustomer]) -> tuple[Outcome, ...]:
+    async def rate_each(self, block: slice) -> tuple[Outcome, ...]:
         """Rate customers; where usage is read one by one, that of some at the same time."""
+        customers = self._customers[block]
         outcomes: list[Outcome] = []
         for first in range(0, len(customers), _TURN):
             turn = customers[first : first + _TURN]
@@ -234,7 +262,7 @@ class _Rerating:
             else:
                 usage = known.usages.get(shared.number)
                 if usage is None:
-                    usage = self._streams.usage_of(shared, terms.customer_id)
+                    usage = self.streams.usage_of(shared, terms.customer_id)
                     known.usages[shared.number] = usage
                 usages.append(usage)
         return usages

@@ -43,13 +43,17 @@ class SimulatedPeriod:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCustomer:
-    """A customer whose usage is rated again; no plan means that nothing is paid now."""
+    """A customer whose usage is rated again; no plan means that nothing is paid now.
+
+    Without periods of its own a customer is billed by those of the simulation.
+    """
 
     customer_id: str
     plan_id: str | None
     segment: str
     contract_start: datetime | None
     time_zone: ZoneInfo
+    periods: tuple[SimulatedPeriod, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

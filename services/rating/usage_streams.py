@@ -8,9 +8,10 @@ from where a customer's own contract began: that is read customer by customer.
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from kit.interval import Interval
 from services.rating.clients import MeterClient
@@ -47,15 +48,15 @@ class SharedUsage:
 
 
 class UsageStreams:
-    """Reads queries over many customers, a block of them after the other."""
+    """Queries over customers of the same periods; `read_blocks` reads some of them at a time."""
 
-    def __init__(self, meters: MeterClient, tenant: str) -> None:
+    def __init__(self, meters: MeterClient, tenant: str, customer_ids: Sequence[str]) -> None:
+        self.customer_ids = customer_ids
         self._meters = meters
         self._tenant = tenant
         self._queries: dict[_Query, int] = {}
         self._shared: dict[tuple[Reading, Spans], SharedUsage] = {}
         self._rows: Sequence[_Rows] = ()
-        self._rows_per_customer = 0
 
     def share(self, reading: Reading, spans: Spans, unit: str) -> SharedUsage:
         """Take in a reading, before the first customers are read; alike ones are one."""
@@ -76,42 +77,18 @@ class UsageStreams:
             )
         return known
 
-    async def blocks(self, customer_ids: Sequence[str]) -> AsyncGenerator[slice, None]:
-        """Go through customers; each slice of them is the one whose usage `usage_of` answers.
+    async def read(self, block: slice) -> Sequence[_Rows]:
+        """Read what every query says of some customers.
 
         Raises:
             Unavailable: METER_UNAVAILABLE.
         """
-        reading: deque[tuple[slice, asyncio.Task[Sequence[_Rows]]]] = deque()
-        end = 0
-        try:
-            while reading or end < len(customer_ids):
-                while end < len(customer_ids) and len(reading) <= _BLOCKS_AHEAD:
-                    block = slice(end, min(end + self._block_size(), len(customer_ids)))
-                    read = self._read(customer_ids[block])
-                    reading.append((block, asyncio.create_task(read)))
-                    end = block.stop
-                block, task = reading[0]
-                self._rows = await task
-                reading.popleft()
-                held = sum(len(entries) for rows in self._rows for entries in rows.values())
-                mean = -(-held // (block.stop - block.start))
-                self._rows_per_customer = max(self._rows_per_customer, mean)
-                yield block
-        finally:
-            for _, task in reading:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in reading), return_exceptions=True)
+        ids = self.customer_ids[block]
+        return await asyncio.gather(*(self._query(query, ids) for query in self._queries))
 
-    def _block_size(self) -> int:
-        """Choose how many customers to read together; few before it is known what they use."""
-        if not self._rows:
-            return _CUSTOMERS_FIRST
-        fitting = _ROWS_PER_BLOCK // max(self._rows_per_customer, 1)
-        return max(1, min(fitting, _CUSTOMERS_MAX))
-
-    async def _read(self, customer_ids: Sequence[str]) -> Sequence[_Rows]:
-        return await asyncio.gather(*(self._query(query, customer_ids) for query in self._queries))
+    def hold(self, rows: Sequence[_Rows]) -> None:
+        """Take what was read of some customers, from which `usage_of` answers."""
+        self._rows = rows
 
     async def _query(self, query: _Query, customer_ids: Sequence[str]) -> _Rows:
         meter_id, interval, reading = query
@@ -132,7 +109,7 @@ class UsageStreams:
         return rows
 
     def usage_of(self, shared: SharedUsage, customer_id: str) -> Usage:
-        """Answer what a price counts of a customer of the block that was read last."""
+        """Answer what a price counts of a customer of the block that is held."""
         return Usage(
             self._entries(shared.reading, shared.entries, customer_id),
             shared.unit,
@@ -155,3 +132,78 @@ class UsageStreams:
             self._queries.setdefault((meter_id, part, reading), len(self._queries))
             for part in parts_of(span)
         )
+
+
+class HasStreams(Protocol):
+    """Whoever rates the customers of some streams."""
+
+    @property
+    def streams(self) -> UsageStreams:
+        """Answer the streams."""
+
+
+Reader = TypeVar("Reader", bound=HasStreams)
+
+
+async def read_blocks(readers: Iterable[Reader]) -> AsyncGenerator[tuple[Reader, slice], None]:
+    """Go through the customers of all readers; the streams of each hold the block that it gets.
+
+    Raises:
+        Unavailable: METER_UNAVAILABLE.
+    """
+    sizes = _Sizes()
+    following = _blocks_of(readers, sizes)
+    reading: deque[_Block[Reader]] = deque()
+    try:
+        while True:
+            reading.extend(islice(following, _BLOCKS_AHEAD + 1 - len(reading)))
+            if not reading:
+                return
+            first = reading[0]
+            rows = await first.rows
+            reading.popleft()
+            sizes.learn(rows, first.block)
+            first.reader.streams.hold(rows)
+            yield first.reader, first.block
+    finally:
+        for each in reading:
+            each.rows.cancel()
+        await asyncio.gather(*(each.rows for each in reading), return_exceptions=True)
+
+
+class _Block(NamedTuple, Generic[Reader]):
+    """Customers of a reader whose usage is on its way."""
+
+    reader: Reader
+    block: slice
+    rows: asyncio.Task[Sequence[_Rows]]
+
+
+def _blocks_of(readers: Iterable[Reader], sizes: "_Sizes") -> Iterator[_Block[Reader]]:
+    """Begin to read a block whenever one is asked for."""
+    for reader in readers:
+        end, customers = 0, len(reader.streams.customer_ids)
+        while end < customers:
+            block = slice(end, min(end + sizes.next(), customers))
+            yield _Block(reader, block, asyncio.create_task(reader.streams.read(block)))
+            end = block.stop
+
+
+class _Sizes:
+    """How many customers to read together; few before it is known what they use."""
+
+    def __init__(self) -> None:
+        self._rows_per_customer: int | None = None
+
+    def learn(self, rows: Sequence[_Rows], block: slice) -> None:
+        """Take how much some customers used; the largest mean counts."""
+        held = sum(len(entries) for each in rows for entries in each.values())
+        mean = -(-held // (block.stop - block.start))
+        self._rows_per_customer = max(self._rows_per_customer or 0, mean)
+
+    def next(self) -> int:
+        """Choose how many come next."""
+        if self._rows_per_customer is None:
+            return _CUSTOMERS_FIRST
+        fitting = _ROWS_PER_BLOCK // max(self._rows_per_customer, 1)
+        return max(1, min(fitting, _CUSTOMERS_MAX))

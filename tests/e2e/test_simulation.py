@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from google.protobuf.text_format import Parse
@@ -21,6 +22,12 @@ from kit.rpc.wire import parse_money, render_interval, render_time
 from kit.settings import ServiceSettings
 from tests.e2e.world import World, running_world
 from tests.integration.test_cli_commands import Shell
+from tollkeeper.api.invoicing.v1.customer_pb2 import (
+    BILLING_ANCHOR_ANNIVERSARY,
+    Customer,
+    PostalAddress,
+    Subscription,
+)
 from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
     CreateSubscriptionRequest,
     PutCustomerRequest,
@@ -29,10 +36,11 @@ from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
 from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest
 from tollkeeper.api.rating.v1.rating_service_pb2 import PutProviderCostsRequest, RateRequest
+from tollkeeper.api.tax.v1.tax_pb2 import BUYER_KIND_BUSINESS
 
 PLANS = Path(__file__).resolve().parents[2] / "docs/examples/plans"
 JANUARY, FEBRUARY, MARCH = (datetime(2026, month, 1, tzinfo=UTC) for month in (1, 2, 3))
-PERIODS = (Interval(JANUARY, FEBRUARY), Interval(FEBRUARY, MARCH))
+UTC_MONTHS = "UTC"
 CHEAPER = """
 plan:
   plan_id: cheaper
@@ -98,10 +106,16 @@ async def shell(
         yield shell
 
 
-async def rated(world: World, customer_id: str, plan_id: str) -> Decimal:
-    """Rate both months of a customer one by one."""
+async def rated(
+    world: World, customer_id: str, plan_id: str, time_zone: str = UTC_MONTHS
+) -> Decimal:
+    """Rate January and February of a customer one by one, as a time zone has them."""
     total = Decimal(0)
-    for period in PERIODS:
+    first, second, third = (
+        month.replace(tzinfo=ZoneInfo(time_zone)).astimezone(UTC)
+        for month in (JANUARY, FEBRUARY, MARCH)
+    )
+    for period in (Interval(first, second), Interval(second, third)):
         request = RateRequest(
             customer_id=customer_id, plan_id=plan_id, period=render_interval(period)
         )
@@ -129,8 +143,10 @@ async def test_trying_a_plan_says_what_everybody_would_pay(shell: Shell) -> None
     await shell.lines("plans", "apply", file)
     expected = {
         (each.customer.customer_id, plan_id): (
-            await rated(shell.world, each.customer.customer_id, each.plan_id),
-            await rated(shell.world, each.customer.customer_id, plan_id),
+            await rated(
+                shell.world, each.customer.customer_id, each.plan_id, each.customer.time_zone
+            ),
+            await rated(shell.world, each.customer.customer_id, plan_id, each.customer.time_zone),
         )
         for each in CUSTOMERS
         for plan_id in ("cheaper", "pro")
@@ -169,8 +185,64 @@ async def test_trying_a_plan_says_what_everybody_would_pay(shell: Shell) -> None
     )
     assert written["svg"].read_bytes().startswith(b"<svg")
     assert written["png"].read_bytes().startswith(b"\x89PNG")
-    assert shown[0] == "customers: 4 of 4"
+    assert "customers: 4 of 4" in shown
     assert "== cheaper: 4 customers" in shown
+
+
+async def test_subscriptions_are_simulated_by_their_own_billing_periods(shell: Shell) -> None:
+    """Those that end in between: from the 20th on, or the months of UTC where that is asked for."""
+    monthly, cut = CUSTOMERS[0].customer.customer_id, "paris"
+    await shell.world.call(
+        "invoicing.PutCustomer",
+        PutCustomerRequest(
+            request_id=shell.world.request_id(),
+            customer=Customer(
+                customer_id=cut,
+                legal_name="Paris SARL",
+                kind=BUYER_KIND_BUSINESS,
+                currency="USD",
+                time_zone="Europe/Paris",
+                address=PostalAddress(
+                    lines=["1 quai"], city="Paris", postal_code="75001", country="FR"
+                ),
+            ),
+        ),
+    )
+    await shell.world.call(
+        "invoicing.CreateSubscription",
+        CreateSubscriptionRequest(
+            request_id=shell.world.request_id(),
+            subscription=Subscription(
+                subscription_id="paris",
+                customer_id=cut,
+                plan_id="pro",
+                start_time=render_time(JANUARY + timedelta(days=19)),
+                anchor=BILLING_ANCHOR_ANNIVERSARY,
+            ),
+        ),
+    )
+    written = shell.folder / "out.csv"
+    options = ("--since", "2026-02-01", "--until", "2026-03-01", "--csv", written)
+
+    async def fees(*more: str) -> dict[str, str]:
+        await shell.lines("plans", "simulate", PLANS / "pro.yaml", *options, *more)
+        rows = csv.DictReader(written.read_text().splitlines())
+        return {row["customer_id"]: row["simulated_amount"] for row in rows}
+
+    own, months = await fees(), await fees("--months")
+
+    period = Interval(datetime(2026, 1, 19, 23, tzinfo=UTC), datetime(2026, 2, 19, 23, tzinfo=UTC))
+    answers = [
+        await shell.world.call(
+            "rating.Rate",
+            RateRequest(customer_id=customer_id, plan_id="pro", period=render_interval(each)),
+        )
+        for customer_id, each in ((cut, period), (monthly, Interval(FEBRUARY, MARCH)))
+    ]
+    expected = [parse_money(each.rating.total, "total").to_decimal() for each in answers]
+    assert [Decimal(own[cut]), Decimal(months[monthly])] == expected
+    assert own.keys() == months.keys()
+    assert own[monthly] != months[monthly]
 
 
 A_COST = """

@@ -213,6 +213,44 @@ async def test_reading_some_customers_at_a_time_changes_nothing(
     assert list(outcomes_of(steps)) == sorted(whole)
 
 
+async def test_customers_are_billed_by_their_own_calendar(world: World) -> None:
+    """Each pays what `Rate` says of its own periods, whichever others are rated beside."""
+    middle = datetime(2026, 1, 15, 11, tzinfo=UTC)
+    spans = [(DECEMBER, middle, 46), (middle, datetime(2026, 2, 15, tzinfo=UTC), 0)]
+    own = messages.SimulateRequest()
+    for start, end, days in spans:
+        each = own.periods.add()
+        each.period.start_time.CopyFrom(render_time(start))
+        each.period.end_time.CopyFrom(render_time(end))
+        if days:
+            each.proration.billed_days, each.proration.period_days = 20, days
+    request = naming(a_request(TIERED, MIXED), "acme", "Bolt", "zeta", "cora")
+    request.calendars.add(periods=own.periods[1:])
+    request.calendars.add(periods=own.periods)
+    request.customers[0].calendar, request.customers[1].calendar = 2, 1
+
+    steps = await simulate(world, request)
+
+    await world.put_plan(Parse(MIXED, plan_pb2.Plan()), request_id="mixed")
+    asked = {
+        "acme": own,
+        "Bolt": messages.SimulateRequest(periods=own.periods[1:]),
+        "zeta": request,
+        "cora": request,
+    }
+    assert {
+        name: (cents(each.current), cents(each.candidates[1].total))
+        for name, each in outcomes_of(steps).items()
+    } == {
+        name: (
+            await rated(world, periods, name, "pro"),
+            await rated(world, periods, name, "mixed"),
+        )
+        for name, periods in asked.items()
+    }
+    assert progress_of(steps)[-1] == steps[-1].report.customer_count == 4
+
+
 async def test_customers_that_are_named_are_rated_even_without_usage(world: World) -> None:
     """A base fee is due without usage; others are left out."""
     request = naming(a_request(TIERED), "zeta", "acme")
@@ -301,6 +339,16 @@ REFUSALS = [
     ),
     pytest.param(
         lambda: naming(a_request(TIERED), "acme", "acme"), ["customers[1].customer_id"], id="twice"
+    ),
+    pytest.param(
+        lambda: messages.SimulateRequest(
+            candidates=a_request(TIERED).candidates,
+            periods=a_request(TIERED).periods,
+            calendars=[simulation_pb2.SimulatedCalendar()],
+            customers=[simulation_pb2.SimulatedCustomer(customer_id="acme", calendar=2)],
+        ),
+        ["calendars[0].periods", "customers[0].calendar"],
+        id="calendars",
     ),
 ]
 

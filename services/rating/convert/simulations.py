@@ -1,6 +1,7 @@
 """Simulations between the wire and the domain."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
@@ -37,6 +38,7 @@ from tollkeeper.api.rating.v1 import rating_service_pb2, simulation_pb2
 CANDIDATES_MAX = 8
 PERIODS_MAX = 60
 CUSTOMERS_MAX = 100_000
+CALENDARS_MAX = 10_000
 SEGMENT_LENGTH_MAX = 64
 _DOMAIN = "tollkeeper.rating"
 
@@ -47,7 +49,12 @@ def parse_simulate(request: rating_service_pb2.SimulateRequest) -> Simulation:
         raise InvalidInput.of("candidates", "at least one is required")
     check_length(request.candidates, "candidates", CANDIDATES_MAX)
     check_length(request.customers, "customers", CUSTOMERS_MAX)
+    check_length(request.calendars, "calendars", CALENDARS_MAX)
     violations = Violations()
+    calendars = [
+        take(violations, f"calendars[{index}].periods", parse_periods, calendar.periods)
+        for index, calendar in enumerate(request.calendars)
+    ]
     current_plan_id = None
     if request.current_plan_id:
         current_plan_id = take(violations, "current_plan_id", parse_id, request.current_plan_id)
@@ -61,7 +68,7 @@ def parse_simulate(request: rating_service_pb2.SimulateRequest) -> Simulation:
             take(
                 violations,
                 f"customers[{index}]",
-                partial(parse_customer, current_plan_id),
+                partial(parse_customer, current_plan_id, calendars=calendars),
                 customer,
             )
             for index, customer in enumerate(request.customers)
@@ -135,10 +142,16 @@ def _period(message: simulation_pb2.SimulatedPeriod, field: str) -> SimulatedPer
 
 
 def parse_customer(
-    current_plan_id: str | None, message: simulation_pb2.SimulatedCustomer, field: str
+    current_plan_id: str | None,
+    message: simulation_pb2.SimulatedCustomer,
+    field: str,
+    *,
+    calendars: Sequence[tuple[SimulatedPeriod, ...]] = (),
 ) -> SimulatedCustomer:
     """Read a customer, who is on the current plan unless another is named."""
     violations = Violations()
+    if not 0 <= message.calendar <= len(calendars):
+        violations.add(f"{field}.calendar", f"must be from 0 to {len(calendars)}")
     plan_id = current_plan_id
     if message.plan_id:
         plan_id = take(violations, f"{field}.plan_id", parse_id, message.plan_id)
@@ -157,6 +170,8 @@ def parse_customer(
         time_zone=take(violations, f"{field}.time_zone", parse_time_zone, message.time_zone),
     )
     violations.raise_if_any()
+    if message.calendar:
+        return replace(customer, periods=calendars[message.calendar - 1])
     return customer
 
 

@@ -1310,6 +1310,7 @@ class SimulateRequest(_message.Message):
     PERIODS_FIELD_NUMBER: _builtins.int
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     CURRENT_PLAN_ID_FIELD_NUMBER: _builtins.int
+    CALENDARS_FIELD_NUMBER: _builtins.int
     current_plan_id: _builtins.str
     """The plan by which customers pay now who name none. Empty means that it is not
     known what they pay, which counts as nothing.
@@ -1332,6 +1333,12 @@ class SimulateRequest(_message.Message):
         one of the plans prices.
         """
 
+    @_builtins.property
+    def calendars(self) -> _containers.RepeatedCompositeFieldContainer[_simulation_pb2.SimulatedCalendar]:
+        """Periods of customers that are not billed by those above: from the day of the
+        month on which they began, or in another time zone. At most 10,000.
+        """
+
     def __init__(
         self,
         *,
@@ -1339,10 +1346,11 @@ class SimulateRequest(_message.Message):
         periods: _abc.Iterable[_simulation_pb2.SimulatedPeriod] | None = ...,
         customers: _abc.Iterable[_simulation_pb2.SimulatedCustomer] | None = ...,
         current_plan_id: _builtins.str = ...,
+        calendars: _abc.Iterable[_simulation_pb2.SimulatedCalendar] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "current_plan_id", b"current_plan_id", "customers", b"customers", "periods", b"periods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendars", b"calendars", "candidates", b"candidates", "current_plan_id", b"current_plan_id", "customers", b"customers", "periods", b"periods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from tollkeeper.api.rating.v1 import rating_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tollkeeper/api/rating/v1/simulation.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a\x17google/type/money.proto\x1a%tollkeeper/api/rating/v1/rating.proto\"p\n\x0fSimulatedPeriod\x12%\n\x06period\x18\x01 \x01(\x0b\x32\x15.google.type.Interval\x12\x36\n\tproration\x18\x02 \x01(\x0b\x32#.tollkeeper.api.rating.v1.Proration\"\x91\x01\n\x11SimulatedCustomer\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12\x32\n\x0e\x63ontract_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x05 \x01(\t\"@\n\x12SimulationProgress\x12\x12\n\ndone_count\x18\x01 \x01(\x05\x12\x16\n\x0e\x63ustomer_count\x18\x02 \x01(\x05\"-\n\x0bReachedTier\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\x05\"k\n\x10\x43\x61ndidateOutcome\x12!\n\x05total\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12\x34\n\x05tiers\x18\x02 \x03(\x0b\x32%.tollkeeper.api.rating.v1.ReachedTier\"\xbf\x01\n\x0f\x43ustomerOutcome\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12#\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12>\n\ncandidates\x18\x04 \x03(\x0b\x32*.tollkeeper.api.rating.v1.CandidateOutcome\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"O\n\x10\x43ustomerOutcomes\x12;\n\x08outcomes\x18\x01 \x03(\x0b\x32).tollkeeper.api.rating.v1.CustomerOutcome\"\x85\x01\n\x0eSegmentOutcome\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x16\n\x0e\x63ustomer_count\x18\x02 \x01(\x05\x12#\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tsimulated\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"\x82\x01\n\x0e\x43ustomerChange\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12#\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tsimulated\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"\x96\x01\n\x0c\x43hangeBucket\x12+\n\rabove_percent\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12+\n\rup_to_percent\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x14\n\x0c\x66rom_nothing\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ustomer_count\x18\x04 \x01(\x05\"C\n\tTierCount\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\x05\x12\x16\n\x0e\x63ustomer_count\x18\x03 \x01(\x05\"\xc2\x03\n\x0f\x43\x61ndidateReport\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x37\n\x05total\x18\x02 \x01(\x0b\x32(.tollkeeper.api.rating.v1.SegmentOutcome\x12:\n\x08segments\x18\x03 \x03(\x0b\x32(.tollkeeper.api.rating.v1.SegmentOutcome\x12\x14\n\x0cwinner_count\x18\x04 \x01(\x05\x12\x13\n\x0bloser_count\x18\x05 \x01(\x05\x12\x17\n\x0funchanged_count\x18\x06 \x01(\x05\x12\x39\n\x07winners\x18\x07 \x03(\x0b\x32(.tollkeeper.api.rating.v1.CustomerChange\x12\x38\n\x06losers\x18\x08 \x03(\x0b\x32(.tollkeeper.api.rating.v1.CustomerChange\x12<\n\x0c\x64istribution\x18\t \x03(\x0b\x32&.tollkeeper.api.rating.v1.ChangeBucket\x12\x32\n\x05tiers\x18\n \x03(\x0b\x32#.tollkeeper.api.rating.v1.TierCount\"\x7f\n\x10SimulationReport\x12=\n\ncandidates\x18\x01 \x03(\x0b\x32).tollkeeper.api.rating.v1.CandidateReport\x12\x16\n\x0e\x63ustomer_count\x18\x02 \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tollkeeper/api/rating/v1/simulation.proto\x12\x18tollkeeper.api.rating.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1agoogle/type/interval.proto\x1a\x17google/type/money.proto\x1a%tollkeeper/api/rating/v1/rating.proto\"p\n\x0fSimulatedPeriod\x12%\n\x06period\x18\x01 \x01(\x0b\x32\x15.google.type.Interval\x12\x36\n\tproration\x18\x02 \x01(\x0b\x32#.tollkeeper.api.rating.v1.Proration\"O\n\x11SimulatedCalendar\x12:\n\x07periods\x18\x01 \x03(\x0b\x32).tollkeeper.api.rating.v1.SimulatedPeriod\"\xa3\x01\n\x11SimulatedCustomer\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07plan_id\x18\x02 \x01(\t\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12\x32\n\x0e\x63ontract_start\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x10\n\x08\x63\x61lendar\x18\x06 \x01(\x05\"@\n\x12SimulationProgress\x12\x12\n\ndone_count\x18\x01 \x01(\x05\x12\x16\n\x0e\x63ustomer_count\x18\x02 \x01(\x05\"-\n\x0bReachedTier\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\x05\"k\n\x10\x43\x61ndidateOutcome\x12!\n\x05total\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12\x34\n\x05tiers\x18\x02 \x03(\x0b\x32%.tollkeeper.api.rating.v1.ReachedTier\"\xbf\x01\n\x0f\x43ustomerOutcome\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12#\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12>\n\ncandidates\x18\x04 \x03(\x0b\x32*.tollkeeper.api.rating.v1.CandidateOutcome\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"O\n\x10\x43ustomerOutcomes\x12;\n\x08outcomes\x18\x01 \x03(\x0b\x32).tollkeeper.api.rating.v1.CustomerOutcome\"\x85\x01\n\x0eSegmentOutcome\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x16\n\x0e\x63ustomer_count\x18\x02 \x01(\x05\x12#\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tsimulated\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"\x82\x01\n\x0e\x43ustomerChange\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12#\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12%\n\tsimulated\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"\x96\x01\n\x0c\x43hangeBucket\x12+\n\rabove_percent\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12+\n\rup_to_percent\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\x14\n\x0c\x66rom_nothing\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ustomer_count\x18\x04 \x01(\x05\"C\n\tTierCount\x12\x10\n\x08price_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\x05\x12\x16\n\x0e\x63ustomer_count\x18\x03 \x01(\x05\"\xc2\x03\n\x0f\x43\x61ndidateReport\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x37\n\x05total\x18\x02 \x01(\x0b\x32(.tollkeeper.api.rating.v1.SegmentOutcome\x12:\n\x08segments\x18\x03 \x03(\x0b\x32(.tollkeeper.api.rating.v1.SegmentOutcome\x12\x14\n\x0cwinner_count\x18\x04 \x01(\x05\x12\x13\n\x0bloser_count\x18\x05 \x01(\x05\x12\x17\n\x0funchanged_count\x18\x06 \x01(\x05\x12\x39\n\x07winners\x18\x07 \x03(\x0b\x32(.tollkeeper.api.rating.v1.CustomerChange\x12\x38\n\x06losers\x18\x08 \x03(\x0b\x32(.tollkeeper.api.rating.v1.CustomerChange\x12<\n\x0c\x64istribution\x18\t \x03(\x0b\x32&.tollkeeper.api.rating.v1.ChangeBucket\x12\x32\n\x05tiers\x18\n \x03(\x0b\x32#.tollkeeper.api.rating.v1.TierCount\"\x7f\n\x10SimulationReport\x12=\n\ncandidates\x18\x01 \x03(\x0b\x32).tollkeeper.api.rating.v1.CandidateReport\x12\x16\n\x0e\x63ustomer_count\x18\x02 \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,28 +39,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SIMULATEDPERIOD']._serialized_start=248
   _globals['_SIMULATEDPERIOD']._serialized_end=360
-  _globals['_SIMULATEDCUSTOMER']._serialized_start=363
-  _globals['_SIMULATEDCUSTOMER']._serialized_end=508
-  _globals['_SIMULATIONPROGRESS']._serialized_start=510
-  _globals['_SIMULATIONPROGRESS']._serialized_end=574
-  _globals['_REACHEDTIER']._serialized_start=576
-  _globals['_REACHEDTIER']._serialized_end=621
-  _globals['_CANDIDATEOUTCOME']._serialized_start=623
-  _globals['_CANDIDATEOUTCOME']._serialized_end=730
-  _globals['_CUSTOMEROUTCOME']._serialized_start=733
-  _globals['_CUSTOMEROUTCOME']._serialized_end=924
-  _globals['_CUSTOMEROUTCOMES']._serialized_start=926
-  _globals['_CUSTOMEROUTCOMES']._serialized_end=1005
-  _globals['_SEGMENTOUTCOME']._serialized_start=1008
-  _globals['_SEGMENTOUTCOME']._serialized_end=1141
-  _globals['_CUSTOMERCHANGE']._serialized_start=1144
-  _globals['_CUSTOMERCHANGE']._serialized_end=1274
-  _globals['_CHANGEBUCKET']._serialized_start=1277
-  _globals['_CHANGEBUCKET']._serialized_end=1427
-  _globals['_TIERCOUNT']._serialized_start=1429
-  _globals['_TIERCOUNT']._serialized_end=1496
-  _globals['_CANDIDATEREPORT']._serialized_start=1499
-  _globals['_CANDIDATEREPORT']._serialized_end=1949
-  _globals['_SIMULATIONREPORT']._serialized_start=1951
-  _globals['_SIMULATIONREPORT']._serialized_end=2078
+  _globals['_SIMULATEDCALENDAR']._serialized_start=362
+  _globals['_SIMULATEDCALENDAR']._serialized_end=441
+  _globals['_SIMULATEDCUSTOMER']._serialized_start=444
+  _globals['_SIMULATEDCUSTOMER']._serialized_end=607
+  _globals['_SIMULATIONPROGRESS']._serialized_start=609
+  _globals['_SIMULATIONPROGRESS']._serialized_end=673
+  _globals['_REACHEDTIER']._serialized_start=675
+  _globals['_REACHEDTIER']._serialized_end=720
+  _globals['_CANDIDATEOUTCOME']._serialized_start=722
+  _globals['_CANDIDATEOUTCOME']._serialized_end=829
+  _globals['_CUSTOMEROUTCOME']._serialized_start=832
+  _globals['_CUSTOMEROUTCOME']._serialized_end=1023
+  _globals['_CUSTOMEROUTCOMES']._serialized_start=1025
+  _globals['_CUSTOMEROUTCOMES']._serialized_end=1104
+  _globals['_SEGMENTOUTCOME']._serialized_start=1107
+  _globals['_SEGMENTOUTCOME']._serialized_end=1240
+  _globals['_CUSTOMERCHANGE']._serialized_start=1243
+  _globals['_CUSTOMERCHANGE']._serialized_end=1373
+  _globals['_CHANGEBUCKET']._serialized_start=1376
+  _globals['_CHANGEBUCKET']._serialized_end=1526
+  _globals['_TIERCOUNT']._serialized_start=1528
+  _globals['_TIERCOUNT']._serialized_end=1595
+  _globals['_CANDIDATEREPORT']._serialized_start=1598
+  _globals['_CANDIDATEREPORT']._serialized_end=2048
+  _globals['_SIMULATIONREPORT']._serialized_start=2050
+  _globals['_SIMULATIONREPORT']._serialized_end=2177
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,30 @@ class SimulatedPeriod(_message.Message):
 Global___SimulatedPeriod: _TypeAlias = SimulatedPeriod  # noqa: Y015
 
 @_typing.final
+class SimulatedCalendar(_message.Message):
+    """Periods that some customers have in common, and others have not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIODS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedPeriod]:
+        """The periods, as of `SimulateRequest`."""
+
+    def __init__(
+        self,
+        *,
+        periods: _abc.Iterable[Global___SimulatedPeriod] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["periods", b"periods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedCalendar: _TypeAlias = SimulatedCalendar  # noqa: Y015
+
+@_typing.final
 class SimulatedCustomer(_message.Message):
     """A customer whose usage is rated again."""
 
@@ -65,6 +89,7 @@ class SimulatedCustomer(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     CONTRACT_START_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """The customer. Required."""
     plan_id: _builtins.str
@@ -77,6 +102,10 @@ class SimulatedCustomer(_message.Message):
     """
     time_zone: _builtins.str
     """The customer's IANA time zone. Empty means UTC."""
+    calendar: _builtins.int
+    """The customer is billed by this one of the request's `calendars`, counted from
+    1. Zero means by the periods of the request. Margins know no calendars.
+    """
     @_builtins.property
     def contract_start(self) -> _timestamp_pb2.Timestamp:
         """When the contract began, as of `RateRequest`. Absent means unknown."""
@@ -89,10 +118,11 @@ class SimulatedCustomer(_message.Message):
         segment: _builtins.str = ...,
         contract_start: _timestamp_pb2.Timestamp | None = ...,
         time_zone: _builtins.str = ...,
+        calendar: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract_start", b"contract_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract_start", b"contract_start", "customer_id", b"customer_id", "plan_id", b"plan_id", "segment", b"segment", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "contract_start", b"contract_start", "customer_id", b"customer_id", "plan_id", b"plan_id", "segment", b"segment", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
