@@ -169,15 +169,13 @@ def _matrix(message: plan_pb2.MatrixPrice, field: str) -> MatrixPrice:
         violations.add(
             f"{field}.rows", "one row without dimensions is required, for what no other row prices"
         )
-    price = MatrixPrice(
-        rows=tuple(
-            take(violations, f"{field}.rows[{index}]", _row, row)
-            for index, row in enumerate(message.rows)
-        ),
-        per_quantity=_per_quantity(violations, message, field),
+    rows = tuple(
+        take(violations, f"{field}.rows[{index}]", _row, row)
+        for index, row in enumerate(message.rows)
     )
+    per_quantity = _per_quantity(violations, message, field)
     violations.raise_if_any()
-    return price
+    return MatrixPrice(rows, per_quantity)
 
 
 def _row(message: plan_pb2.MatrixRow, field: str) -> MatrixRow:
