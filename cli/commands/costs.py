@@ -18,12 +18,14 @@ from services.rating.convert.costs import COSTS_MAX
 from tollkeeper.api.rating.v1.provider_cost_pb2 import ProviderCost
 from tollkeeper.api.rating.v1.rating_service_pb2 import (
     GetProviderCostRequest,
+    ListProviderCostsRequest,
     PutProviderCostsRequest,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Import and look at what providers charge.")
+app = typer.Typer(no_args_is_help=True, help="Import, list and show what providers charge.")
 
 _WARNINGS_SHOWN_MAX = 5
+_PAGE_SIZE = 1000
 
 
 @app.command("import")
@@ -100,15 +102,80 @@ def show(
     cost = run(data_dir, address, work)
     output = Output(as_json=as_json)
     output.value(dict(MessageToDict(cost, preserving_proto_field_name=True)))
-    since = "ever"
-    if cost.HasField("effective_time"):
-        since = f"{time_text(parse_time(cost.effective_time, 'effective_time'))} UTC"
     output.section(f"{cost.model} of {cost.provider}, revision {cost.revision}")
-    output.say(f"since {since}, in {cost.currency} for one unit")
+    output.say(f"since {_since(cost)}, in {cost.currency} for one unit")
     output.table(
         [Column("quantity", style="cyan"), Column("part of"), Column("costs", right=True)],
         [[rate.quantity, rate.part_of, rate_text(rate)] for rate in cost.rates],
     )
+
+
+@app.command("list")
+def list_(
+    *,
+    provider: Annotated[str, typer.Option(help="List this provider only.")] = "",
+    model: Annotated[str, typer.Option(help="List this model only.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 100,
+    data_dir: DataDir = DEFAULT,
+    address: Addresses = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every revision of what providers charge, by provider and model."""
+    request = ListProviderCostsRequest(provider=provider, model=model)
+    costs, has_more = run(data_dir, address, lambda services: _list(services, request, limit))
+    output = Output(as_json=as_json)
+    output.value(
+        {
+            "costs": [MessageToDict(each, preserving_proto_field_name=True) for each in costs],
+            "has_more": has_more,
+        }
+    )
+    if not costs:
+        output.say("no costs are known; `tollkeeper costs import` reads LiteLLM's price list")
+        return
+    output.table(
+        [
+            Column("provider", style="cyan"),
+            Column("model", style="cyan"),
+            Column("revision", right=True),
+            Column("since"),
+            Column("currency"),
+            Column("rates", right=True),
+        ],
+        [
+            [
+                each.provider,
+                each.model,
+                str(each.revision),
+                _since(each),
+                each.currency,
+                str(len(each.rates)),
+            ]
+            for each in costs
+        ],
+    )
+    if has_more:
+        output.say(f"and more: see them by --limit, now {limit:,}, --provider or --model")
+
+
+async def _list(
+    services: Services, request: ListProviderCostsRequest, limit: int
+) -> tuple[list[ProviderCost], bool]:
+    """Read so many, and tell whether others follow."""
+    costs: list[ProviderCost] = []
+    while True:
+        request.page_size = min(limit - len(costs), _PAGE_SIZE)
+        page = await services.ask(services.rating.ListProviderCosts, request)
+        costs += page.costs
+        request.page_token = page.next_page_token
+        if not page.next_page_token or len(costs) >= limit:
+            return costs, bool(page.next_page_token)
+
+
+def _since(cost: ProviderCost) -> str:
+    if not cost.HasField("effective_time"):
+        return "ever"
+    return f"{time_text(parse_time(cost.effective_time, 'effective_time'))} UTC"
 
 
 async def _put(services: Services, prices: LiteLLMPrices, output: Output) -> tuple[int, int]:

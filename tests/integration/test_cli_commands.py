@@ -131,33 +131,6 @@ async def test_plans_are_applied_once_and_shown(shell: Shell) -> None:
     assert (shown["plan_id"], shown["base_fee"]) == ("starter", {"value": "50"})
 
 
-async def test_costs_are_imported_once_and_shown(shell: Shell) -> None:
-    """The same prices again change nothing; every digit is shown."""
-    file = shell.folder / "prices.json"
-    file.write_text(
-        '{"openai/gpt-5": {"litellm_provider": "openai", "input_cost_per_token": 1.25e-06,'
-        ' "cache_read_input_token_cost": 1.25e-07, "input_dbu_cost_per_token": 1}}'
-    )
-
-    first = await shell.lines("costs", "import", file, "--since", "2026-01-01")
-    second = await shell.json("costs", "import", file, "--since", "2026-01-01")
-
-    assert first == [
-        "costs: 1 of 1",
-        "left out input_dbu_cost_per_token of 1 models: it has no counterpart",
-        "1 costs are new, 0 were there",
-    ]
-    assert (second["created"], second["unchanged"], second["rates"]) == (0, 1, 2)
-    assert await shell.lines("costs", "show", "gpt-5", "--time", "2026-02-01") == [
-        "",
-        "== gpt-5 of openai, revision 1",
-        "since 2026-01-01 00:00 UTC, in USD for one unit",
-        "quantity             part of             costs",
-        "cached_input_tokens  input_tokens  0.000000125",
-        "input_tokens                        0.00000125",
-    ]
-
-
 async def test_a_new_version_is_compared_with_the_last_and_names_who_it_rates(
     shell: Shell,
 ) -> None:
