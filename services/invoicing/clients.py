@@ -14,7 +14,16 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from kit.errors import DomainError, NotFound, Precondition, Unavailable
+from kit.errors import (
+    INVALID_FIELD,
+    DomainError,
+    InvalidInput,
+    NotFound,
+    Precondition,
+    Unavailable,
+    Violation,
+)
+from kit.interval import Interval
 from kit.rpc.auth import ServiceIdentity
 from kit.rpc.status import read_error
 from kit.rpc.wire import parse_money, render_interval, render_money, render_time
@@ -96,12 +105,45 @@ class RatingClient:
                 timeout=_TIMEOUT_S,
             )
         return SoldPlan(
+            answer.plan.version,
             answer.plan.currency,
             tuple(
                 PricedUsage(price.meter_id, tuple(sorted(price.dimensions.items())))
                 for price in answer.plan.prices
             ),
         )
+
+    async def check_overrides(self, tenant: str, subscription: Subscription, version: int) -> None:
+        """Have rating read what was agreed instead of what a version of the plan says.
+
+        Raises:
+            InvalidInput: naming every bad field.
+            DomainError: as `get_plan`, or RATING_FAILED.
+        """
+        start = subscription.start_time
+        request = RateRequest(
+            customer_id=subscription.customer_id,
+            plan_id=subscription.plan_id,
+            plan_version=version,
+            period=render_interval(Interval(start, start + timedelta(days=1))),
+            contract_start=render_time(start),
+        )
+        request.given_usage.SetInParent()
+        request.overrides.MergeFromString(subscription.overrides)
+        metadata = self._identity.metadata(tenant, _RATING_SCOPES)
+        async with _asking("rating"):
+            try:
+                await self._stub.Rate(request, metadata=metadata, timeout=_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                refused = read_error(error)
+                if not isinstance(refused, InvalidInput):
+                    raise
+                violations = tuple(
+                    Violation(f"subscription.{each.field}", each.description)
+                    for each in refused.violations
+                )
+                message = f"subscription.{refused.message}"
+                raise InvalidInput(INVALID_FIELD, message, violations=violations) from error
 
     async def rate_each(
         self, tenant: str, periods: Sequence[tuple[Subscription, BillingPeriod]]
@@ -364,7 +406,7 @@ def _translate(
 
 def _render_rate(subscription: Subscription, period: BillingPeriod) -> RateRequest:
     part = rating_pb2.Proration(billed_days=period.billed_days, period_days=period.period_days)
-    return RateRequest(
+    request = RateRequest(
         customer_id=subscription.customer_id,
         plan_id=subscription.plan_id,
         period=render_interval(period.interval),
@@ -372,6 +414,9 @@ def _render_rate(subscription: Subscription, period: BillingPeriod) -> RateReque
         contract_start=render_time(subscription.start_time),
         time_zone=subscription.time_zone,
     )
+    if subscription.overrides:
+        request.overrides.MergeFromString(subscription.overrides)
+    return request
 
 
 def _render_rate_with_earlier(subscription: Subscription, period: BillingPeriod) -> RateRequest:

@@ -144,8 +144,9 @@ class PricedUsage:
 
 @dataclass(frozen=True, slots=True)
 class SoldPlan:
-    """What invoicing knows of a plan: its currency, and which usage it prices."""
+    """What invoicing knows of a plan: its newest version, its currency, which usage it prices."""
 
+    version: int
     currency: str
     usage: tuple[PricedUsage, ...] = ()
 
@@ -163,7 +164,8 @@ class Subscription:
     """A customer on a plan, from the start of a day to the start of a day in `time_zone`.
 
     The time zone is the customer's of the day the subscription was created, and stays: periods
-    that shifted with a customer's move would bill hours twice or never.
+    that shifted with a customer's move would bill hours twice or never. The overrides are the
+    message that rating takes, serialised, and empty where nothing was agreed.
     """
 
     subscription_id: str
@@ -175,6 +177,7 @@ class Subscription:
     conversion: CurrencyConversion
     time_zone: str
     create_time: datetime
+    overrides: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ subscriptions = Table(
     Column("time_zone", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("limits_time", DateTime(timezone=True)),
+    Column("overrides", LargeBinary, nullable=False),
 )
 
 invoices = Table(

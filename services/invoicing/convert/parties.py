@@ -36,6 +36,7 @@ from services.invoicing.model import (
 from services.invoicing.snapshot import BUYER_KINDS, render_customer
 from tollkeeper.api.invoicing.v1 import customer_pb2
 from tollkeeper.api.invoicing.v1 import invoicing_service_pb2 as messages
+from tollkeeper.api.rating.v1.rating_service_pb2 import PlanOverrides
 from tollkeeper.api.tax.v1 import tax_pb2
 
 NAME_LENGTH_MAX = 200
@@ -150,6 +151,7 @@ def parse_create_subscription(
         ),
         time_zone=DEFAULT_TIME_ZONE,
         create_time=now,
+        overrides=written.overrides.SerializeToString(deterministic=True),
     )
     v.raise_if_any()
     return parsed
@@ -176,6 +178,9 @@ def render_customers(page: Page[Customer]) -> messages.ListCustomersResponse:
 def render_subscription(subscription: Subscription) -> customer_pb2.Subscription:
     """Write a subscription."""
     end_time = subscription.end_time
+    overrides = None
+    if subscription.overrides:
+        overrides = PlanOverrides.FromString(subscription.overrides)
     return customer_pb2.Subscription(
         subscription_id=subscription.subscription_id,
         customer_id=subscription.customer_id,
@@ -185,6 +190,7 @@ def render_subscription(subscription: Subscription) -> customer_pb2.Subscription
         anchor=_ANCHOR_NUMBERS[subscription.anchor],
         currency_conversion=_CONVERSION_NUMBERS[subscription.conversion],
         create_time=render_time(subscription.create_time),
+        overrides=overrides,
     )
 
 

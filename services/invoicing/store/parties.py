@@ -110,6 +110,7 @@ async def add_subscription(
         conversion=subscription.conversion.value,
         time_zone=subscription.time_zone,
         create_time=subscription.create_time,
+        overrides=subscription.overrides,
     )
     added = await transaction.execute(statement.on_conflict_do_nothing())
     return bool(added.rowcount)
@@ -295,4 +296,5 @@ def _subscription(row: Row[Any]) -> Subscription:
         conversion=CurrencyConversion(row.conversion),
         time_zone=row.time_zone,
         create_time=row.create_time,
+        overrides=row.overrides,
     )

@@ -139,6 +139,9 @@ class PartyUseCases:
         while True:
             for plan_id in sorted(plan_ids):
                 plans[plan_id] = await self._rating.get_plan(tenant, plan_id)
+            if subscription.overrides and subscription.plan_id in plan_ids:
+                version = plans[subscription.plan_id].version
+                await self._rating.check_overrides(tenant, subscription, version)
             try:
                 answer = await self._create(
                     tenant, subscription, once, plans, allow_shared_usage=allow_shared_usage

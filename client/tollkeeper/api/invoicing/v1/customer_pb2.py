@@ -23,26 +23,27 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tollkeeper.api.rating.v1 import rating_service_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2
 from tollkeeper.api.tax.v1 import tax_pb2 as tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tollkeeper/api/invoicing/v1/customer.proto\x12\x1btollkeeper.api.invoicing.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftollkeeper/api/tax/v1/tax.proto\"b\n\rPostalAddress\x12\r\n\x05lines\x18\x01 \x03(\t\x12\x0c\n\x04\x63ity\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x13\n\x0bpostal_code\x18\x04 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x05 \x01(\t\"\xb8\x01\n\x06Seller\x12\x12\n\nlegal_name\x18\x01 \x01(\t\x12;\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32*.tollkeeper.api.invoicing.v1.PostalAddress\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x1c\n\x14payment_instructions\x18\x04 \x01(\t\x12\x15\n\rnumber_prefix\x18\x05 \x01(\t\x12\x19\n\x11payment_term_days\x18\x06 \x01(\x05\"\xd7\x03\n\x08\x43ustomer\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x12\n\nlegal_name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12;\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32*.tollkeeper.api.invoicing.v1.PostalAddress\x12.\n\x04kind\x18\x05 \x01(\x0e\x32 .tollkeeper.api.tax.v1.BuyerKind\x12-\n\x07tax_ids\x18\x06 \x03(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x11\n\ttime_zone\x18\x08 \x01(\t\x12\x10\n\x08language\x18\t \x01(\t\x12K\n\x16\x65xemption_certificates\x18\n \x03(\x0b\x32+.tollkeeper.api.tax.v1.ExemptionCertificate\x12\x42\n\x11location_evidence\x18\x0b \x03(\x0b\x32\'.tollkeeper.api.tax.v1.LocationEvidence\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe6\x02\n\x0cSubscription\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x0f\n\x07plan_id\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x06\x61nchor\x18\x06 \x01(\x0e\x32*.tollkeeper.api.invoicing.v1.BillingAnchor\x12L\n\x13\x63urrency_conversion\x18\x07 \x01(\x0e\x32/.tollkeeper.api.invoicing.v1.CurrencyConversion\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*l\n\rBillingAnchor\x12\x1e\n\x1a\x42ILLING_ANCHOR_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42ILLING_ANCHOR_CALENDAR\x10\x01\x12\x1e\n\x1a\x42ILLING_ANCHOR_ANNIVERSARY\x10\x02*e\n\x12\x43urrencyConversion\x12#\n\x1f\x43URRENCY_CONVERSION_UNSPECIFIED\x10\x00\x12*\n&CURRENCY_CONVERSION_ECB_REFERENCE_RATE\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tollkeeper/api/invoicing/v1/customer.proto\x12\x1btollkeeper.api.invoicing.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a-tollkeeper/api/rating/v1/rating_service.proto\x1a\x1ftollkeeper/api/tax/v1/tax.proto\"b\n\rPostalAddress\x12\r\n\x05lines\x18\x01 \x03(\t\x12\x0c\n\x04\x63ity\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x13\n\x0bpostal_code\x18\x04 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x05 \x01(\t\"\xb8\x01\n\x06Seller\x12\x12\n\nlegal_name\x18\x01 \x01(\t\x12;\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32*.tollkeeper.api.invoicing.v1.PostalAddress\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x1c\n\x14payment_instructions\x18\x04 \x01(\t\x12\x15\n\rnumber_prefix\x18\x05 \x01(\t\x12\x19\n\x11payment_term_days\x18\x06 \x01(\x05\"\xd7\x03\n\x08\x43ustomer\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x12\n\nlegal_name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12;\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32*.tollkeeper.api.invoicing.v1.PostalAddress\x12.\n\x04kind\x18\x05 \x01(\x0e\x32 .tollkeeper.api.tax.v1.BuyerKind\x12-\n\x07tax_ids\x18\x06 \x03(\x0b\x32\x1c.tollkeeper.api.tax.v1.TaxId\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x11\n\ttime_zone\x18\x08 \x01(\t\x12\x10\n\x08language\x18\t \x01(\t\x12K\n\x16\x65xemption_certificates\x18\n \x03(\x0b\x32+.tollkeeper.api.tax.v1.ExemptionCertificate\x12\x42\n\x11location_evidence\x18\x0b \x03(\x0b\x32\'.tollkeeper.api.tax.v1.LocationEvidence\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x03\n\x0cSubscription\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x0f\n\x07plan_id\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x06\x61nchor\x18\x06 \x01(\x0e\x32*.tollkeeper.api.invoicing.v1.BillingAnchor\x12L\n\x13\x63urrency_conversion\x18\x07 \x01(\x0e\x32/.tollkeeper.api.invoicing.v1.CurrencyConversion\x12:\n\toverrides\x18\x08 \x01(\x0b\x32\'.tollkeeper.api.rating.v1.PlanOverrides\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*l\n\rBillingAnchor\x12\x1e\n\x1a\x42ILLING_ANCHOR_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42ILLING_ANCHOR_CALENDAR\x10\x01\x12\x1e\n\x1a\x42ILLING_ANCHOR_ANNIVERSARY\x10\x02*e\n\x12\x43urrencyConversion\x12#\n\x1f\x43URRENCY_CONVERSION_UNSPECIFIED\x10\x00\x12*\n&CURRENCY_CONVERSION_ECB_REFERENCE_RATE\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollkeeper.api.invoicing.v1.customer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BILLINGANCHOR']._serialized_start=1263
-  _globals['_BILLINGANCHOR']._serialized_end=1371
-  _globals['_CURRENCYCONVERSION']._serialized_start=1373
-  _globals['_CURRENCYCONVERSION']._serialized_end=1474
-  _globals['_POSTALADDRESS']._serialized_start=141
-  _globals['_POSTALADDRESS']._serialized_end=239
-  _globals['_SELLER']._serialized_start=242
-  _globals['_SELLER']._serialized_end=426
-  _globals['_CUSTOMER']._serialized_start=429
-  _globals['_CUSTOMER']._serialized_end=900
-  _globals['_SUBSCRIPTION']._serialized_start=903
-  _globals['_SUBSCRIPTION']._serialized_end=1261
+  _globals['_BILLINGANCHOR']._serialized_start=1370
+  _globals['_BILLINGANCHOR']._serialized_end=1478
+  _globals['_CURRENCYCONVERSION']._serialized_start=1480
+  _globals['_CURRENCYCONVERSION']._serialized_end=1581
+  _globals['_POSTALADDRESS']._serialized_start=188
+  _globals['_POSTALADDRESS']._serialized_end=286
+  _globals['_SELLER']._serialized_start=289
+  _globals['_SELLER']._serialized_end=473
+  _globals['_CUSTOMER']._serialized_start=476
+  _globals['_CUSTOMER']._serialized_end=947
+  _globals['_SUBSCRIPTION']._serialized_start=950
+  _globals['_SUBSCRIPTION']._serialized_end=1368
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollkeeper.api.rating.v1 import rating_service_pb2 as _rating_service_pb2
 from tollkeeper.api.tax.v1 import tax_pb2 as _tax_pb2
 import builtins as _builtins
 import sys
@@ -262,6 +263,7 @@ class Subscription(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     ANCHOR_FIELD_NUMBER: _builtins.int
     CURRENCY_CONVERSION_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """The id, chosen by the caller and unique within the tenant: 1 to 63
@@ -290,6 +292,13 @@ class Subscription(_message.Message):
         """
 
     @_builtins.property
+    def overrides(self) -> _rating_service_pb2.PlanOverrides:
+        """What was agreed instead of what the plan says; it holds for every period.
+        Absent is nothing. A price that a later version of the plan does not have
+        makes its periods fail with RATING_FAILED.
+        """
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the subscription was created. Set by the service."""
 
@@ -303,11 +312,12 @@ class Subscription(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         anchor: Global___BillingAnchor.ValueType = ...,
         currency_conversion: Global___CurrencyConversion.ValueType = ...,
+        overrides: _rating_service_pb2.PlanOverrides | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "overrides", b"overrides", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "create_time", b"create_time", "currency_conversion", b"currency_conversion", "customer_id", b"customer_id", "end_time", b"end_time", "plan_id", b"plan_id", "start_time", b"start_time", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "create_time", b"create_time", "currency_conversion", b"currency_conversion", "customer_id", b"customer_id", "end_time", b"end_time", "overrides", b"overrides", "plan_id", b"plan_id", "start_time", b"start_time", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
