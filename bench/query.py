@@ -2,8 +2,8 @@
 
 The meter runs as its own process on a durable PostgreSQL of its own. Each size is a tenant with so
 many events of a month, of 1,000 customers and four models, and their rollups. They are loaded by
-SQL, as the service would have stored them, without identities, which no query reads, and indexed
-afterwards. Asked is, one
+SQL, day by day as the service would have stored them, without identities, which no query reads, and
+indexed afterwards. Asked is, one
 question after the other and in turn for each size, the month of a customer: its total, and apart by
 model. What is answered is compared with the events.
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import asyncpg
@@ -35,6 +36,8 @@ SIZES = (100_000, 1_000_000)
 _QUESTIONS = 400
 _WARM_UP = 50
 _CUSTOMERS = 1_000
+_DAYS = 30
+_DAY = timedelta(days=1)
 _MONTH = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC))
 _METER = meter_pb2.Meter(
     meter_id="tokens",
@@ -43,51 +46,43 @@ _METER = meter_pb2.Meter(
     quantity="tokens",
     group_by=["model"],
 )
+_PART = """
+CREATE TEMPORARY TABLE part AS SELECT * FROM meter.events LIMIT 0
+"""
 _EVENTS = """
-INSERT INTO meter.events (
+INSERT INTO part (
     tenant_id, time, source, event_id, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions, quantities, ingest_time
+    dimensions, quantities, ingest_time, billed
 )
 SELECT
     $1, $2::timestamptz + number * $3::interval, 'bench', number::text, 'llm.call',
     'customer-' || number * 7919 % $4, '', '', '', '',
     json_build_object('model', ('{large,medium,small,tiny}'::text[])[1 + number / $4 % 4]),
-    json_build_object('tokens', (1 + number % 5000)::text), now()
-FROM generate_series(0, $5::bigint - 1) AS number
+    json_build_object('tokens', (1 + number % 5000)::text), now(), false
+FROM generate_series($5::bigint, $6::bigint - 1) AS number
 """
+_STORE = "INSERT INTO meter.events SELECT * FROM part"
 _SERIES = """
 INSERT INTO meter.series (tenant_id, meter_id, version, customer_id, group_digest, group_values)
 SELECT DISTINCT
     tenant_id, 'tokens', 1, customer_id, sha256((dimensions ->> 'model')::bytea),
     ARRAY[dimensions ->> 'model']
-FROM meter.events
-WHERE tenant_id = $1
+FROM part
+ON CONFLICT DO NOTHING
 """
-_QUARTERS = """
+_ROLLUPS = """
 INSERT INTO meter.rollups (tenant_id, series_id, span, start, quantity, event_count)
-SELECT $1, series_id, 15, start, quantity, event_count
+SELECT tenant_id, series_id, $1::int, start, quantity, event_count
 FROM (
     SELECT
-        customer_id, dimensions ->> 'model' AS model,
-        date_bin(INTERVAL '15 minutes', time, '2000-01-01 00:00Z') AS start,
+        tenant_id, customer_id, dimensions ->> 'model' AS model,
+        date_bin($1::int * INTERVAL '1 minute', time, '2000-01-01 00:00Z') AS start,
         sum((quantities ->> 'tokens')::numeric) AS quantity, count(*) AS event_count
-    FROM meter.events
-    WHERE tenant_id = $1
-    GROUP BY 1, 2, 3
+    FROM part
+    GROUP BY 1, 2, 3, 4
 ) AS added
-JOIN meter.series ON tenant_id = $1 AND series.customer_id = added.customer_id
-    AND group_values[1] = model
-ORDER BY series_id, start
-"""
-_DAYS = """
-INSERT INTO meter.rollups (tenant_id, series_id, span, start, quantity, event_count)
-SELECT
-    $1, series_id, 1440, date_bin(INTERVAL '1 day', start, '2000-01-01 00:00Z') AS day,
-    sum(quantity), sum(event_count)
-FROM meter.rollups
-WHERE tenant_id = $1 AND span = 15
-GROUP BY series_id, day
-ORDER BY series_id, day
+JOIN meter.series USING (tenant_id, customer_id)
+WHERE group_values[1] = model
 """
 # What is loaded at once is indexed at once; PostgreSQL then says of each index how it was made.
 _INDEXES = """
@@ -101,7 +96,8 @@ WHERE index.indrelid IN ('meter.events'::regclass, 'meter.rollups'::regclass)
 """
 _SETTINGS = """
 SET synchronous_commit = off;
-SET work_mem = '512MB';
+SET work_mem = '256MB';
+SET temp_buffers = '256MB';
 SET maintenance_work_mem = '512MB'
 """
 _EXPECTED = """
@@ -158,7 +154,7 @@ async def _measure(rig: Rig, sizes: Sequence[int]) -> dict[str, Any]:
 
 
 async def _load(database: asyncpg.Connection, rig: Rig, stub: Any, sizes: Sequence[int]) -> None:  # noqa: ANN401 - gRPC's.
-    """Store events and rollups of every size, and index them afterwards."""
+    """Store events and rollups of every size, day by day, and index them afterwards."""
     for size in sizes:
         request = messages.PutMeterRequest(request_id="tokens", meter=_METER)
         await stub.PutMeter(request, metadata=rig.metadata(_tenant(size), "meter.write"))
@@ -170,12 +166,20 @@ async def _load(database: asyncpg.Connection, rig: Rig, stub: Any, sizes: Sequen
             if constraint
             else f"DROP INDEX {index}"
         )
+    await database.execute(_PART)
     for size in sizes:
-        tenant = _tenant(size)
-        step = timedelta(seconds=(_MONTH.end - _MONTH.start).total_seconds() / size)
-        await database.execute(_EVENTS, tenant, _MONTH.start, step, _CUSTOMERS, size)
-        for statement in (_SERIES, _QUARTERS, _DAYS):
-            await database.execute(statement, tenant)
+        step = (_MONTH.end - _MONTH.start) // size
+        firsts = [min(-(day * _DAY // -step), size) for day in range(_DAYS + 1)]
+        for first, end in pairwise(firsts):
+            await database.execute("TRUNCATE part")
+            await database.execute(
+                _EVENTS, _tenant(size), _MONTH.start, step, _CUSTOMERS, first, end
+            )
+            await database.execute("ANALYZE part")
+            for statement in (_STORE, _SERIES):
+                await database.execute(statement)
+            for minutes in (15, 24 * 60):
+                await database.execute(_ROLLUPS, minutes)
     for _, table, constraint, key, definition in indexes:
         await database.execute(
             f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {key}" if constraint else definition
