@@ -8,7 +8,8 @@ question after the other and in turn for each size, the month of a customer: its
 model. What is answered is compared with the events.
 
 `p99_ms_small` and `p99_ms_large` are of the smallest and the largest size, `flatness` is large
-divided by small. 10 million take minutes to load, and 7 GB: `--sizes 100000,1000000,10000000`.
+divided by small. 10 million take 2 to 5 minutes to load, and 5 GB:
+`--sizes 100000,1000000,10000000`.
 """
 
 import argparse

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 from google.protobuf.text_format import Parse
 
@@ -304,6 +305,30 @@ async def test_events_are_priced_by_the_quantity_that_their_meter_derives(world:
     lines = {line.price_id: (line.quantity.value, line.amount.units) for line in rating.lines}
     assert lines == {"size": ("140", 40 + 200), "share": ("70", 7)}
     assert [row.quantity.value for row in usage.rows] == ["140", "70"]
+
+
+async def test_a_period_whose_events_are_gone_is_not_billed_event_by_event(
+    world: World, settings_for: Callable[..., ServiceSettings]
+) -> None:
+    """Rather than with what is left of them, it is refused; totals are rated as ever."""
+    await world.put_meter(a_meter_message("fresh", "model"))
+    await world.put_plan(Parse(BY_EVENTS, plan_pb2.Plan()))
+    await world.put_plan(request_id="whole")
+    await ingest(world, an_event("1", "1000", START, model="large"))
+    before = (await world.rate()).lines
+    connection = await asyncpg.connect(settings_for("meter").database_url)
+    await connection.execute("SELECT meter.move_horizon($1)", END)
+    await connection.close()
+
+    request = a_rate_request('plan_id: "calls"')
+    refusal = await world.refusal("Rate", request)
+
+    assert (type(refusal), refusal.reason, refusal.metadata) == (
+        Precondition,
+        "EVENTS_EXPIRED",
+        {"kept_from": END.isoformat()},
+    )
+    assert (await world.rate()).lines == before
 
 
 async def test_history_that_was_billed_elsewhere_is_not_billed_event_by_event(

@@ -77,6 +77,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     or hours, and the figures of the meter, such as maxima, do not add up.
     Metadata: `{"meter_id": "…", "price_id": "…"}`.
     """
+    ERROR_REASON_BACKFILL_RUNNING: _ErrorReason.ValueType  # 17
+    """A meter that was put lately still counts what was stored before; `RetryInfo`
+    says when to try again.
+    Metadata: `{"meter_id": "…", "counted_from": "2026-01-01T00:00:00+00:00"}`.
+    """
+    ERROR_REASON_EVENTS_EXPIRED: _ErrorReason.ValueType  # 18
+    """It takes events that the meter no longer keeps: a price looks at each, or the
+    period does not begin or end with a quarter of an hour.
+    Metadata: `{"kept_from": "2026-01-01T00:00:00+00:00"}`.
+    """
     ERROR_REASON_PROVIDER_COST_NOT_FOUND: _ErrorReason.ValueType  # 40
     """It is not known what the provider charges for the model at that time.
     Metadata: `{"provider": "…", "model": "…", "time": "2026-01-01T00:00:00Z"}`.
@@ -152,6 +162,16 @@ ERROR_REASON_METER_NOT_ADDITIVE: ErrorReason.ValueType  # 16
 """A price puts the usage of its meter together from parts, such as single events
 or hours, and the figures of the meter, such as maxima, do not add up.
 Metadata: `{"meter_id": "…", "price_id": "…"}`.
+"""
+ERROR_REASON_BACKFILL_RUNNING: ErrorReason.ValueType  # 17
+"""A meter that was put lately still counts what was stored before; `RetryInfo`
+says when to try again.
+Metadata: `{"meter_id": "…", "counted_from": "2026-01-01T00:00:00+00:00"}`.
+"""
+ERROR_REASON_EVENTS_EXPIRED: ErrorReason.ValueType  # 18
+"""It takes events that the meter no longer keeps: a price looks at each, or the
+period does not begin or end with a quarter of an hour.
+Metadata: `{"kept_from": "2026-01-01T00:00:00+00:00"}`.
 """
 ERROR_REASON_PROVIDER_COST_NOT_FOUND: ErrorReason.ValueType  # 40
 """It is not known what the provider charges for the model at that time.
