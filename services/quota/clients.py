@@ -12,7 +12,7 @@ from decimal import Decimal
 import grpc.aio
 
 from kit.decimals import parse_decimal
-from kit.errors import DomainError, NotFound, Unavailable
+from kit.errors import DomainError, NotFound, Precondition, Unavailable
 from kit.interval import Interval
 from kit.rpc.auth import ServiceIdentity
 from kit.rpc.status import read_error
@@ -94,6 +94,7 @@ class UsageClient:
         """Sum what a customer used from each of some instants until one, by path and dimensions.
 
         Raises:
+            Precondition: EVENTS_EXPIRED, events of some instant are not kept any more.
             Unavailable: METER_UNAVAILABLE.
         """
         return {
@@ -115,6 +116,9 @@ class UsageClient:
                     timeout=_TIMEOUT_S,
                 )
             except grpc.aio.AioRpcError as error:
+                answered = read_error(error)
+                if isinstance(answered, Precondition):
+                    raise answered from error
                 raise Unavailable(
                     "METER_UNAVAILABLE",
                     "the meter, from which counters are rebuilt, does not answer",

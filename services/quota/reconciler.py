@@ -85,7 +85,7 @@ class Reconciler:
         """Set the counters of a customer, which takes a second or two.
 
         Raises:
-            Precondition: TOO_MANY_LIMITS.
+            Precondition: TOO_MANY_LIMITS, EVENTS_EXPIRED.
             Unavailable: COUNTERS_UNAVAILABLE, also while what was lost is being rebuilt;
                 METER_UNAVAILABLE; RATE_CARD_UNAVAILABLE.
         """

@@ -28,6 +28,7 @@ from services.quota.redis_link import Link, packed
 
 _SCRIPT = Path(__file__).with_name("rebuild.lua").read_bytes()
 _PAUSE_S = 0.1
+_PAUSE_MAX_S = 2.0
 _REBUILT_AT_ONCE = 16
 _BOOKED_S = 0.3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -151,7 +152,7 @@ class Recovery:
                 )
 
     async def _rebuild_until_done(self, root: Root) -> None:
-        is_failing = False
+        pause_s = _PAUSE_S
         while True:
             epoch = self._epochs.current
             if epoch is not None:
@@ -159,15 +160,15 @@ class Recovery:
                     async with self._turn:
                         await self._rebuild(root, epoch)
                 except (OSError, DomainError) as error:
-                    if not is_failing:
+                    if pause_s == _PAUSE_S:
                         cause = getattr(error, "reason", type(error).__name__)
                         get_logger().warning("counters.unrebuilt", tenant=root.tenant, cause=cause)
-                    is_failing = True
+                    pause_s = min(2 * pause_s, _PAUSE_MAX_S)
                 else:
                     _rebuilt.add(1)
                     self._follow_up(root)
                     return
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(pause_s)
 
     def _follow_up(self, root: Root) -> None:
         """Have calls counted that were under way when the counters were lost."""

@@ -271,7 +271,7 @@ class CounterUseCases:
         """Set the counters of a customer anew, from the meter and from the open holds.
 
         Raises:
-            Precondition: TOO_MANY_LIMITS.
+            Precondition: TOO_MANY_LIMITS, EVENTS_EXPIRED.
             Conflict: REQUEST_ID_REUSED.
             Unavailable: COUNTERS_UNAVAILABLE, METER_UNAVAILABLE or RATE_CARD_UNAVAILABLE; to be
                 repeated.

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 import redis.asyncio
 
 from cli.signing_keys import SigningKeys
+from kit.clock import ManualClock
+from kit.postgres import Database
 from kit.settings import ServiceSettings
+from services.meter.usecases.retention import Retention
 from tests.hosting import hosted
 from tests.metered_calls import store, tell, use
 from tests.quota_world import (
@@ -253,3 +257,19 @@ async def test_the_command_shows_what_has_changed(world: QuotaWorld, meter: str)
     assert first == 0
     assert "1,234" in shown
     assert second == (0, "3 counters say what the meter says\n")
+
+
+async def test_a_limit_that_began_before_the_kept_events_must_be_put_anew(
+    world: QuotaWorld, meter: str, settings_for: Callable[..., ServiceSettings]
+) -> None:
+    """What was used then is not known, so nothing is guessed and nothing changed."""
+    await use(world, meter, 40, key="k1")
+    database = Database(settings_for("meter").database_url, "meter")
+    await database.connect()
+    in_2040 = ManualClock(datetime(2040, 1, 20, tzinfo=UTC))
+    await Retention(database, in_2040, timedelta(days=400)).maintain()
+    await database.close()
+    error = await world.refusal("RebuildCounters", a_rebuild())
+
+    assert error.reason == "EVENTS_EXPIRED"
+    assert (await balances(world))["prepaid"] == (40, 0)

@@ -71,6 +71,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No decision with this request id is remembered.
     Metadata: `{"request_id": "…"}`.
     """
+    ERROR_REASON_METER_UNAVAILABLE: _ErrorReason.ValueType  # 15
+    """The meter, from which counters are set anew, does not answer; `RetryInfo`
+    says when to try again.
+    """
+    ERROR_REASON_EVENTS_EXPIRED: _ErrorReason.ValueType  # 16
+    """Counters cannot be set anew, since a limit counts from when events were not
+    kept. Put it anew, with what is left of it.
+    Metadata: `{"kept_from": "2025-10-01T00:00:00+00:00"}`.
+    """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 100
     """The database, or the service while it starts or stops, does not answer;
     `RetryInfo` says when to try again. Whether a mutation happened is unknown:
@@ -136,6 +145,15 @@ Metadata: `{"plan_id": "…"}`.
 ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 12
 """No decision with this request id is remembered.
 Metadata: `{"request_id": "…"}`.
+"""
+ERROR_REASON_METER_UNAVAILABLE: ErrorReason.ValueType  # 15
+"""The meter, from which counters are set anew, does not answer; `RetryInfo`
+says when to try again.
+"""
+ERROR_REASON_EVENTS_EXPIRED: ErrorReason.ValueType  # 16
+"""Counters cannot be set anew, since a limit counts from when events were not
+kept. Put it anew, with what is left of it.
+Metadata: `{"kept_from": "2025-10-01T00:00:00+00:00"}`.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 100
 """The database, or the service while it starts or stops, does not answer;
