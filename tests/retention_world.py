@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from kit.clock import Clock
 from kit.interval import Interval
 from kit.postgres import Database
 from services.meter.usecases.retention import Maintained, Retention
@@ -28,7 +29,18 @@ METERS = [*(each.meter for each in MODELS), WEIGHTED]
 
 async def maintain(world: World, database: Database) -> Maintained:
     """Do what the service does each hour."""
-    return await Retention(database, world.clock, RETENTION).maintain()
+    return await retention(database, world.clock).maintain()
+
+
+def retention(database: Database, clock: Clock, pages_at_once: int = 1_000) -> Retention:
+    """Make what maintains; PostgreSQL does not live in 2040, and is not asked for the time."""
+    return Retention(
+        database,
+        clock,
+        RETENTION,
+        pages_at_once=pages_at_once,
+        clocks_differ_max=timedelta(days=40_000),
+    )
 
 
 def usage_of_january(number: int = 40) -> list[meter_pb2.UsageEvent]:

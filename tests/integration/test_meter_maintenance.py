@@ -33,6 +33,7 @@ from tests.retention_world import (
     RETENTION,
     figures,
     maintain,
+    retention,
     usage_of_january,
     verified_days,
 )
@@ -44,7 +45,7 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 async def world(
     settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
 ) -> AsyncIterator[World]:
-    """A meter service with a meter of every aggregation and usage of January."""
+    """A meter service with a meter of every aggregation."""
     async with meter_world(settings_for, keys, tenant, NOW) as running:
         for meter in METERS:
             await running.put_meter(meter)
@@ -88,7 +89,7 @@ async def test_whoever_is_killed_leaves_nothing_half_done(
     for steps in range(40):
         dying.steps_left = steps
         try:
-            await Retention(dying, world.clock, RETENTION, pages_at_once=1).maintain()
+            await retention(dying, world.clock, pages_at_once=1).maintain()
         except asyncio.CancelledError:
             seen.append(
                 await figures(world) == before
@@ -134,6 +135,20 @@ async def test_nothing_is_dropped_while_somebody_reads(world: World, database: D
 
     assert (horizon, waiting.dropped, waiting.is_done, kept) == (None, (), False, 40)
     assert (done.dropped, done.is_done) == (("2040-01",), True)
+
+
+async def test_nothing_is_dropped_by_a_clock_that_is_wrong(
+    world: World, database: Database
+) -> None:
+    """Years ahead of PostgreSQL's, it makes and drops nothing."""
+    await maintain(world, database)
+    await world.ingest(*usage_of_january())
+    world.clock.set(AFTERWARDS)
+
+    done = await Retention(database, world.clock, RETENTION).maintain()
+
+    assert done == Maintained(is_done=False)
+    assert len(await world.events()) == 40
 
 
 async def test_an_operator_can_maintain_by_hand(
@@ -189,7 +204,7 @@ async def test_a_login_that_owns_nothing_can_maintain(empty_database_url: str) -
     pool = Database(urls[1], "meter")
 
     clock: Clock = _At(AFTERWARDS)
-    done = await Retention(pool, clock, RETENTION).maintain()
+    done = await retention(pool, clock).maintain()
     await pool.close()
 
     left = await asyncpg.connect(empty_database_url)

@@ -47,7 +47,7 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 async def world(
     settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str
 ) -> AsyncIterator[World]:
-    """A meter service with a meter of every aggregation and usage of January."""
+    """A meter service with a meter of every aggregation."""
     async with meter_world(settings_for, keys, tenant, NOW) as running:
         for meter in METERS:
             await running.put_meter(meter)

@@ -54,6 +54,13 @@ async def take_turn(transaction: AsyncConnection) -> bool:
     return is_taken
 
 
+async def load_time(transaction: AsyncConnection) -> datetime:
+    """Answer what PostgreSQL's clock shows."""
+    raw = await raw_connection(transaction)
+    now: datetime = await raw.fetchval("SELECT now()")
+    return now
+
+
 async def load_partitions(transaction: AsyncConnection) -> list[str]:
     """Name the partitions of events."""
     raw = await raw_connection(transaction)

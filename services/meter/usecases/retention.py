@@ -25,6 +25,7 @@ from services.meter.store.retention import (
     count_pages,
     drop_month,
     load_partitions,
+    load_time,
     load_trimmed_until,
     make_month,
     note_trimmed,
@@ -35,6 +36,7 @@ from services.meter.store.retention import (
 _FIRST_PAUSE_S: Final = 60
 _PAUSE_S: Final = 3_600
 _PAGES_AT_ONCE: Final = 1_000
+_CLOCKS_DIFFER_MAX: Final = timedelta(days=1)
 # Partitions are everybody's; no tenant has this name.
 _NOBODY: Final = ""
 
@@ -69,11 +71,13 @@ class Retention:
         retention: timedelta,
         *,
         pages_at_once: int = _PAGES_AT_ONCE,
+        clocks_differ_max: timedelta = _CLOCKS_DIFFER_MAX,
     ) -> None:
         self._database = database
         self._clock = clock
         self._retention = retention
         self._pages_at_once = pages_at_once
+        self._clocks_differ_max = clocks_differ_max
         self._task: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
@@ -91,7 +95,8 @@ class Retention:
         """Make the months to come, drop those beyond retention, delete what else is.
 
         Nothing is done while another replica is at it, nor where readers of events do not make
-        room for a moment; what is left is for the next time.
+        room for a moment; what is left is for the next time. Nor is anything done by a clock that
+        PostgreSQL's does not confirm, since what is dropped does not come back.
 
         Raises:
             Unavailable: PostgreSQL does not answer.
@@ -99,6 +104,11 @@ class Retention:
         done = _Done()
         now = self._clock.now()
         try:
+            async with self._step() as transaction:
+                difference = abs(await load_time(transaction) - now)
+            if difference > self._clocks_differ_max:
+                get_logger().error("retention.clocks_differ", days=difference.days)
+                return Maintained(is_done=False)
             await self._make_months(months_to_make(now), done)
             cut = cut_of(now, self._retention)
             await self._drop_months(cut, done)
