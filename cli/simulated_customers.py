@@ -28,6 +28,7 @@ from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
     ListSubscriptionsRequest,
 )
 from tollkeeper.api.rating.v1.rating_pb2 import Proration
+from tollkeeper.api.rating.v1.rating_service_pb2 import CustomerOverrides
 from tollkeeper.api.rating.v1.simulation_pb2 import (
     SimulatedCalendar,
     SimulatedCustomer,
@@ -126,10 +127,11 @@ async def find_customers(
     interval: Interval,
     segment: str,
     calendars: BillingCalendars | None = None,
-) -> list[SimulatedCustomer]:
+) -> tuple[list[SimulatedCustomer], list[CustomerOverrides]]:
     """Find who is subscribed within an interval, each on the plan that began last.
 
-    With calendars, each is billed by its own periods, and who has none is left out.
+    With calendars, each is billed by its own periods, and who has none is left out. Beside them
+    comes what was agreed with some of them.
 
     Raises:
         CommandError: a service does not answer, or the segment is not known.
@@ -147,7 +149,7 @@ async def find_customers(
             known = latest.get(subscription.customer_id)
             if known is None or parse_time(known.start_time, "start_time") < starts:
                 latest[subscription.customer_id] = subscription
-    found = []
+    found, agreed = [], []
     for customer_id, subscription in sorted(latest.items()):
         customer = customers[customer_id]
         number = calendars.number_of(subscription, customer.time_zone) if calendars else 0
@@ -163,7 +165,10 @@ async def find_customers(
                 calendar=number,
             )
         )
-    return found
+        if subscription.HasField("overrides"):
+            overrides = subscription.overrides
+            agreed.append(CustomerOverrides(customer_id=customer_id, overrides=overrides))
+    return found, agreed
 
 
 def _segment_of(customer: Customer, subscription: Subscription, segment: str) -> str:

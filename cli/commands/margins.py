@@ -78,14 +78,16 @@ def margins(
     )
 
     async def work(services: Services) -> tuple[list[GetMarginsResponse], int]:
-        customers = await find_customers(services, interval, "")
+        customers, agreed = await find_customers(services, interval, "")
         if not customers:
             raise CommandError("nobody was subscribed then")
         answers: list[GetMarginsResponse] = []
         alerts = 0
         for first in range(0, len(customers), CUSTOMERS_MAX):
-            del request.customers[:]
+            del request.customers[:], request.overrides[:]
             request.customers.extend(customers[first : first + CUSTOMERS_MAX])
+            named = {each.customer_id for each in request.customers}
+            request.overrides.extend(each for each in agreed if each.customer_id in named)
             answers.append(
                 await services.ask(services.rating.GetMargins, request, timeout_s=_TIMEOUT_S)
             )

@@ -134,13 +134,14 @@ async def _name_customers(
     segment: str,
     calendars: BillingCalendars | None,
 ) -> None:
-    found = await find_customers(services, interval, segment, calendars)
+    found, agreed = await find_customers(services, interval, segment, calendars)
     if not found:
         raise CommandError(
             "nobody was subscribed then, or had a billing period that ended: try --months,"
             " or name the plan of everybody with usage by --current"
         )
     request.customers.extend(found)
+    request.overrides.extend(agreed)
     request.calendars.extend(calendars.calendars() if calendars else ())
 
 

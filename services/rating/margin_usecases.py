@@ -34,6 +34,7 @@ from services.rating.margins import (
     revenue_by_model,
 )
 from services.rating.metering import Metering, Meters, check_meters, found_meter
+from services.rating.overrides import override_version
 from services.rating.pipeline import Terms, rate_period, spans_of
 from services.rating.plan_versions import PlanVersions
 from services.rating.selection import readings_of
@@ -135,7 +136,12 @@ class MarginUseCases:
         plan_ids = [customer.plan_id for customer in question.customers]
         versions = await PlanVersions.load(self._database, tenant, plan_ids)
         metering = Metering(self._meters)
-        meters = await metering.load_meters(tenant, versions.plans)
+        agreed = [
+            plan
+            for customer in question.customers
+            for plan in versions.agreed(customer.plan_id, customer.overrides)
+        ]
+        meters = await metering.load_meters(tenant, [*versions.plans, *agreed])
         rater = _Rater(metering, tenant, question, versions=versions, meters=meters)
         for first in range(0, len(question.customers), _AT_ONCE):
             turn = question.customers[first : first + _AT_ONCE]
@@ -186,7 +192,9 @@ class _Rater:
             start = customer.contract_start
             if customer.plan_id is None or (start is not None and start >= each.period.end):
                 continue
-            version = self._versions.at(customer.plan_id, each.period.start, start)
+            version = override_version(
+                self._versions.at(customer.plan_id, each.period.start, start), customer.overrides
+            )
             check_meters(version.plan, self._meters)
             terms = Terms(
                 customer.customer_id,

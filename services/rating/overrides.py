@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from kit.errors import InvalidInput, Violations
-from services.rating.model import NO_OVERRIDES, Overrides, Plan, may_meet
+from services.rating.model import NO_OVERRIDES, Overrides, Plan, PlanVersion, may_meet
 
 
 def override(plan: Plan, overrides: Overrides) -> Plan:
@@ -44,3 +44,14 @@ def override(plan: Plan, overrides: Overrides) -> Plan:
         prices=prices,
         commitment=overrides.commitment or plan.commitment,
     )
+
+
+def override_version(version: PlanVersion, overrides: Overrides) -> PlanVersion:
+    """Answer a version with the plan as it was agreed.
+
+    Raises:
+        InvalidInput: as `override`.
+    """
+    if overrides == NO_OVERRIDES:
+        return version
+    return replace(version, plan=override(version.plan, overrides))

@@ -4,13 +4,15 @@ Refuses to rate.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
-from kit.errors import NotFound, Precondition
+from kit.errors import InvalidInput, NotFound, Precondition
 from kit.postgres import Database
 from services.rating import store
-from services.rating.model import Plan, PlanVersion, Price
+from services.rating.model import NO_OVERRIDES, Overrides, Plan, PlanVersion, Price
+from services.rating.overrides import override
 from services.rating.simulation import version_in_effect
 
 
@@ -42,6 +44,14 @@ class PlanVersions:
     def plans(self) -> tuple[Plan, ...]:
         """The plan of every version that was loaded."""
         return tuple(version.plan for version in self.all)
+
+    def agreed(self, plan_id: str | None, overrides: Overrides) -> tuple[Plan, ...]:
+        """Answer every version as it was agreed, but for those that it does not fit."""
+        plans = []
+        for version in self._versions.get(plan_id or "", ()) if overrides != NO_OVERRIDES else ():
+            with suppress(InvalidInput):
+                plans.append(override(version.plan, overrides))
+        return tuple(plans)
 
     def alike(self, prices: dict[Price, Price]) -> "PlanVersions":
         """Answer the same versions; prices that say the same are the same object, as `prices`."""

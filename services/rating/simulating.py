@@ -5,7 +5,7 @@ other calls get their turn in between. Refuses to store anything, and to compute
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -16,7 +16,8 @@ from kit.money import Money
 from kit.postgres import Database
 from services.rating.clients import MeterClient
 from services.rating.metering import Metering, Meters, check_meters, found_meter
-from services.rating.model import Plan, PlanVersion, Price, Rating, Usage
+from services.rating.model import NO_OVERRIDES, Plan, PlanVersion, Price, Rating, Usage
+from services.rating.overrides import override_version
 from services.rating.pipeline import KnownLines, Terms, rate_period, spans_of
 from services.rating.plan_versions import PlanVersions, with_alike
 from services.rating.selection import Grain, History, Reading, Spans, readings_of
@@ -60,7 +61,13 @@ class Simulating:
             self._database, tenant, plan_ids | {simulation.current_plan_id}
         )
         metering = Metering(self._meters)
-        meters = await metering.load_meters(tenant, [*simulation.candidates, *versions.plans])
+        agreed = [
+            plan
+            for customer in simulation.customers
+            for plan in versions.agreed(customer.plan_id, customer.overrides)
+        ]
+        plans = [*simulation.candidates, *versions.plans, *agreed]
+        meters = await metering.load_meters(tenant, plans)
         _check_candidates(simulation, meters)
         customers = simulation.customers or await self._find_customers(tenant, simulation, meters)
         ratings = _Ratings(
@@ -161,11 +168,17 @@ class _Rerating:
             tuple(each.period for each in periods[:index]) for index in range(len(periods))
         )
         self._plans = {
-            id(version.plan): self._read(version.plan)
+            id(version): _PlanInUse(version, self._read(version.plan, self._share))
             for version in (*self._candidates, *self._versions.all)
         }
 
-    def _read(self, plan: Plan) -> "_ReadPlan":
+    def _share(self, reading: Reading, spans: Spans) -> SharedUsage:
+        unit = found_meter(self._meters, reading.meter_id).unit
+        return self.streams.share(reading, spans, unit)
+
+    def _read(
+        self, plan: Plan, share: Callable[[Reading, Spans], SharedUsage | None]
+    ) -> "_ReadPlan":
         """Say how the usage of a plan is read in each period, but for trials that cut it."""
         readings = readings_of(plan)
         fault = _fault_of(plan, self._meters)
@@ -174,14 +187,7 @@ class _Rerating:
             terms = Terms("", each.period, previous_periods=self._before[index])
             spans = spans_of(plan, terms)
             periods.append(
-                tuple(
-                    self.streams.share(
-                        reading, spans, found_meter(self._meters, reading.meter_id).unit
-                    )
-                    if is_shared(reading)
-                    else None
-                    for reading in readings
-                )
+                tuple(share(reading, spans) if is_shared(reading) else None for reading in readings)
             )
         return _ReadPlan(readings, tuple(periods), tiered_prices(plan), fault)
 
@@ -224,7 +230,7 @@ class _Rerating:
         """
         ratings: list[Rating] = []
         earlier: list[tuple[Interval, Money]] = []
-        plan = self._candidates[0].plan
+        used = self._plans[id(self._candidates[0])]
         for index, each in enumerate(self._periods):
             start = customer.contract_start
             if start is not None and start >= each.period.end:
@@ -234,8 +240,8 @@ class _Rerating:
                 if isinstance(rated_by, str)
                 else rated_by
             )
-            plan = version.plan
-            contract = contract_of(customer, plan, each.period, earlier)
+            used = self._agreed(version, customer, known)
+            contract = contract_of(customer, used.version.plan, each.period, earlier)
             terms = Terms(
                 customer.customer_id,
                 each.period,
@@ -243,15 +249,30 @@ class _Rerating:
                 contract,
                 previous_periods=self._before[index],
             )
-            usages = await self._usages(plan, index, terms, known)
-            rating = rate_period(version, terms, usages, known.lines[index])
+            usages = await self._usages(used, index, terms, known)
+            rating = rate_period(used.version, terms, usages, known.lines[index])
             ratings.append(rating)
             earlier.append((each.period, rating.total))
-        total = sum((rating.total for rating in ratings), Money.zero(plan.currency))
-        return PlanOutcome(total, tiers_of(self._plans[id(plan)].tiered, ratings))
+        total = sum((rating.total for rating in ratings), Money.zero(used.version.plan.currency))
+        return PlanOutcome(total, tiers_of(used.read.tiered, ratings))
 
-    async def _usages(self, plan: Plan, index: int, terms: Terms, known: "_Known") -> list[Usage]:
-        read = self._plans[id(plan)]
+    def _agreed(
+        self, version: PlanVersion, customer: SimulatedCustomer, known: "_Known"
+    ) -> "_PlanInUse":
+        """Answer a version as it was agreed with a customer who is on that plan."""
+        if customer.overrides == NO_OVERRIDES or version.plan.plan_id != customer.plan_id:
+            return self._plans[id(version)]
+        used = known.agreed.get(id(version))
+        if used is None:
+            agreed = override_version(version, customer.overrides)
+            read = self._read(agreed.plan, self.streams.shared)
+            used = known.agreed[id(version)] = _PlanInUse(agreed, read)
+        return used
+
+    async def _usages(
+        self, used: "_PlanInUse", index: int, terms: Terms, known: "_Known"
+    ) -> list[Usage]:
+        plan, read = used.version.plan, used.read
         if read.fault is not None:
             raise read.fault
         is_cut = plan.trial is not None and spans_of(plan, terms).period != terms.period
@@ -293,13 +314,23 @@ class _ReadPlan:
     fault: DomainError | None
 
 
+@dataclass(frozen=True, slots=True)
+class _PlanInUse:
+    """A version, perhaps as a customer agreed it, and how its usage is read."""
+
+    version: PlanVersion
+    read: _ReadPlan
+
+
 class _Known:
     """What is known of one customer, since several plans price the same.
 
-    Usage by its reading, shared usage by number; and the lines of each period.
+    Usage by its reading, shared usage by number; the lines of each period; and versions as they
+    were agreed, by those that are stored.
     """
 
     def __init__(self, periods: int) -> None:
+        self.agreed: dict[int, _PlanInUse] = {}
         self.usages: dict[int | tuple[Reading, Spans], Usage] = {}
         self.lines: tuple[KnownLines, ...] = tuple({} for _ in range(periods))
 

@@ -19,7 +19,15 @@ from kit.interval import Interval
 from kit.money import Money
 from services.rating.days import local_day
 from services.rating.fees import begin_of_term
-from services.rating.model import Contract, Plan, PlanVersion, Proration, Rating
+from services.rating.model import (
+    NO_OVERRIDES,
+    Contract,
+    Overrides,
+    Plan,
+    PlanVersion,
+    Proration,
+    Rating,
+)
 from services.rating.prices import (
     GraduatedPercentagePrice,
     GraduatedPrice,
@@ -45,7 +53,8 @@ class SimulatedPeriod:
 class SimulatedCustomer:
     """A customer whose usage is rated again; no plan means that nothing is paid now.
 
-    Without periods of its own a customer is billed by those of the simulation.
+    Without periods of its own a customer is billed by those of the simulation. The overrides were
+    agreed instead of what the plan says.
     """
 
     customer_id: str
@@ -54,6 +63,7 @@ class SimulatedCustomer:
     contract_start: datetime | None
     time_zone: ZoneInfo
     periods: tuple[SimulatedPeriod, ...] = ()
+    overrides: Overrides = NO_OVERRIDES
 
 
 @dataclass(frozen=True, slots=True)

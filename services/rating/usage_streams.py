@@ -77,6 +77,10 @@ class UsageStreams:
             )
         return known
 
+    def shared(self, reading: Reading, spans: Spans) -> SharedUsage | None:
+        """Answer a reading that was taken in, if it was."""
+        return self._shared.get((reading, spans))
+
     async def read(self, block: slice) -> Sequence[_Rows]:
         """Read what every query says of some customers.
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from google.protobuf.text_format import Parse
+from google.type.decimal_pb2 import Decimal as DecimalMessage
 from pyarrow import parquet
 
 from cli.demo.world import CUSTOMERS, SELLER
@@ -35,7 +36,11 @@ from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
 )
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
 from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest
-from tollkeeper.api.rating.v1.rating_service_pb2 import PutProviderCostsRequest, RateRequest
+from tollkeeper.api.rating.v1.rating_service_pb2 import (
+    PlanOverrides,
+    PutProviderCostsRequest,
+    RateRequest,
+)
 from tollkeeper.api.tax.v1.tax_pb2 import BUYER_KIND_BUSINESS
 
 PLANS = Path(__file__).resolve().parents[2] / "docs/examples/plans"
@@ -190,8 +195,9 @@ async def test_trying_a_plan_says_what_everybody_would_pay(shell: Shell) -> None
 
 
 async def test_subscriptions_are_simulated_by_their_own_billing_periods(shell: Shell) -> None:
-    """Those that end in between: from the 20th on, or the months of UTC where that is asked for."""
+    """Those that end in between, as agreed; or the months of UTC where that is asked for."""
     monthly, cut = CUSTOMERS[0].customer.customer_id, "paris"
+    agreed = PlanOverrides(base_fee=DecimalMessage(value="7"))
     await shell.world.call(
         "invoicing.PutCustomer",
         PutCustomerRequest(
@@ -218,6 +224,7 @@ async def test_subscriptions_are_simulated_by_their_own_billing_periods(shell: S
                 plan_id="pro",
                 start_time=render_time(JANUARY + timedelta(days=19)),
                 anchor=BILLING_ANCHOR_ANNIVERSARY,
+                overrides=agreed,
             ),
         ),
     )
@@ -232,13 +239,15 @@ async def test_subscriptions_are_simulated_by_their_own_billing_periods(shell: S
     own, months = await fees(), await fees("--months")
 
     period = Interval(datetime(2026, 1, 19, 23, tzinfo=UTC), datetime(2026, 2, 19, 23, tzinfo=UTC))
-    answers = [
-        await shell.world.call(
-            "rating.Rate",
-            RateRequest(customer_id=customer_id, plan_id="pro", period=render_interval(each)),
-        )
-        for customer_id, each in ((cut, period), (monthly, Interval(FEBRUARY, MARCH)))
+    requests = [
+        RateRequest(
+            customer_id=cut, plan_id="pro", period=render_interval(period), overrides=agreed
+        ),
+        RateRequest(
+            customer_id=monthly, plan_id="pro", period=render_interval(Interval(FEBRUARY, MARCH))
+        ),
     ]
+    answers = [await shell.world.call("rating.Rate", request) for request in requests]
     expected = [parse_money(each.rating.total, "total").to_decimal() for each in answers]
     assert [Decimal(own[cut]), Decimal(months[monthly])] == expected
     assert own.keys() == months.keys()

@@ -21,7 +21,7 @@ from kit.rpc.wire import render_time
 from kit.settings import ServiceSettings
 from tests.rating_world import World, a_meter_message, metered_world
 from tollkeeper.api.meter.v1 import meter_pb2
-from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest
+from tollkeeper.api.meter.v1.meter_service_pb2 import ImportUsageRequest, IngestEventsRequest
 from tollkeeper.api.rating.v1 import plan_pb2
 from tollkeeper.api.rating.v1 import rating_service_pb2 as messages
 from tollkeeper.api.rating.v1.margin_pb2 import MarginScope
@@ -253,6 +253,22 @@ async def test_other_currencies_need_a_rate(world: World) -> None:
     assert isinstance(refusal, InvalidInput)
     assert [violation.field for violation in refusal.violations] == ["exchange_rates.EUR"]
     assert margins_of(answer, "MODEL")["m"][1] == Fraction("1.08")
+
+
+async def test_margins_know_what_was_agreed_and_what_was_billed_elsewhere(world: World) -> None:
+    """Another base fee is other revenue; imported history is neither revenue nor cost."""
+    await world.ask("PutProviderCosts", Parse(A_COST, messages.PutProviderCostsRequest()))
+    event = an_event(700, "acme", "m", input_tokens="1000")
+    await world.ask("meter.ImportUsage", ImportUsageRequest(events=[event]))
+    request = a_request(*CUSTOMERS[:2])
+    listed = margins_of(await world.ask("GetMargins", request), "CUSTOMER")
+    agreed = request.overrides.add(customer_id="acme")
+    agreed.overrides.base_fee.value = "12"
+
+    answer = margins_of(await world.ask("GetMargins", request), "CUSTOMER")
+
+    assert answer == {**listed, "acme": (listed["acme"][0] - 30 + 12, Fraction())}
+    assert listed["acme"][0] == await rated(world, "acme")
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,13 @@ def cents(money: Any) -> int:  # noqa: ANN401 - a message of Google's.
     return int(money.units * 100 + money.nanos // 10**7)
 
 
-async def rated(world: World, request: messages.SimulateRequest, customer: str, plan: str) -> int:
+async def rated(
+    world: World,
+    request: messages.SimulateRequest,
+    customer: str,
+    plan: str,
+    overrides: messages.PlanOverrides | None = None,
+) -> int:
     """Rate each period of a request by itself, and answer the sum in cents."""
     total = 0
     for number, each in enumerate(request.periods):
@@ -165,6 +171,7 @@ async def rated(world: World, request: messages.SimulateRequest, customer: str, 
             plan_id=plan,
             period=each.period,
             previous_periods=[before.period for before in request.periods[:number]],
+            overrides=overrides,
         )
         if each.HasField("proration"):
             asked.proration.CopyFrom(each.proration)
@@ -211,6 +218,35 @@ async def test_reading_some_customers_at_a_time_changes_nothing(
     assert progress_of(one_by_one) == [0, 1, 2, 3, 4, 5]
     assert outcomes_of(steps) == outcomes_of(one_by_one) == whole
     assert list(outcomes_of(steps)) == sorted(whole)
+
+
+async def test_what_was_agreed_holds_now_and_for_the_same_plan(world: World) -> None:
+    """A candidate of another plan is another agreement; what cannot be fails its customer alone."""
+    same = a_plan_message('base_fee { value: "30" }')
+    request = naming(a_request(TIERED), "acme", "Bolt", "zeta")
+    request.candidates.append(same)
+    agreed = messages.PlanOverrides()
+    agreed.base_fee.value = "1"
+    agreed.prices.add().CopyFrom(a_plan_message().prices[0])
+    agreed.prices[0].meter_id = "ever"
+    request.overrides.add(customer_id="acme", overrides=agreed)
+    unknown = messages.PlanOverrides(prices=Parse(TIERED, plan_pb2.Plan()).prices)
+    unknown.prices[0].price_id = "nothing"
+    request.overrides.add(customer_id="zeta", overrides=unknown)
+
+    outcomes = outcomes_of(await simulate(world, request))
+
+    await world.put_plan(Parse(TIERED, plan_pb2.Plan()), request_id="tiered")
+    now = await rated(world, request, "acme", "pro", agreed)
+    assert cents(outcomes["acme"].current) == now
+    assert cents(outcomes["acme"].candidates[0].total) == await rated(
+        world, request, "acme", "tiered"
+    )
+    assert cents(outcomes["acme"].candidates[1].total) == now
+    assert cents(outcomes["Bolt"].current) == await rated(world, request, "Bolt", "pro")
+    assert outcomes["zeta"].error.message == (
+        "overrides.prices[0].price_id: is no price of the plan pro"
+    )
 
 
 async def test_customers_are_billed_by_their_own_calendar(world: World) -> None:
@@ -345,10 +381,11 @@ REFUSALS = [
             candidates=a_request(TIERED).candidates,
             periods=a_request(TIERED).periods,
             calendars=[simulation_pb2.SimulatedCalendar()],
+            overrides=[messages.CustomerOverrides(customer_id="a b")],
             customers=[simulation_pb2.SimulatedCustomer(customer_id="acme", calendar=2)],
         ),
-        ["calendars[0].periods", "customers[0].calendar"],
-        id="calendars",
+        ["calendars[0].periods", "customers[0].calendar", "overrides[0].customer_id"],
+        id="calendars and agreements",
     ),
 ]
 

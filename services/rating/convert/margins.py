@@ -1,6 +1,7 @@
 """Margins between the wire and the domain."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 
@@ -17,7 +18,12 @@ from services.rating.convert.fields import (
     render_optional,
     take,
 )
-from services.rating.convert.simulations import parse_customer, parse_periods
+from services.rating.convert.simulations import (
+    parse_customer,
+    parse_customer_overrides,
+    parse_periods,
+    with_overrides,
+)
 from services.rating.margins import (
     Margin,
     MarginAlert,
@@ -54,7 +60,10 @@ def parse_get_margins(request: messages.GetMarginsRequest) -> MarginQuestion:
         currency=take(violations, "currency", parse_currency, request.currency),
         exchange_rates=take(violations, "exchange_rates", _exchange_rates, request.exchange_rates),
     )
+    overrides = parse_customer_overrides(violations, request.overrides)
     violations.raise_if_any()
+    customers = with_overrides(violations, question.customers, overrides)
+    question = replace(question, customers=customers)
     seen: set[str] = set()
     for index, customer in enumerate(question.customers):
         if customer.customer_id in seen:

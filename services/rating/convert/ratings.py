@@ -86,7 +86,7 @@ def parse_rate(request: rating_service_pb2.RateRequest) -> PeriodToRate:
     proration = given_usage = contract_start = as_of = None
     overrides = NO_OVERRIDES
     if request.HasField("overrides"):
-        overrides = take(violations, "overrides", _overrides, request.overrides)
+        overrides = take(violations, "overrides", parse_overrides, request.overrides)
     if request.HasField("contract_start"):
         contract_start = take(violations, "contract_start", parse_time, request.contract_start)
     if request.HasField("as_of"):
@@ -154,7 +154,8 @@ def render_rating(rating: Rating) -> rating_pb2.Rating:
     )
 
 
-def _overrides(message: rating_service_pb2.PlanOverrides, field: str) -> Overrides:
+def parse_overrides(message: rating_service_pb2.PlanOverrides, field: str) -> Overrides:
+    """Read what was agreed instead of what a plan says."""
     violations = Violations()
     commitment = None
     if message.HasField("commitment"):

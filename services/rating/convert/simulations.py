@@ -18,7 +18,13 @@ from services.rating.convert.fields import (
     take,
 )
 from services.rating.convert.plans import parse_plan
-from services.rating.convert.ratings import PERIOD_DAYS_MAX, parse_period, parse_proration
+from services.rating.convert.ratings import (
+    PERIOD_DAYS_MAX,
+    parse_overrides,
+    parse_period,
+    parse_proration,
+)
+from services.rating.model import Overrides
 from services.rating.simulation import (
     Bucket,
     Change,
@@ -39,6 +45,7 @@ CANDIDATES_MAX = 8
 PERIODS_MAX = 60
 CUSTOMERS_MAX = 100_000
 CALENDARS_MAX = 10_000
+OVERRIDES_MAX = 10_000
 SEGMENT_LENGTH_MAX = 64
 _DOMAIN = "tollkeeper.rating"
 
@@ -75,7 +82,10 @@ def parse_simulate(request: rating_service_pb2.SimulateRequest) -> Simulation:
         ),
         current_plan_id=current_plan_id,
     )
+    overrides = parse_customer_overrides(violations, request.overrides)
     violations.raise_if_any()
+    customers = with_overrides(violations, simulation.customers, overrides)
+    simulation = replace(simulation, customers=customers)
     seen: set[str] = set()
     for index, customer in enumerate(simulation.customers):
         if customer.customer_id in seen:
@@ -173,6 +183,46 @@ def parse_customer(
     if message.calendar:
         return replace(customer, periods=calendars[message.calendar - 1])
     return customer
+
+
+def parse_customer_overrides(
+    violations: Violations, messages: Sequence[rating_service_pb2.CustomerOverrides]
+) -> list[tuple[str, Overrides]]:
+    """Read what was agreed with customers, each named."""
+    if len(messages) > OVERRIDES_MAX:
+        violations.add("overrides", f"must have at most {OVERRIDES_MAX:,} customers")
+        return []
+    return [
+        (
+            take(
+                violations, f"overrides[{index}].customer_id", parse_customer_id, each.customer_id
+            ),
+            take(violations, f"overrides[{index}].overrides", parse_overrides, each.overrides),
+        )
+        for index, each in enumerate(messages)
+    ]
+
+
+def with_overrides(
+    violations: Violations,
+    customers: Sequence[SimulatedCustomer],
+    overrides: Sequence[tuple[str, Overrides]],
+) -> tuple[SimulatedCustomer, ...]:
+    """Give customers what was agreed with them."""
+    agreed: dict[str, Overrides] = {}
+    named = {customer.customer_id for customer in customers}
+    for index, (customer_id, each) in enumerate(overrides):
+        if customer_id not in named:
+            violations.add(f"overrides[{index}].customer_id", "is none of the customers")
+        elif customer_id in agreed:
+            violations.add(f"overrides[{index}].customer_id", "is named twice")
+        agreed[customer_id] = each
+    return tuple(
+        replace(customer, overrides=agreed[customer.customer_id])
+        if customer.customer_id in agreed
+        else customer
+        for customer in customers
+    )
 
 
 def _segment(text: str, field: str) -> str:

@@ -1311,6 +1311,7 @@ class SimulateRequest(_message.Message):
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     CURRENT_PLAN_ID_FIELD_NUMBER: _builtins.int
     CALENDARS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     current_plan_id: _builtins.str
     """The plan by which customers pay now who name none. Empty means that it is not
     known what they pay, which counts as nothing.
@@ -1339,6 +1340,13 @@ class SimulateRequest(_message.Message):
         month on which they began, or in another time zone. At most 10,000.
         """
 
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___CustomerOverrides]:
+        """What was agreed with some of the customers instead of what their plan says,
+        at most 10,000. It holds for a candidate of the same plan as well, which is
+        the next version of it, and for no other.
+        """
+
     def __init__(
         self,
         *,
@@ -1347,14 +1355,43 @@ class SimulateRequest(_message.Message):
         customers: _abc.Iterable[_simulation_pb2.SimulatedCustomer] | None = ...,
         current_plan_id: _builtins.str = ...,
         calendars: _abc.Iterable[_simulation_pb2.SimulatedCalendar] | None = ...,
+        overrides: _abc.Iterable[Global___CustomerOverrides] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendars", b"calendars", "candidates", b"candidates", "current_plan_id", b"current_plan_id", "customers", b"customers", "periods", b"periods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendars", b"calendars", "candidates", b"candidates", "current_plan_id", b"current_plan_id", "customers", b"customers", "overrides", b"overrides", "periods", b"periods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SimulateRequest: _TypeAlias = SimulateRequest  # noqa: Y015
+
+@_typing.final
+class CustomerOverrides(_message.Message):
+    """What was agreed with one customer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The customer, one of the request's. Required."""
+    @_builtins.property
+    def overrides(self) -> Global___PlanOverrides:
+        """What replaces what the plan says. Required."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        overrides: Global___PlanOverrides | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomerOverrides: _TypeAlias = CustomerOverrides  # noqa: Y015
 
 @_typing.final
 class SimulateResponse(_message.Message):
@@ -1424,6 +1461,7 @@ class GetMarginsRequest(_message.Message):
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     EXCHANGE_RATES_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     currency: _builtins.str
     """The currency of the report, an ISO 4217 code. Required."""
     @_builtins.property
@@ -1440,6 +1478,12 @@ class GetMarginsRequest(_message.Message):
         code. Required for every currency in which something is billed or charged.
         """
 
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___CustomerOverrides]:
+        """What was agreed with some of the customers instead of what their plan says,
+        at most 1,000.
+        """
+
     def __init__(
         self,
         *,
@@ -1447,10 +1491,11 @@ class GetMarginsRequest(_message.Message):
         customers: _abc.Iterable[_simulation_pb2.SimulatedCustomer] | None = ...,
         currency: _builtins.str = ...,
         exchange_rates: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        overrides: _abc.Iterable[Global___CustomerOverrides] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "customers", b"customers", "exchange_rates", b"exchange_rates", "periods", b"periods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "customers", b"customers", "exchange_rates", b"exchange_rates", "overrides", b"overrides", "periods", b"periods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
