@@ -224,6 +224,7 @@ for i = 1, #late_ids do stamp_late(books, late_ids[i], books.late[i]) end
 
 local replies, told, exhibits = {''}, {}, {}
 local counts, passed, records, repeats = {}, {}, {}, {}
+local told_count, passed_count = 0, 0
 local decide = {[0] = check, reserve, commit, release, extend, mark_dispatched, book}
 
 at = 1
@@ -248,11 +249,11 @@ while at < last do
       counts[place] = counts[place] or 0
       if kind > 0 then
         -- Its record is made when all is decided; until then it is known by its number.
-        local count, news = #passed, books.news
         counts[place] = counts[place] + 1
-        remember(books, request, count / 4 + 1)
-        passed[count + 1], passed[count + 2], passed[count + 3] = at, code, detail
-        passed[count + 4] = #news
+        remember(books, request, passed_count / 4 + 1)
+        passed[passed_count + 1], passed[passed_count + 2] = at, code
+        passed[passed_count + 3], passed[passed_count + 4] = detail, #books.news
+        passed_count = passed_count + 4
       end
     end
     if outcome and kind > 0 and not coverage.is_remembered then
@@ -260,8 +261,8 @@ while at < last do
       remember(books, 's' .. coverage[1], coverage[3])
     end
   end
-  local count = #told
-  told[count + 1], told[count + 2] = code, detail
+  told[told_count + 1], told[told_count + 2] = code, detail
+  told_count = told_count + 2
   at = at + 7 + coverage[4]
 end
 
@@ -282,7 +283,7 @@ for place = 1, #coverages do
 end
 if is_run_named then remember(books, '#', string.format('%d', run)) end
 
-for i = 1, #passed, 4 do
+for i = 1, passed_count, 4 do
   local at, code, detail = passed[i], passed[i + 1], passed[i + 2]
   local place, hold = operations[at + 1], operations[at] == 1 and operations[at + 4] or ''
   local coverage, reply = coverages[place], false

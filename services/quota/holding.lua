@@ -116,14 +116,22 @@ end
 
 local function reserve(books, coverage, at)
   local operations = books.operations
-  local extra = operations[at + 6]
-  local is_shadow, least, flexible
-  if extra ~= 0 then is_shadow, least, flexible = extra[1] == 1, extra[2], extra[3] end
-  local outcome, sums, base, granted, misfits =
-    admit(coverage, operations, at + 6, is_shadow, least, flexible)
-  if outcome == 3 then return 3, 0, '' end
+  local outcome, sums, base, granted, misfits = 1, operations, at + 6, nil, nil
+  local extra, size = operations[at + 6], #coverage
+  -- Nearly all calls fit, and Lua calls a function for as much as this costs.
+  for i = 5, size, 2 do
+    local counter, amount = coverage[i], sums[base + coverage[i + 1]]
+    if amount > 0 and counter.room and counter.taken + amount * counter.scale > counter.room then
+      local is_shadow, least, flexible
+      if extra ~= 0 then is_shadow, least, flexible = extra[1] == 1, extra[2], extra[3] end
+      outcome, sums, base, granted, misfits =
+        admit(coverage, sums, base, is_shadow, least, flexible)
+      if outcome == 3 then return 3, 0, '' end
+      break
+    end
+  end
   local changed = books.changed
-  for i = 5, #coverage, 2 do
+  for i = 5, size, 2 do
     local counter, amount = coverage[i], sums[base + coverage[i + 1]]
     counter.taken = counter.taken + amount * counter.scale
     counter.held = counter.held + amount
@@ -151,9 +159,10 @@ local function reserve(books, coverage, at)
       local amounts = cmsgpack.pack(unpack(sums, base + 1, base + coverage[4]))
       values[count + 2] = coverage.hold_head .. amounts
     end
+    count = #expiries
     expiries[count + 1], expiries[count + 2] = coverage.expiry_text, id
   end
-  keep_expiry(books, expiry)
+  if expiry > books.last_expiry then books.last_expiry = expiry end
   return outcome, expiry, id, misfits, granted
 end
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import TypeVar, assert_never
+from typing import TypeVar, assert_never, cast
 
 from kit.clock import Clock
 from kit.errors import InvalidInput, NotFound, Precondition
@@ -55,6 +55,10 @@ from services.quota.reconciler import Reconciled, Reconciler
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 Ticket = TypeVar("Ticket")
+
+
+# As the class itself, without what Python does for names of arguments.
+_new_root = cast("Callable[[tuple[str, str]], Root]", partial(tuple.__new__, Root))
 
 
 class Gate:
@@ -159,7 +163,8 @@ class Gate:
                 name = f"{self._hold_prefix}-{next(self._hold_numbers):x}"
                 if call.estimates:
                     call, name = self._estimators.estimated(tenant, call, name)
-                return Root(tenant, call.subject.customer), reserve_operation(call, coverage, name)
+                root = _new_root((tenant, call.subject.customer))
+                return root, reserve_operation(call, coverage, name)
             case CommitCall() | ExtendCall():
                 return self._asked_of_hold(tenant, call)
             case CheckCall():

@@ -41,6 +41,9 @@ from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 _NANOS_PER_MS = 1_000_000
 _MS_PER_S = 1000
 _REMEMBERED_MAX = 65_536
+# Kinds of answers that say what is granted, and those forms that always say the same decision.
+_GRANTING = frozenset(("reserve", "extend"))
+_ALLOWING = frozenset(("check", "reserve", "extend"))
 _FIGURES = 3
 _FIGURES_WITH_WAIT = 4
 # Plain numbers, since looking up a member of an enumeration takes a while.
@@ -211,7 +214,7 @@ class _Row:
 class _Form:
     """One kind of answer about a coverage."""
 
-    __slots__ = ("answer", "body", "expire_ms", "figures", "response", "rows")
+    __slots__ = ("answer", "body", "expire_ms", "figures", "granted", "response", "rows")
 
     def __init__(self, coverage: Coverage, kind: str) -> None:
         self.response = SessionResponse()
@@ -219,6 +222,7 @@ class _Form:
         self.body = getattr(self.answer, kind)
         self.expire_ms = 0
         self.figures: Sequence[int] = ()
+        self.granted: Any = self.body.granted if kind in _GRANTING else None
         self.rows = [
             _Row(
                 LimitStatus(
@@ -288,17 +292,15 @@ class _Form:
 
     def grant_written(self, expire_ms: int, amounts: Sequence[bytes]) -> None:
         """Write what is held, given as bytes, and until when."""
-        body = self.body
         if expire_ms != self.expire_ms:
             self.expire_ms = expire_ms
-            body.expire_time = _time(expire_ms)
-        body.granted[:] = amounts
+            self.body.expire_time = _time(expire_ms)
+        self.granted[:] = amounts
 
 
 def _filled_check(answer: Answer) -> _Form:
     if answer.outcome == _ALLOWED:
         form = _form(answer.coverage, "check")
-        form.body.decision = quota_pb2.DECISION_ALLOW
         form.show(answer)
         return form
     form = _form(answer.coverage, "check misfit")
@@ -310,36 +312,37 @@ def _filled_check(answer: Answer) -> _Form:
 def _filled_reserve(answer: Answer, call: ReserveCall, written: Sequence[bytes] = ()) -> _Form:
     coverage = answer.coverage
     outcome = answer.outcome
-    if outcome == _DENIED:
-        form = _form(coverage, "reserve denied")
-        form.body.decision = quota_pb2.DECISION_DENY
-        form.show_misfits(answer)
-        return form
-    form = _form(coverage, "reserve" if outcome == _ALLOWED else "reserve misfit")
-    body = form.body
-    body.decision = _DECISIONS[outcome]
-    body.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     if outcome == _ALLOWED:
+        form = _form(coverage, "reserve")
         if written and not call.estimates:
             form.grant_written(answer.detail, written)
         else:
             form.grant(answer.detail, _granted(form, answer, call))
         form.show(answer)
+    elif outcome == _DENIED:
+        form = _form(coverage, "reserve denied")
+        form.body.decision = quota_pb2.DECISION_DENY
+        form.show_misfits(answer)
+        return form
     else:
+        form = _form(coverage, "reserve misfit")
+        form.body.decision = _DECISIONS[outcome]
         form.grant(answer.detail, _granted(form, answer, call))
         form.show_misfits(answer)
+    form.body.reservation_id = f"{answer.hold}.{coverage.subject.customer}"
     return form
 
 
 def _filled_extend(answer: Answer, call: ExtendCall) -> _Form:
     outcome = answer.outcome
-    form = _form(answer.coverage, "extend" if outcome == _ALLOWED else "extend misfit")
-    form.body.decision = _DECISIONS[outcome]
-    form.grant(answer.detail, {} if outcome == _DENIED else _granted(form, answer, call))
     if outcome == _ALLOWED:
+        form = _form(answer.coverage, "extend")
         form.show(answer)
     else:
+        form = _form(answer.coverage, "extend misfit")
+        form.body.decision = _DECISIONS[outcome]
         form.show_misfits(answer)
+    form.grant(answer.detail, {} if outcome == _DENIED else _granted(form, answer, call))
     return form
 
 
@@ -374,6 +377,8 @@ def _form(coverage: Coverage, name: str) -> _Form:
     form = forms.get(name)
     if form is None:
         form = forms[name] = _Form(coverage, name.split(maxsplit=1)[0])
+        if name in _ALLOWING:
+            form.body.decision = quota_pb2.DECISION_ALLOW
     return form
 
 
