@@ -71,7 +71,9 @@ local books = {
 -- function for as much as this costs.
 local function add_figures(books, coverage, values, count, denied_at, misfits)
   local operations, now, least = books.operations, books.now, false
-  if denied_at and operations[denied_at + 6] ~= 0 then least = operations[denied_at + 6][2] end
+  local extra = denied_at and operations[denied_at + 6] or 0
+  -- Where limits have changed since a hold was made, the least is in terms of those of the hold.
+  if extra ~= 0 and not extra[4] then least = extra[2] end
   for i = 5, #coverage, 2 do
     local counter = coverage[i]
     local scale, drain, used, taken = counter.scale, counter.drain, counter.settled, counter.taken

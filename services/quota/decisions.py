@@ -380,7 +380,9 @@ class _Books:
             self._passed.append((operation, answer))
             return answer
         figures: list[int] = []
-        amounts = operation.demand.least or operation.demand.amounts
+        demand = operation.demand
+        # Of a hold under other limits the least is known by those only, so one waits for all of it.
+        amounts = (demand.least or demand.amounts) if operation.own is None else demand.amounts
         for (name, slot), rule in zip(operation.parts, operation.rules, strict=True):
             counter = self._counter(name, rule)
             figures += counter.figures(self._now_ms)

@@ -400,3 +400,29 @@ def test_the_script_and_the_core_decide_alike(redis_url: str) -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
+
+
+def test_a_part_of_a_hold_under_other_limits_waits_alike(redis_url: str) -> None:
+    """The least that is accepted is in terms of the limits of then, the waits in those of now."""
+    day = a_limit("day", capacity=0, window=WINDOWS[3])
+    month = a_limit("month", capacity=100, units=("requests",), window=WINDOWS[6])
+    subject, state = SUBJECTS[0], SubjectState()
+    amounts, least = {"tokens": 1, "requests": 0}, {"requests": 0, "tokens": 1}
+    before = LimitIndex([day, month]).coverage(subject, ())
+    closed = a_rate("month", capacity=0, period_ms=1_000, units=UNITS)
+    after = LimitIndex([day, closed]).coverage(subject, ())
+    call = ReserveCall("first", b"8 bytes.", subject, (), {}, 100)
+    more = ExtendCall("more", b"8 bytes.", HoldId("h", "acme"), subject, (), amounts, 0, least)
+    with redis.Redis.from_url(redis_url) as client:
+        script = InRedis(client)
+        for asked in (
+            Asked(reserve_operation(call, before, "h"), {}, {}, 1, is_shadow=False),
+            Asked(
+                *(extend_operation(more, after), amounts, least, 0),
+                is_shadow=False,
+                description=before.description,
+            ),
+        ):
+            (told,) = script.decide([asked.for_redis()], START_MS)
+            state, (expected,) = decide(state, [asked.for_the_core(START_MS)], START_MS, SWEEP_MAX)
+            assert told_by_redis(told) == told_by_the_core(expected)
