@@ -6,13 +6,13 @@ The traces are published ones; their README tells what they add up to.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -160,12 +160,12 @@ async def totals(world: World, tenant: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def batches(name: str) -> Iterator[list[UsageEvent]]:
-    """Read a trace as usage events of a customer of its name."""
+@cache
+def batches(name: str) -> list[list[UsageEvent]]:
+    """Read a trace as usage events, once for every way of sending them."""
     file, trace_format = TRACES[name]
-    rows = read_rows(file, trace_format)
-    while batch := [row.event for row in itertools.islice(rows, BATCH)]:
-        yield batch
+    events = [row.event for row in read_rows(file, trace_format)]
+    return [events[first : first + BATCH] for first in range(0, len(events), BATCH)]
 
 
 async def by_import(meter: Meter, tenant: str, folder: Path) -> None:
