@@ -1,6 +1,6 @@
 """The open holds that this replica has answered, in memory, for when Redis loses them.
 
-Bounded: when it is full the oldest are forgotten, which at worst lets their amounts be used twice.
+Bounded: when it is full some are forgotten, which at worst lets their amounts be used twice.
 Refuses to be asked about holds; Redis is, while it has them.
 """
 
@@ -105,7 +105,7 @@ class OpenHolds:
             holds[name] = known._replace(amounts=amounts, expire_ms=expire_ms)
 
     def _make_room(self) -> None:
-        """Forget some at once, since the first is looked for behind all that are gone."""
+        """Forget some at once, of who came first: looking for them takes a while."""
         forgotten = max(1, self._holds_max // _PARTS_FORGOTTEN)
         oldest = (
             (customer, name) for customer in list(self._of) for name in list(self._of[customer])
