@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from cli.signing_keys import SigningKeys
 from kit.clock import ManualClock
 from kit.postgres import Database
 from kit.settings import ServiceSettings
-from services.meter.usecases.retention import Retention
 from tests.hosting import hosted
 from tests.metered_calls import store, tell, use
 from tests.quota_world import (
@@ -28,6 +27,7 @@ from tests.quota_world import (
     quota_world,
     request_id,
 )
+from tests.retention_world import retention
 from tollkeeper.api.meter.v1.meter_service_pb2 import VoidEventRequest
 from tollkeeper.api.quota.v1 import quota_service_pb2 as messages
 
@@ -49,10 +49,10 @@ async def world(
     """A gate with limits of every kind on a customer, and on each of his keys."""
     async with quota_world(settings_for, keys, tenant, meter_address=meter) as running:
         await running.put(
-            a_limit("year", capacity="1000"),
-            a_limit("keys", level="LEVEL_KEY", capacity="500"),
-            a_limit("prepaid", capacity="1000", lifetime={}),
-            a_limit("rate", capacity="1000", rolling={"period": "86400s"}),
+            a_limit("year", capacity="100000"),
+            a_limit("keys", level="LEVEL_KEY", capacity="100000"),
+            a_limit("prepaid", capacity="100000", lifetime={}),
+            a_limit("rate", capacity="1000", rolling={"period": "86400s", "burst": "100000"}),
             a_limit("flying", units=[], capacity="5", concurrency={}),
         )
         yield running
@@ -190,7 +190,7 @@ async def test_calls_go_on_while_counters_are_rebuilt(world: QuotaWorld, meter: 
         await world.ask("RebuildCounters", a_rebuild())
     is_over.set()
     calls = await asyncio.gather(*callers)
-    after = [Standing("year", "acme", sum(calls), 0, 1000 - sum(calls))]
+    after = [Standing("year", "acme", sum(calls), 0, 100_000 - sum(calls))]
     during = (await balances(world))["year"]
     await world.ask("RebuildCounters", a_rebuild())
     found = [each for each in await world.balances(key="k1") if each.limit == "year"]
@@ -267,7 +267,7 @@ async def test_a_limit_that_began_before_the_kept_events_must_be_put_anew(
     database = Database(settings_for("meter").database_url, "meter")
     await database.connect()
     in_2040 = ManualClock(datetime(2040, 1, 20, tzinfo=UTC))
-    await Retention(database, in_2040, timedelta(days=400)).maintain()
+    await retention(database, in_2040).maintain()
     await database.close()
     error = await world.refusal("RebuildCounters", a_rebuild())
 
