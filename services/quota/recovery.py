@@ -75,7 +75,9 @@ class Recovery:
 
     async def connect(self) -> None:
         """Begin to look whether there is a new epoch."""
-        self._restored = self._epochs.current
+        self._restored = current = self._epochs.current
+        if current is not None:
+            self._lost_ms = current.lost_ms
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
