@@ -13,7 +13,7 @@ from services.quota.counters import Root, keys_of
 from services.quota.counting import GAUGE
 from services.quota.coverage import described_hold
 from services.quota.model import HoldPhase
-from services.quota.redis_link import Link, RedisLink, ReplyError, packed
+from services.quota.redis_link import Link, RedisLink, check_replies, packed
 from services.quota.refusals import unavailable
 
 _KEYS_PER_STEP = 1000
@@ -47,9 +47,7 @@ class Audits:
 
     async def _audit_one(self, root: Root) -> Audit:
         key, *_ = keys_of(root)
-        (fields,) = await self._link.ask([packed("HGETALL", key)], [key])
-        if isinstance(fields, Exception):
-            raise ConnectionError(str(fields)) from fields
+        (fields,) = check_replies(await self._link.ask([packed("HGETALL", key)], [key]))
         held: dict[str, int] = {}
         holds: list[HoldRecord] = []
         for name, value in zip(fields[::2], fields[1::2], strict=True):
@@ -73,10 +71,7 @@ async def _matching(node: RedisLink, pattern: str) -> Any:  # noqa: ANN401 - myp
     cursor = _START
     while True:
         command = packed("SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_PER_STEP)
-        (reply,) = await node.ask([command])
-        if isinstance(reply, ReplyError):
-            raise ConnectionError(str(reply))
-        cursor, keys = reply
+        ((cursor, keys),) = check_replies(await node.ask([command]))
         for key in keys:
             yield key.decode()
         if cursor == _START:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from services.quota.model import Dimensions, Limit, Subject
 from services.quota.rate_cards import RETRY_S, RateCards
 from services.quota.rebuilding import MadeMs
 from services.quota.refusals import unavailable
+from services.quota.unix_time import unix_ms
 
 REFRESH_S = 0.25
 
@@ -36,8 +37,6 @@ _VERSIONS = "tollkeeper:quota:limit_versions"
 _VERSION_BYTES = 8
 _VERSION_WAIT_S = 0.25
 _TENANTS_PER_LOOK = 1000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _filter_failures = meter.create_counter(
     "quota.filter_failures", description="Calls to which the filter of a limit cannot be applied."
 )
@@ -182,9 +181,7 @@ class LimitCatalogue:
         if known is None or known.number < number:
             limits = [one.limit for one in stored]
             index, changes_at = self._indexed(tenant, limits)
-            made_ms = {
-                one.limit.limit_id: (one.create_time - _EPOCH) // _MILLISECOND for one in stored
-            }
+            made_ms = {one.limit.limit_id: unix_ms(one.create_time) for one in stored}
             self._loaded[tenant] = _Loaded(number, version, limits, made_ms, index, changes_at)
 
     def renew(self) -> None:

@@ -6,7 +6,7 @@ Refuses to wait longer than a few seconds, and to guess what costs what.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import grpc.aio
@@ -20,6 +20,7 @@ from kit.rpc.wire import render_interval
 from services.quota.coverage import card_unavailable
 from services.quota.model import Subject
 from services.quota.rebuilding import Usage
+from services.quota.unix_time import instant_of
 from services.quota.weights import CardEntry, RateCard
 from tollkeeper.api.meter.v1 import meter_pb2
 from tollkeeper.api.meter.v1.meter_service_pb2 import GetMeterRequest, SummarizeUsageRequest
@@ -41,8 +42,6 @@ _RETRY_AFTER = timedelta(seconds=1)
 _USAGE_DIGITS_MAX = 64
 _UNIT_AMOUNT_DIGITS_MAX = 64
 _ZERO = Decimal(0)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class CardClient:
@@ -131,7 +130,7 @@ class UsageClient:
 
 
 def _interval(start_ms: int, end_ms: int) -> Interval:
-    return Interval(_EPOCH + start_ms * _MILLISECOND, _EPOCH + end_ms * _MILLISECOND)
+    return Interval(instant_of(start_ms), instant_of(end_ms))
 
 
 def _parse_usage(summary: meter_pb2.UsageSummary) -> Usage:

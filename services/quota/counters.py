@@ -21,7 +21,7 @@ from services.quota.coverage import Coverage, DescribedHold, described_hold, rem
 from services.quota.expiry_index import SHARDS_COUNT, ExpiryIndex
 from services.quota.model import HoldState, Kind, Outcome
 from services.quota.operations import Operation
-from services.quota.redis_link import Link, NotAsked, Reply, ReplyError, packed
+from services.quota.redis_link import Link, NotAsked, Reply, ReplyError, check_replies, packed
 from services.quota.refusals import KINDS, refusal, unavailable
 
 _PARTS = ("counting.lua", "admitting.lua", "holding.lua", "decide.lua")
@@ -187,9 +187,7 @@ class Counters:
         """
         keys = [f"tollkeeper:quota:{{expiries-{shard}}}:probe" for shard in range(SHARDS_COUNT)]
         commands = [packed("SET", key, "", "PX", _PROBE_LIFE_MS) for key in keys]
-        for reply in await self._link.ask(commands, keys):
-            if isinstance(reply, Exception):
-                raise ConnectionError(str(reply)) from reply
+        check_replies(await self._link.ask(commands, keys))
 
     async def decide(self, batches: Sequence[Batch]) -> list[Decided | Exception]:
         """Decide batches of different customers, each as a whole or not at all.

@@ -11,7 +11,7 @@ Refuses more limits on one call than the engine decides at once.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -36,12 +36,11 @@ from services.quota.model import (
     RollingRate,
     Subject,
 )
+from services.quota.unix_time import instant_of, unix_ms
 from services.quota.weights import RateCard, Tariff, read_tariff, tariff_of
 from services.quota.windows import Rate, drain_rate, window_at
 
 _ID_BYTES = 8
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _COVERAGES_MAX = 50_000
 _HOLDS_ALONE = (HOLDS,)
 _CARD_RETRY_AFTER = timedelta(seconds=1)
@@ -98,12 +97,12 @@ class LimitClock:
         window = self.limit.window
         is_current = terms.start_ms <= now_ms < terms.end_ms
         if isinstance(window, CalendarWindow | BillingPeriodWindow) and not is_current:
-            current = window_at(window, _EPOCH + now_ms * _MILLISECOND)
+            current = window_at(window, instant_of(now_ms))
             following = window_at(window, current.end)
             terms = self._terms = terms._replace(
-                start_ms=(current.start - _EPOCH) // _MILLISECOND,
-                end_ms=(current.end - _EPOCH) // _MILLISECOND,
-                next_end_ms=(following.end - _EPOCH) // _MILLISECOND,
+                start_ms=unix_ms(current.start),
+                end_ms=unix_ms(current.end),
+                next_end_ms=unix_ms(following.end),
             )
         return terms
 

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -24,16 +23,15 @@ from kit.postgres import Database
 from kit.telemetry import get_logger
 from kit.waiting import wait_for
 from services.quota.expiry_index import SHARDS_COUNT
-from services.quota.redis_link import Link, packed
+from services.quota.redis_link import Link, check_replies, packed
 from services.quota.tables import counter_epochs
+from services.quota.unix_time import unix_ms
 
 PAUSE_S = 0.25
 
 _NOBODY = ""
 _BEATS_PER_NOTE = 8
 _TOKEN_BYTES = 6
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +137,7 @@ class Epochs:
                 packed("ZADD", beat_key, "GT", beat_ms, "beat"),
             ]
             keys += [token_key, beat_key, beat_key]
-        replies = await self._link.ask(commands, keys)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise ConnectionError(str(reply)) from reply
+        replies = check_replies(await self._link.ask(commands, keys))
         tokens, beats = replies[::3], replies[1::3]
         is_known = all(token == epoch.token.encode() for token in tokens)
         is_recent = all(beat is not None and int(beat) >= self._beat_ms for beat in beats)
@@ -196,9 +191,7 @@ class Epochs:
                 packed("ZADD", beat_key, "GT", self._now_ms(), "beat"),
             ]
             keys += [token_key, beat_key]
-        for reply in await self._link.ask(commands, keys):
-            if isinstance(reply, Exception):
-                raise ConnectionError(str(reply)) from reply
+        check_replies(await self._link.ask(commands, keys))
 
     async def _beat_forever(self) -> None:
         beats_count = 0
@@ -222,7 +215,7 @@ class Epochs:
             )
 
     def _now_ms(self) -> int:
-        return (self._clock.now() - _EPOCH) // _MILLISECOND
+        return unix_ms(self._clock.now())
 
 
 def _markers(installation: str) -> Sequence[tuple[str, str]]:

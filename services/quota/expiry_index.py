@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from services.quota.redis_link import Link, RedisLink, Reply, ReplyError, packed
+from services.quota.redis_link import Link, RedisLink, Reply, ReplyError, check_replies, packed
 
 SHARDS_COUNT = 8
 LEASE_MS = 500
@@ -102,10 +102,7 @@ class ExpiryIndex:
             OSError: Redis does not answer.
         """
         scan = packed("SCAN", cursor, "MATCH", _PREFIX + b"*" + _SUFFIX, "COUNT", _KEYS_PER_STEP)
-        (reply,) = await node.ask([scan])
-        if isinstance(reply, ReplyError):
-            raise ConnectionError(str(reply))
-        following, keys = reply
+        ((following, keys),) = check_replies(await node.ask([scan]))
         names = [key[len(_PREFIX) : -len(_SUFFIX)].decode() for key in keys]
         expiries = zip(names, await self._first_expiries(names), strict=True)
         await self._ask([self._added(name, ms) for name, ms in expiries if ms is not None])
@@ -129,11 +126,7 @@ class ExpiryIndex:
         ]
 
     async def _ask(self, commands: Sequence[tuple[bytes, str]]) -> list[Reply]:
-        replies = await self._replies(commands)
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise ConnectionError(str(reply)) from reply
-        return replies
+        return check_replies(await self._replies(commands))
 
     async def _replies(self, commands: Sequence[tuple[bytes, str]]) -> list[Reply]:
         replies = await self._link.ask(

@@ -7,7 +7,6 @@ imported. What is settled while the meter is asked is added. Refuses to mend wha
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +23,9 @@ from services.quota.rebuilding import Rebuilt, counts_usage, fresh, rebuild, sta
 from services.quota.recovery import Recovery
 from services.quota.redis_link import Link, NotAsked, Reply, packed
 from services.quota.refusals import unavailable
+from services.quota.unix_time import unix_ms
 
 _SCRIPT = Path(__file__).with_name("reconcile.lua").read_bytes()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _LOOK, _SET = False, True
 _STILL_S = 0.02
 _LOOKS_MAX = 40
@@ -127,7 +125,7 @@ class Reconciler:
         return {field.decode(): _Standing(*figures) for field, *figures in found}
 
     def _now_ms(self) -> int:
-        return (self._clock.now() - _EPOCH) // _MILLISECOND
+        return unix_ms(self._clock.now())
 
     async def _ask(self, root: Root, is_to_set: bool, targets: Sequence[object]) -> Any:  # noqa: ANN401, FBT001 - msgpack; it goes on the wire.
         may_begin = False

@@ -8,7 +8,6 @@ without the meter a customer's counters stay lost.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgpack
@@ -24,15 +23,14 @@ from services.quota.epochs import Epoch, Epochs
 from services.quota.expiry_index import ExpiryIndex
 from services.quota.open_holds import OpenHold, OpenHolds
 from services.quota.rebuilding import Rebuilt, fresh, rebuild, starts_of
-from services.quota.redis_link import Link, packed
+from services.quota.redis_link import Link, check_replies, packed
+from services.quota.unix_time import unix_ms
 
 _SCRIPT = Path(__file__).with_name("rebuild.lua").read_bytes()
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 2.0
 _REBUILT_AT_ONCE = 16
 _BOOKED_S = 0.3
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _rebuilt = meter.create_counter(
     "quota.rebuilt_customers", description="Customers whose counters were rebuilt after a loss."
 )
@@ -75,9 +73,6 @@ class Recovery:
 
     async def connect(self) -> None:
         """Begin to look whether there is a new epoch."""
-        self._restored = current = self._epochs.current
-        if current is not None:
-            self._lost_ms = current.lost_ms
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -204,13 +199,10 @@ class Recovery:
         if holds:
             first_ms = min(hold.expire_ms for _, hold in holds)
             asked += filter(None, [self._index.note("/".join(root), first_ms, now_ms)])
-        replies = await self._link.ask(*map(list, zip(*asked, strict=True)))
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise ConnectionError(str(reply)) from reply
+        check_replies(await self._link.ask(*map(list, zip(*asked, strict=True))))
 
     def _now_ms(self) -> int:
-        return (self._clock.now() - _EPOCH) // _MILLISECOND
+        return unix_ms(self._clock.now())
 
 
 def _missing(coverage: Coverage, known: set[str], now_ms: int) -> list[Rebuilt]:

@@ -42,6 +42,18 @@ def packed(*parts: str | bytes | int) -> bytes:
     return command
 
 
+def check_replies(replies: list[Reply]) -> list[Reply]:
+    """Answer replies of which none is an error.
+
+    Raises:
+        ConnectionError: one is.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise ConnectionError(str(reply)) from reply
+    return replies
+
+
 class Link(Protocol):
     """What the counters need of Redis, be it one server or a cluster."""
 

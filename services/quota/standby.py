@@ -9,7 +9,6 @@ Refuses more than the journal holds: then the caller is told that the counters a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from services.quota.operations import Asked, OfHold, Operation, cancel_operation
 from services.quota.outage import Demand, judge
 from services.quota.redis_link import NotAsked
 from services.quota.refusals import reused
+from services.quota.unix_time import unix_ms
 
 JOURNAL_MAX = 100_000
 RETRY_MS = 1000
@@ -30,8 +30,6 @@ RETRY_MS = 1000
 _PAUSE_S = 0.05
 _BOOKED_AT_ONCE = 256
 _CLOSING_S = 5.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _ASKING = frozenset({int(Kind.CHECK), int(Kind.RESERVE), int(Kind.EXTEND)})
 
 Decide = Callable[[Root, Asked], Awaitable[Answer]]
@@ -192,7 +190,7 @@ class Standby:
         self._spent = {root: spent for root, spent in self._spent.items() if root in waiting}
 
     def _now_ms(self) -> int:
-        return (self._clock.now() - _EPOCH) // _MILLISECOND
+        return unix_ms(self._clock.now())
 
 
 def _may_hold(operation: Operation, error: Unavailable) -> bool:

@@ -4,7 +4,7 @@ It refuses to decide anything: what a limit means is the core's.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, select, text, update
@@ -30,11 +30,10 @@ from services.quota.model import (
     Window,
 )
 from services.quota.tables import alerts, limits
+from services.quota.unix_time import instant_of
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('quota.overrides ' || :tenant, 0))")
 _LOCK_ALERTS = text("SELECT pg_advisory_xact_lock(hashtextextended('quota.alerts ' || :tenant, 0))")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _SUBJECT = ("customer_id", "project_id", "user_id", "key_id", "run_id")
 
 
@@ -210,7 +209,7 @@ def _alert(row: Row[Any]) -> Alert:
         threshold=row.threshold,
         capacity=row.capacity,
         used=row.used,
-        reset_time=_EPOCH + row.window * _MILLISECOND if has_end else None,
+        reset_time=instant_of(row.window) if has_end else None,
         create_time=row.create_time,
     )
 

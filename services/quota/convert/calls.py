@@ -5,7 +5,6 @@ every field looked at again, so that the caller learns of all violations at once
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
@@ -43,6 +42,7 @@ from services.quota.model import (
     ReserveCall,
     Subject,
 )
+from services.quota.unix_time import unix_ms
 from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 TTL_MS_DEFAULT = 60_000
@@ -51,8 +51,6 @@ ESTIMATES_MAX = 8
 ROUTE_LENGTH_MAX = 128
 TTL_MS_MAX = 24 * 60 * 60 * 1000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _FINGERPRINT_BYTES = 8
 _MODES = frozenset(wire.Mode.values())
 _NANOS_PER_MS = 1_000_000
@@ -315,7 +313,7 @@ def _event_ms(request: wire.RecordRequest) -> int:
     if not request.HasField("event_time"):
         return 0
     instant = parse_time(request.event_time, "event_time")
-    return (instant - _EPOCH) // _MILLISECOND
+    return unix_ms(instant)
 
 
 def _refuse_terms(
