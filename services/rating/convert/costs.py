@@ -19,6 +19,7 @@ from services.rating.convert.fields import (
     parse_quantity,
     parse_quantity_name,
     take,
+    take_each,
 )
 from services.rating.costs import (
     CONTEXT_QUANTITY,
@@ -190,12 +191,8 @@ def _rates(written: Sequence[provider_cost_pb2.CostRate], field: str) -> tuple[C
     if not written:
         raise InvalidInput.of(field, "must have at least one entry")
     check_length(written, field, RATES_MAX, reason=INVALID_FIELD)
+    rates = take_each(written, field, _rate)
     violations = Violations()
-    rates = tuple(
-        take(violations, f"{field}[{index}]", _rate, message)
-        for index, message in enumerate(written)
-    )
-    violations.raise_if_any()
     seen: set[tuple[str, str, Decimal]] = set()
     for index, rate in enumerate(rates):
         key = (rate.quantity, rate.service_tier, rate.context_above)

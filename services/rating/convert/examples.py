@@ -15,6 +15,7 @@ from services.rating.convert.fields import (
     parse_price_dimensions,
     parse_quantity,
     take,
+    take_each,
 )
 from services.rating.convert.ratings import LINE_KINDS, parse_rate
 from services.rating.examples import Example, ExpectedLine
@@ -39,13 +40,7 @@ def parse_examples(
 ) -> tuple[Example, ...]:
     """Read the examples of a plan file."""
     check_length(messages, field, EXAMPLES_MAX, reason=INVALID_FIELD)
-    violations = Violations()
-    examples = tuple(
-        take(violations, f"{field}[{index}]", _example, message)
-        for index, message in enumerate(messages)
-    )
-    violations.raise_if_any()
-    return examples
+    return take_each(messages, field, _example)
 
 
 def _example(message: plan_file_pb2.PlanExample, field: str) -> Example:

@@ -4,9 +4,10 @@ Every function takes what is written and the path of the field, and raises `Inva
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -15,6 +16,7 @@ from google.type.decimal_pb2 import Decimal as DecimalMessage
 
 from kit.decimals import plain
 from kit.errors import InvalidInput, Violation, Violations
+from kit.interval import Interval
 from kit.money import minor_digits
 from kit.rpc.wire import parse_decimal_message, render_decimal
 from services.rating.model import AMOUNT_MAX, DIMENSIONS_MAX, QUANTITY_MAX, ProductCategory
@@ -50,6 +52,32 @@ def take(
 ) -> Parsed:
     """Parse one field; see `Violations.take` for what is answered when it is bad."""
     return violations.take(field, lambda: parse(written, field))
+
+
+def take_each(
+    messages: Sequence[Written], field: str, parse: Callable[[Written, str], Parsed]
+) -> tuple[Parsed, ...]:
+    """Parse every message of a list, and name each bad field of any.
+
+    Raises:
+        InvalidInput: some are bad.
+    """
+    violations = Violations()
+    parsed = tuple(
+        take(violations, f"{field}[{index}]", parse, message)
+        for index, message in enumerate(messages)
+    )
+    violations.raise_if_any()
+    return parsed
+
+
+def check_ascending(
+    violations: Violations, intervals: Iterable[Interval], named: Callable[[int], str]
+) -> None:
+    """Note intervals that begin before the one before them ends, by their place in the list."""
+    for index, (earlier, later) in enumerate(pairwise(intervals), 1):
+        if earlier.end > later.start:
+            violations.add(named(index), "must not begin before the one before ends")
 
 
 def check_length(

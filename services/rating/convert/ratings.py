@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
-from itertools import pairwise
 
 from google.type.interval_pb2 import Interval as IntervalMessage
 
@@ -22,6 +21,7 @@ from kit.rpc.wire import (
 )
 from services.rating.convert.fields import (
     amount_or_zero,
+    check_ascending,
     check_length,
     decimal_or,
     parse_amount,
@@ -32,6 +32,7 @@ from services.rating.convert.fields import (
     parse_version,
     render_category,
     take,
+    take_each,
 )
 from services.rating.convert.prices import parse_prices
 from services.rating.convert.terms import parse_commitment
@@ -171,15 +172,9 @@ def parse_overrides(message: rating_service_pb2.PlanOverrides, field: str) -> Ov
 
 def _previous_periods(messages: Sequence[IntervalMessage], field: str) -> tuple[Interval, ...]:
     check_length(messages, field, PREVIOUS_PERIODS_MAX, reason=INVALID_FIELD)
+    periods = take_each(messages, field, parse_period)
     violations = Violations()
-    periods = tuple(
-        take(violations, f"{field}[{index}]", parse_period, message)
-        for index, message in enumerate(messages)
-    )
-    violations.raise_if_any()
-    for index, (earlier, later) in enumerate(pairwise(periods), 1):
-        if earlier.end > later.start:
-            violations.add(f"{field}[{index}]", "must not begin before the one before ends")
+    check_ascending(violations, periods, lambda index: f"{field}[{index}]")
     violations.raise_if_any()
     return periods
 
@@ -188,15 +183,10 @@ def _earlier_periods(
     messages: Sequence[rating_pb2.EarlierPeriod], field: str
 ) -> tuple[EarlierPeriod, ...]:
     check_length(messages, field, EARLIER_PERIODS_MAX, reason=INVALID_FIELD)
+    periods = take_each(messages, field, _earlier_period)
     violations = Violations()
-    periods = tuple(
-        take(violations, f"{field}[{index}]", _earlier_period, message)
-        for index, message in enumerate(messages)
-    )
-    violations.raise_if_any()
-    for index, (earlier, later) in enumerate(pairwise(periods), 1):
-        if earlier.period.end > later.period.start:
-            violations.add(f"{field}[{index}].period", "must not begin before the one before ends")
+    intervals = [each.period for each in periods]
+    check_ascending(violations, intervals, lambda index: f"{field}[{index}].period")
     violations.raise_if_any()
     return periods
 
@@ -256,13 +246,7 @@ def parse_given_usage(
     messages: Sequence[rating_service_pb2.UsageQuantity], field: str
 ) -> tuple[GivenUsage, ...]:
     """Read usage that the caller gives."""
-    violations = Violations()
-    given = tuple(
-        take(violations, f"{field}[{index}]", _given_event, message)
-        for index, message in enumerate(messages)
-    )
-    violations.raise_if_any()
-    return given
+    return take_each(messages, field, _given_event)
 
 
 def _given_event(message: rating_service_pb2.UsageQuantity, field: str) -> GivenUsage:

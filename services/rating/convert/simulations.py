@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from itertools import pairwise
 
 from kit.errors import INVALID_FIELD, InvalidInput, Violations
 from kit.ids import parse_id
 from kit.rpc.status import render_status
 from kit.rpc.wire import parse_time, render_money
 from services.rating.convert.fields import (
+    check_ascending,
     check_length,
     parse_customer_id,
     parse_time_zone,
     render_optional,
     take,
+    take_each,
 )
 from services.rating.convert.plans import parse_plan
 from services.rating.convert.ratings import (
@@ -124,15 +125,10 @@ def parse_periods(
     if not messages:
         raise InvalidInput.of(field, "at least one is required")
     check_length(messages, field, PERIODS_MAX, reason=INVALID_FIELD)
+    periods = take_each(messages, field, _period)
     violations = Violations()
-    periods = tuple(
-        take(violations, f"{field}[{index}]", _period, message)
-        for index, message in enumerate(messages)
-    )
-    violations.raise_if_any()
-    for index, (earlier, later) in enumerate(pairwise(periods), 1):
-        if earlier.period.end > later.period.start:
-            violations.add(f"{field}[{index}].period", "must not begin before the one before ends")
+    intervals = [each.period for each in periods]
+    check_ascending(violations, intervals, lambda index: f"{field}[{index}].period")
     if periods[-1].period.end - periods[0].period.start > timedelta(days=PERIOD_DAYS_MAX):
         violations.add(field, f"must span at most {PERIOD_DAYS_MAX} days")
     violations.raise_if_any()
