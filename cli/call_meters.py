@@ -46,12 +46,9 @@ async def list_meters(services: Services) -> dict[str, Meter]:
     """Return every meter of the tenant by its id."""
     meters: dict[str, Meter] = {}
     request = ListMetersRequest(page_size=_METERS_PER_PAGE)
-    while True:
-        page = await services.ask(services.meter.ListMeters, request)
+    async for page in services.pages(services.meter.ListMeters, request):
         meters |= {meter.meter_id: meter for meter in page.meters}
-        if not page.next_page_token:
-            return meters
-        request.page_token = page.next_page_token
+    return meters
 
 
 async def put_missing_meters(services: Services, meters: Sequence[Meter]) -> dict[str, Meter]:

@@ -41,14 +41,11 @@ async def load_subscribers(services: Services, plan: Plan) -> list[Subscriber]:
     """
     found = list[Subscriber]()
     request = ListSubscriptionsRequest(page_size=_PER_PAGE)
-    while True:
-        page = await services.ask(services.invoicing.ListSubscriptions, request)
+    async for page in services.pages(services.invoicing.ListSubscriptions, request):
         found += [
             _subscriber(each, plan) for each in page.subscriptions if each.plan_id == plan.plan_id
         ]
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    return found
 
 
 def _subscriber(subscription: Subscription, plan: Plan) -> Subscriber:

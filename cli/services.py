@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import grpc
 import typer
@@ -166,6 +166,23 @@ class Services:
             return await method(request, timeout=timeout_s, metadata=self.metadata)
         except grpc.aio.AioRpcError as error:
             raise self.explain(error, request) from None
+
+    async def pages(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Answer], request: Request
+    ) -> AsyncIterator[Answer]:
+        """Call a method that lists, as often as it has more, and answer every page.
+
+        Raises:
+            CommandError: The service refused the call or did not answer.
+        """
+        # Of messages only those that list have tokens.
+        paged: Any = request
+        while True:
+            page: Any = await self.ask(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            paged.page_token = page.next_page_token
 
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[Request, Answer], request: Request

@@ -206,21 +206,13 @@ def read_segments(file: Path) -> Mapping[str, str]:
 
 async def _customers(services: Services) -> AsyncIterator[Customer]:
     request = ListCustomersRequest(page_size=_PAGE_SIZE)
-    while True:
-        page = await services.ask(services.invoicing.ListCustomers, request)
+    async for page in services.pages(services.invoicing.ListCustomers, request):
         for customer in page.customers:
             yield customer
-        request.page_token = page.next_page_token
-        if not page.next_page_token:
-            return
 
 
 async def _subscriptions(services: Services) -> AsyncIterator[Subscription]:
     request = ListSubscriptionsRequest(page_size=_PAGE_SIZE)
-    while True:
-        page = await services.ask(services.invoicing.ListSubscriptions, request)
+    async for page in services.pages(services.invoicing.ListSubscriptions, request):
         for subscription in page.subscriptions:
             yield subscription
-        request.page_token = page.next_page_token
-        if not page.next_page_token:
-            return

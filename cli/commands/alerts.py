@@ -28,12 +28,9 @@ def alerts(
     async def work(services: Services) -> list[Alert]:
         found: list[Alert] = []
         request = ListAlertsRequest(customer_id=customer, after_alert_id=after, page_size=_PER_PAGE)
-        while True:
-            page = await services.ask(services.quota.ListAlerts, request)
+        async for page in services.pages(services.quota.ListAlerts, request):
             found += page.alerts
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                return found
+        return found
 
     found = run(data_dir, address, work)
     output = Output(as_json=as_json)

@@ -70,12 +70,9 @@ def list_invoices(
 
     async def work(services: Services) -> list[InvoiceSummary]:
         found: list[InvoiceSummary] = []
-        while True:
-            page = await services.ask(services.invoicing.ListInvoices, request)
+        async for page in services.pages(services.invoicing.ListInvoices, request):
             found += page.invoices
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        return found
 
     invoices = run(data_dir, address, work)
     output = Output(as_json=as_json)

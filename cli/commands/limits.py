@@ -155,12 +155,9 @@ def list_limits(
     async def work(services: Services) -> list[Limit]:
         found: list[Limit] = []
         request = ListLimitsRequest(customer_id=customer, page_size=_LIMITS_PER_PAGE)
-        while True:
-            page = await services.ask(services.quota.ListLimits, request)
+        async for page in services.pages(services.quota.ListLimits, request):
             found += page.limits
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        return found
 
     limits = run(data_dir, address, work)
     output = Output(as_json=as_json)

@@ -246,12 +246,9 @@ def show(
 async def _list_plans(services: Services, *, show_archived: bool = False) -> list[Plan]:
     plans: list[Plan] = []
     request = ListPlansRequest(page_size=_PLANS_PER_PAGE, show_archived=show_archived)
-    while True:
-        page = await services.ask(services.rating.ListPlans, request)
+    async for page in services.pages(services.rating.ListPlans, request):
         plans += page.plans
-        if not page.next_page_token:
-            return plans
-        request.page_token = page.next_page_token
+    return plans
 
 
 def _facts(plan: Plan) -> dict[str, object]:

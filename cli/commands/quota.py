@@ -48,12 +48,9 @@ def holds(
         request = ListReservationsRequest(
             customer_id=customer, limit_id=limit, page_size=_HOLDS_PER_PAGE
         )
-        while True:
-            page = await services.ask(services.quota.ListReservations, request)
+        async for page in services.pages(services.quota.ListReservations, request):
             found += page.reservations
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        return found
 
     _show_holds(Output(as_json=as_json), run(data_dir, address, work))
 

@@ -96,12 +96,9 @@ async def _query(services: Services, template: QueryUsageRequest, meter_id: str)
     request = QueryUsageRequest()
     request.CopyFrom(template)
     request.meter_id = meter_id
-    while True:
-        page = await services.ask(services.meter.QueryUsage, request)
+    async for page in services.pages(services.meter.QueryUsage, request):
         rows += page.rows
-        if not page.next_page_token:
-            return rows
-        request.page_token = page.next_page_token
+    return rows
 
 
 def _show(

@@ -170,32 +170,20 @@ def _line(kind: str, content: object) -> str:
 
 async def _events(services: Services, customer: str) -> AsyncIterator[StoredEvent]:
     request = ListEventsRequest(customer_id=customer, page_size=_EVENTS_PER_PAGE)
-    while True:
-        page = await services.ask(services.meter.ListEvents, request)
+    async for page in services.pages(services.meter.ListEvents, request):
         for stored in page.events:
             yield stored
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
 
 
 async def _late_events(services: Services, customer: str) -> AsyncIterator[LateEvent]:
     request = ListLateEventsRequest(customer_id=customer, page_size=_LATE_PER_PAGE)
-    while True:
-        page = await services.ask(services.meter.ListLateEvents, request)
+    async for page in services.pages(services.meter.ListLateEvents, request):
         for each in page.events:
             yield each
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
 
 
 async def _revisions(services: Services, customer: str) -> AsyncIterator[EventRevision]:
     request = ListEventRevisionsRequest(customer_id=customer, page_size=_LATE_PER_PAGE)
-    while True:
-        page = await services.ask(services.meter.ListEventRevisions, request)
+    async for page in services.pages(services.meter.ListEventRevisions, request):
         for each in page.revisions:
             yield each
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
