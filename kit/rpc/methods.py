@@ -104,7 +104,7 @@ class MethodGuard:
         async def handle(data: bytes, context: Context) -> bytes:
             try:
                 self._admit(context, method.scope)
-                request = _parse(method.request_type, data)
+                request = read_request(method.request_type, data)
                 answering = method.call(request, context)
                 if context.time_remaining() is None:
                     answering = self._within_default_deadline(answering)
@@ -149,7 +149,7 @@ class MethodGuard:
         self, method: _Method, data: AsyncIterator[bytes] | bytes, admission: Admission
     ) -> "Message | _Requests":
         if isinstance(data, bytes):
-            return _parse(method.request_type, data)
+            return read_request(method.request_type, data)
         return _Requests(data, method.request_type, self._verifier, admission)
 
     def _admit(self, context: Context, scope: str) -> Admission:
@@ -181,6 +181,18 @@ class MethodGuard:
         await _abort(context, grpc.StatusCode.INTERNAL, status)
 
 
+def read_request(request_type: type[Message], data: bytes) -> Message:
+    """Read a request.
+
+    Raises:
+        InvalidInput: INVALID_FIELD, the bytes are no message of this type.
+    """
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput("INVALID_FIELD", "the request is no message of its type") from error
+
+
 class _Requests:
     """The requests of a stream; each is read only while the caller's token still holds."""
 
@@ -204,7 +216,7 @@ class _Requests:
         data = await anext(self._data)
         try:
             self._verifier.check(self._admission)
-            return _parse(self._request_type, data)
+            return read_request(self._request_type, data)
         except DomainError as error:
             self._refusal = error
             raise
@@ -261,13 +273,6 @@ def _authorization(context: Context) -> str | None:
         if key == "authorization":
             return str(value)
     return None
-
-
-def _parse(request_type: type[Message], data: bytes) -> Message:
-    try:
-        return request_type.FromString(data)
-    except DecodeError as error:
-        raise InvalidInput("INVALID_FIELD", "the request is no message of its type") from error
 
 
 def _written(answer: Message) -> bytes:

@@ -9,6 +9,7 @@ from kit.entrypoint import run
 from kit.hosting import Foundation
 from kit.rpc.server import Hosted
 from kit.settings import ServiceSettings
+from services.meter.convert.twins import REQUEST_TYPES
 from services.meter.service import MeterService, Records
 from services.meter.sources.listeners import add_sources
 from services.meter.sources.settings import load_source_settings
@@ -51,7 +52,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
         clock,
     )
     descriptor = meter_service_pb2.DESCRIPTOR.services_by_name["MeterService"]
-    foundation.server.add(servicer, descriptor)
+    foundation.server.add(servicer, descriptor, request_types=REQUEST_TYPES)
     foundation.server.before_stop(servicer.drain)
     sources = add_sources(foundation, settings, load_source_settings(), ingestion, clock)
     retention = Retention(database, clock, retention_of(settings))

@@ -14,9 +14,9 @@ from kit.ids import parse_id
 from kit.paging import page_size
 from kit.rpc.auth import caller
 from kit.rpc.wire import render_time
+from services.meter.convert.event_bytes import parse_events
 from services.meter.convert.events import (
     check_event_count,
-    parse_events,
     render_cloud_event_outcomes,
     render_event,
     render_import_outcomes,

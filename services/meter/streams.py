@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from kit.clock import Clock
-from services.meter.convert.events import parse_events, render_stream_outcomes
+from services.meter.convert.event_bytes import parse_events
+from services.meter.convert.events import render_stream_outcomes
 from services.meter.model import Fate, IncomingEvent
 from services.meter.usecases.ingestion import Ingestion
 from tollkeeper.api.meter.v1 import meter_service_pb2 as wire

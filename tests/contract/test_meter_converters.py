@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.errors import InvalidInput, Violation
-from services.meter.convert.events import parse_event, parse_events, render_event, render_outcomes
+from services.meter.convert.event_bytes import parse_events
+from services.meter.convert.events import parse_event, render_event, render_outcomes
+from services.meter.convert.twins import IngestEventsRequest
 from services.meter.model import Fate, IncomingEvent, Outcome, StoredEvent, canonical
 from tests.meter_world import CREATED, NOON, REJECTED, an_event
 from tests.refusals import Bad
 from tollkeeper.api.meter.v1 import meter_pb2
-from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
 LATEST = NOON + timedelta(hours=1)
 LATEST_US = int(LATEST.timestamp()) * 10**6
@@ -291,14 +292,14 @@ def test_every_field_counts_in_the_fingerprint(change: Change) -> None:
 def test_a_call_without_events_is_refused() -> None:
     """An empty call is a mistake of the caller."""
     with pytest.raises(InvalidInput) as refused:
-        parse_events(messages.IngestEventsRequest(), NOON)
+        parse_events(IngestEventsRequest(), NOON)
 
     assert refused.value.violations == (Violation("events", "is required: 1 to 10,000 events"),)
 
 
 def test_a_call_with_too_many_events_is_refused() -> None:
     """10,000 events are taken, one more is not."""
-    request = messages.IngestEventsRequest(events=[an_event()] * 10_001)
+    request = IngestEventsRequest(events=[an_event().SerializeToString()] * 10_001)
 
     with pytest.raises(InvalidInput) as refused:
         parse_events(request, NOON)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
+import grpc.aio
 import pytest
 from google.protobuf.text_format import Merge
 
 from cli.signing_keys import SigningKeys
 from kit.errors import InvalidInput
+from kit.rpc.channel import open_channel
+from kit.rpc.status import read_error
 from kit.settings import ServiceSettings
 from tests.meter_world import (
     CONFLICT,
@@ -48,6 +52,18 @@ def problems(answer: messages.IngestEventsResponse) -> list[tuple[int, int, str,
         for problem in answer.problems
         for each in problem.violations
     ]
+
+
+async def send_bytes(world: World, method: str, data: bytes) -> None:
+    """Send a request that may be no message, and wait for the answer."""
+    path = f"/tollkeeper.api.meter.v1.MeterService/{method}"
+    async with open_channel(world.address) as channel:
+        if method == "StreamEvents":
+            stream: Any = channel.stream_stream(path)
+            await anext(aiter(stream(iter([data]), metadata=world.token())))
+        else:
+            call: Any = channel.unary_unary(path)
+            await call(data, metadata=world.token())
 
 
 @SIZES
@@ -94,6 +110,23 @@ async def test_events_may_repeat_within_a_call(world: World, size: int) -> None:
         )
     ]
     assert await world.usage() == [("acme", str(10 * size), size)]
+
+
+@pytest.mark.parametrize("method", ["IngestEvents", "ImportUsage", "StreamEvents"])
+async def test_an_event_that_is_no_message_spoils_its_call(world: World, method: str) -> None:
+    """The call is no message of its type then, and nothing of it is stored."""
+    good = an_event().SerializeToString()
+    no_text = good.replace(b"gateway", b"gatewa\xff")
+    tag = b"\x12" if method == "StreamEvents" else b"\x0a"
+    written = b"".join(tag + bytes((len(each),)) + each for each in (good, no_text))
+
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await send_bytes(world, method, written)
+
+    refused = read_error(failed.value)
+    assert isinstance(refused, InvalidInput)
+    assert str(refused) == "the request is no message of its type"
+    assert await world.events() == []
 
 
 async def test_the_same_identity_with_other_content_is_a_conflict(world: World) -> None:

@@ -1,12 +1,13 @@
 """Usage events from and to the wire.
 
-Each event is read by itself, since a bad one must not spoil the others. Reading one takes about
-7 µs, most of it in protobuf maps, so what recurs from event to event is checked only once: a
-source, a customer, a set of dimensions. Whatever is wrong raises `Bad` on the fast way; then the
-event is gone through again, field by field, to name everything that is.
+Each event is read by itself, since a bad one must not spoil the others. What recurs from event to
+event is checked only once: a source, a customer, a set of dimensions. Whatever is wrong raises
+`Bad`; then the event is gone through again, field by field, to name everything that is. Most events
+never become messages: `event_bytes` reads them, and brings here what is rare or wrong.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -32,7 +33,6 @@ from services.meter.convert.fields import (
 from services.meter.model import (
     EARLIEST_TIME,
     EPOCH,
-    LATEST_TIME_AHEAD,
     Amount,
     Fate,
     IncomingEvent,
@@ -46,34 +46,20 @@ from tollkeeper.api.type.v1.subject_pb2 import Subject
 
 EVENTS_MAX = 10_000
 DECIMALS_MAX = 18
-_ENTRIES_MAX = 16
+ENTRIES_MAX = 16
+FINGERPRINT_BYTES = 16
 # Of a rejected event: what is larger is told of, and not kept.
 _PAYLOAD_BYTES_MAX = 65_536
 _CUSTOMER_LENGTH_KEPT = 128
-_FINGERPRINT_BYTES = 16
 _REMEMBERED = 16_384
 # A set of dimensions may take 12 kB.
 _DIMENSIONS_REMEMBERED = 4_096
 
 _NANOS_PER_SECOND = 10**9
 _ZERO = Decimal(0)
+# What `parse_decimal` would read so as well.
+_is_plain = re.compile(r"(?:0|[1-9][0-9]{0,13})(?:\.[0-9]{1,18})?").fullmatch
 _TIME_BOUNDS = "must be between 2000-01-01 and one hour from now"
-
-
-def parse_events(
-    request: meter_service_pb2.IngestEventsRequest
-    | meter_service_pb2.StreamEventsRequest
-    | meter_service_pb2.ImportUsageRequest,
-    now: datetime,
-) -> list[IncomingEvent | Fate]:
-    """Read each event, or why it is rejected.
-
-    Raises:
-        InvalidInput: as `check_event_count`.
-    """
-    check_event_count(len(request.events))
-    latest_us = microseconds_of(now + LATEST_TIME_AHEAD)
-    return [parse_event(event, latest_us) for event in request.events]
 
 
 def check_event_count(count: int) -> None:
@@ -213,9 +199,9 @@ def render_usage_event(event: UsageEvent) -> meter_pb2.UsageEvent:
 def _parse(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent:
     subject = message.subject
     source, event_id = _source(message.source), check_name(message.event_id)
-    time_us = _time(message.time, latest_us)
+    time_us = read_time(message.time, latest_us)
     event_type, customer_id = _type(message.type), _customer_id(subject.customer_id)
-    dimensions = _dimensions(_entries(message.dimensions))
+    dimensions = read_dimensions(_entries(message.dimensions))
     quantities, amounts = _quantities(message.quantities)
     content = "\t".join(
         (
@@ -230,7 +216,7 @@ def _parse(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent:
             quantities,
         )
     )
-    fingerprint = blake2b(content.encode(), digest_size=_FINGERPRINT_BYTES).hexdigest()
+    fingerprint = blake2b(content.encode(), digest_size=FINGERPRINT_BYTES).hexdigest()
     return IncomingEvent(
         source,
         event_id,
@@ -255,11 +241,11 @@ def _violations(message: meter_pb2.UsageEvent, latest_us: int) -> Iterator[Viola
         ("subject.key_id", lambda: check_subject_id(subject.key_id)),
         ("subject.run_id", lambda: check_subject_id(subject.run_id)),
         ("type", lambda: check_type(message.type)),
-        ("time", lambda: _time(message.time, latest_us)),
+        ("time", lambda: read_time(message.time, latest_us)),
         ("dimensions", lambda: _check_count(message.dimensions)),
         *_entry_checks("dimensions", message.dimensions, check_value),
         ("quantities", lambda: _check_count(message.quantities)),
-        *_entry_checks("quantities", message.quantities, _quantity),
+        *_entry_checks("quantities", message.quantities, read_quantity),
     )
     for field, check in checks:
         try:
@@ -271,7 +257,7 @@ def _violations(message: meter_pb2.UsageEvent, latest_us: int) -> Iterator[Viola
 def _entry_checks(
     field: str, entries: Mapping[str, str], check: Callable[[str], object]
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    if len(entries) > _ENTRIES_MAX:
+    if len(entries) > ENTRIES_MAX:
         return
     for key, value in sorted(entries.items()):
         path = entry_path(field, key)
@@ -285,12 +271,13 @@ def _entries(entries: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_count(entries: Sized) -> None:
-    if len(entries) > _ENTRIES_MAX:
-        raise Bad(f"must have at most {_ENTRIES_MAX} entries")
+    if len(entries) > ENTRIES_MAX:
+        raise Bad(f"must have at most {ENTRIES_MAX} entries")
 
 
 @lru_cache(_DIMENSIONS_REMEMBERED)
-def _dimensions(entries: tuple[tuple[str, str], ...]) -> str:
+def read_dimensions(entries: tuple[tuple[str, str], ...]) -> str:
+    """Check entries with different names, and write their canonical text."""
     _check_count(entries)
     for key, value in entries:
         check_key(key)
@@ -303,7 +290,7 @@ def _quantities(entries: Mapping[str, str]) -> tuple[str, Mapping[str, Amount]]:
     template = _quantities_template(names)
     texts, amounts = [], {}
     for name in names:
-        text, amounts[name] = _quantity(entries[name])
+        text, amounts[name] = read_quantity(entries[name])
         texts.append(text)
     return template % tuple(texts), amounts
 
@@ -316,8 +303,16 @@ def _quantities_template(names: tuple[str, ...]) -> str:
     return "{" + ",".join(f'{key.replace("%", "%%")}:"%s"' for key in keys) + "}"
 
 
+def read_quantity(text: str) -> tuple[str, Amount]:
+    """Read a quantity: the canonical text, and the number, an `int` where it is whole."""
+    if not _is_plain(text):
+        return _unusual_quantity(text)
+    written = text.rstrip("0").rstrip(".") if "." in text else text
+    return written, Decimal(text) if "." in written else int(written)
+
+
 @lru_cache(_REMEMBERED)
-def _quantity(text: str) -> tuple[str, Amount]:
+def _unusual_quantity(text: str) -> tuple[str, Amount]:
     try:
         value = parse_decimal(text, "quantity", minimum=_ZERO)
     except InvalidInput as error:
@@ -329,7 +324,8 @@ def _quantity(text: str) -> tuple[str, Amount]:
     return written, value if decimals else int(whole)
 
 
-def _time(message: Timestamp, latest_us: int) -> int:
+def read_time(message: Timestamp, latest_us: int) -> int:
+    """Answer the microseconds since 1970 of a time at `latest_us` or before."""
     seconds, nanos = message.seconds, message.nanos
     if not 0 <= nanos < _NANOS_PER_SECOND:
         raise Bad("must have nanos between 0 and 999,999,999")

@@ -21,7 +21,9 @@ _is_key = re.compile(r"[^\x00-\x1f\x7f]{1,63}").fullmatch
 _is_value = re.compile(r"[^\x00-\x1f\x7f]{0,128}").fullmatch
 _find_control = re.compile(r"[\x00-\x1f\x7f]").search
 _is_type = re.compile(r"[a-z0-9_.-]{1,63}").fullmatch
-_is_subject_id = re.compile(r"[A-Za-z0-9_.:@-]{1,64}").fullmatch
+_SUBJECT_ID = r"[A-Za-z0-9_.:@-]{1,64}"
+_is_subject_id = re.compile(_SUBJECT_ID).fullmatch
+_is_subject = re.compile(rf"{_SUBJECT_ID}(?:\t(?:{_SUBJECT_ID})?){{4}}").fullmatch
 
 
 class Bad(ValueError):
@@ -70,6 +72,14 @@ def check_customer_id(text: str) -> str:
     if not text:
         raise Bad("is required")
     return check_subject_id(text)
+
+
+def check_subject(ids: tuple[str, str, str, str, str]) -> str:
+    """Check the ids of all levels, the customer's first, and join them by tabs."""
+    text = "\t".join(ids)
+    if not _is_subject(text):
+        raise Bad("must have good ids, the customer's at least")
+    return text
 
 
 def check_key(text: str) -> str:

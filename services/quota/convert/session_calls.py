@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from kit.errors import InvalidInput
 from kit.idempotency import parse_request_id
+from kit.rpc.twins import Uncut, cut
 from services.quota.convert.calls import (
     TTL_MS_DEFAULT,
     fingerprint,
@@ -45,7 +46,7 @@ from tollkeeper.api.quota.v1 import quota_service_pb2 as wire
 
 _REMEMBERED_MAX = 65_536
 _SHAPES_MAX = 1024
-# A byte of a length has seven bits of it, and one that says whether more follow.
+# A length of this or more takes two bytes.
 _MORE = 0x80
 # The tags of the fields that are looked up, in the order in which they are written: request_id,
 # subject, dimensions, amounts, ttl, estimates.
@@ -59,10 +60,6 @@ _new_reserve = cast("Any", partial(tuple.__new__, ReserveCall))
 _NOTHING: Sequence[bytes] = ()
 
 
-class _Rare(Exception):
-    """There is more in a call than is looked up."""
-
-
 def read_session_call(twin: Any) -> tuple[Call, Sequence[bytes]]:  # noqa: ANN401 - made at run time.
     """Read one call of a session from its twin, as `parse_session_call` reads the call.
 
@@ -74,7 +71,7 @@ def read_session_call(twin: Any) -> tuple[Call, Sequence[bytes]]:  # noqa: ANN40
             return _reserve(twin.reserve)
         if name == "commit":
             return _commit(twin.commit), _NOTHING
-    except (InvalidInput, DecodeError, UnicodeDecodeError, IndexError, _Rare):
+    except (InvalidInput, DecodeError, UnicodeDecodeError, IndexError, Uncut):
         pass
     try:
         call = wire.SessionCall.FromString(twin.SerializeToString())
@@ -84,7 +81,7 @@ def read_session_call(twin: Any) -> tuple[Call, Sequence[bytes]]:  # noqa: ANN40
 
 
 def _reserve(data: bytes) -> tuple[ReserveCall, Sequence[bytes]]:
-    tags, fields = _cut(data)
+    tags, fields = cut(data)
     dimensions_end, amounts_end, ttl_end = _reserve_shape(tags)
     dimensions: Dimensions = ()
     if dimensions_end > _SUBJECT_END:
@@ -109,7 +106,7 @@ def _reserve(data: bytes) -> tuple[ReserveCall, Sequence[bytes]]:
 
 
 def _commit(data: bytes) -> CommitCall:
-    tags, fields = _cut(data)
+    tags, fields = cut(data)
     hold_end, amounts_end = _commit_shape(tags)
     dimensions: Dimensions = ()
     if amounts_end + 1 < len(fields):
@@ -117,7 +114,7 @@ def _commit(data: bytes) -> CommitCall:
     subject = read_subject(fields[amounts_end])
     hold = parse_hold(fields[1].decode(), "reservation_id") if hold_end > 1 else None
     if hold is not None and hold.customer != subject.customer:
-        raise _Rare
+        raise Uncut
     return CommitCall(
         parse_request_id(fields[0].decode()),
         fingerprint(b"Commit", data),
@@ -128,32 +125,12 @@ def _commit(data: bytes) -> CommitCall:
     )
 
 
-def _cut(data: bytes) -> tuple[bytes, list[bytes]]:
-    """Cut a message into fields that are bytes, and give their tags and contents."""
-    tags, fields = bytearray(), []
-    at, size = 0, len(data)
-    while at < size:
-        tags.append(data[at])
-        start, length = at + 2, data[at + 1]
-        if length >= _MORE:
-            high = data[start]
-            if not 0 < high < _MORE:
-                raise _Rare
-            length += (high << 7) - _MORE
-            start += 1
-        at = start + length
-        fields.append(data[start:at])
-    if at != size:
-        raise _Rare
-    return bytes(tags), fields
-
-
 @lru_cache(maxsize=_SHAPES_MAX)
 def _reserve_shape(tags: bytes) -> tuple[int, int, int]:
     """Say where the dimensions, the amounts and the ttl of a reserve end."""
     found = _RESERVE.fullmatch(tags)
     if found is None:
-        raise _Rare
+        raise Uncut
     return found.end(1), found.end(2), found.end(3)
 
 
@@ -162,14 +139,14 @@ def _commit_shape(tags: bytes) -> tuple[int, int]:
     """Say where the hold and the amounts of a commit end."""
     found = _COMMIT.fullmatch(tags)
     if found is None:
-        raise _Rare
+        raise Uncut
     return found.end(1), found.end(2)
 
 
 def _amounts(written: Sequence[bytes]) -> Amounts:
     amounts = dict(map(_amount, written))
     if len(amounts) != len(written) or len(amounts) > UNITS_MAX:
-        raise _Rare
+        raise Uncut
     return amounts
 
 
@@ -184,7 +161,7 @@ def _dimensions(
         dimensions = tuple(map(_dimension, ordered))
         data = b"".join(map(_field, tags, (*fields[:start], *ordered, *fields[end:])))
     if len(dict(dimensions)) != len(dimensions) or len(dimensions) > CALL_DIMENSIONS_MAX:
-        raise _Rare
+        raise Uncut
     return dimensions, data
 
 
