@@ -230,7 +230,7 @@ def _read_name(data: bytes) -> tuple[str, str, int]:
     length = data[-1]
     tags, fields = cut(data[2:-2])
     is_framed = data[0] == _QUANTITY and tags == _ENTRY_WITHOUT_VALUE and data[-2] == _VALUE
-    if not is_framed or length >= _MORE or data[1] != len(data) - 2 + length or data[1] >= _MORE:
+    if not is_framed or data[1] != len(data) - 2 + length or data[1] >= _MORE:
         raise Uncut
     name = check_key(fields[0].decode())
     if min(name) <= '"':
