@@ -1,4 +1,4 @@
-"""PostgreSQL: one pool, and `transaction()`, the only place in the house that commits.
+"""PostgreSQL: one pool, and the only places in the house that commit: `transaction` and `call`.
 
 Each transaction runs as the service's own role and for one tenant, both set with the
 transaction's first statement, so that row-level security holds even for a superuser login.
@@ -29,6 +29,9 @@ from kit.waiting import wait_for
 
 _ENTER = text(
     "SELECT set_config('role', :role, true), set_config('tollkeeper.tenant', :tenant, true)"
+)
+_INHERITS = text(
+    "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :role AND pg_has_role(oid, 'USAGE'))"
 )
 _CONNECT_TIMEOUT_S = 5
 _CHECKOUT_TIMEOUT_S = 10
@@ -70,6 +73,8 @@ class Database:
         self._url = url
         self._role = role_of(service)
         self._startup_timeout_s = startup_timeout_s
+        self._prepares = prepared_statements
+        self._calls_alone = False
         self.engine = open_engine(
             url, service, pool_size=pool_size, prepared_statements=prepared_statements
         )
@@ -81,6 +86,10 @@ class Database:
             CannotStart: it does not answer, or refuses the login.
         """
         await wait_for_postgres(self.engine, self._url, self._startup_timeout_s)
+        if self._prepares:
+            async with self.engine.connect() as connection:
+                inherits = await connection.execute(_INHERITS, {"role": self._role})
+                self._calls_alone = inherits.scalar_one()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -103,6 +112,49 @@ class Database:
             if outage is None:
                 raise
             raise outage from error
+
+    async def call(self, tenant: str, statement: str, *arguments: object) -> Any:  # noqa: ANN401 - as SQL says.
+        """Run one statement as a transaction by itself, and answer its one value.
+
+        The statement calls a function that sets the service's role and the tenant before all else:
+        then that is one message to PostgreSQL and one back. It is an ordinary transaction where
+        statements are not prepared, as PgBouncer may hand the two messages of one to different
+        servers, and where the login may take the role and does not inherit its rights.
+
+        Raises:
+            TransactionConflict, Unavailable: as `transaction`.
+            asyncpg.PostgresError: anything else that PostgreSQL refuses.
+        """
+        if not self._calls_alone:
+            async with self.transaction(tenant) as connection:
+                raw = await raw_connection(connection)
+                return await raw.fetchval(statement, *arguments)
+        async with self._outside_transaction() as raw:
+            try:
+                return await raw.fetchval(statement, *arguments)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                outage = _outage() if raw.is_closed() else _as_domain_error(error)
+                if outage is None:
+                    raise
+                raise outage from error
+
+    @asynccontextmanager
+    async def _outside_transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            connection = await self._checked_out()
+            while (raw := await raw_connection(connection)).is_closed():
+                # It died while idle; nothing has been done, so another one may.
+                await connection.invalidate()
+                await connection.close()
+                connection = await self._checked_out()
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise _outage() from error
+        try:
+            yield raw
+        finally:
+            if raw.is_closed():
+                await connection.invalidate()
+            await asyncio.shield(connection.close())
 
     @asynccontextmanager
     async def _entered(self, tenant: str) -> AsyncIterator[AsyncConnection]:
@@ -127,16 +179,19 @@ class Database:
             return await self._enter(tenant)
 
     async def _enter(self, tenant: str) -> AsyncConnection:
-        try:
-            connection = await self.engine.connect()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise _outage() from error
+        connection = await self._checked_out()
         try:
             await connection.execute(_ENTER, {"role": self._role, "tenant": tenant})
         except BaseException:
             await asyncio.shield(connection.close())
             raise
         return connection
+
+    async def _checked_out(self) -> AsyncConnection:
+        try:
+            return await self.engine.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _outage() from error
 
 
 def role_of(service: str) -> str:

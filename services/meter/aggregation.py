@@ -15,6 +15,7 @@ from kit.interval import Interval
 from services.meter.expressions import Expression
 from services.meter.model import (
     EPOCH,
+    KEEPING_MOMENTS,
     KEEPING_VALUES,
     Aggregation,
     Amount,
@@ -95,6 +96,11 @@ class MeterSet:
             source = meter.definition.expression
             if source and source not in self.expressions:
                 self.expressions[source] = Expression(source)
+        self.types_with_moments = frozenset(
+            meter.definition.event_type
+            for meter in self.meters
+            if meter.definition.aggregation in KEEPING_MOMENTS
+        )
         self._found: dict[tuple[str, str], tuple[Contribution, ...]] = {}
         self._made: dict[tuple[str, int, tuple[str, ...]], Contribution] = {}
 

@@ -169,6 +169,10 @@ KEEPING_VALUES = frozenset({Aggregation.UNIQUE_COUNT, Aggregation.PERCENTILE})
 """Aggregations that need every different value, and how often it occurred."""
 
 
+KEEPING_MOMENTS = frozenset({Aggregation.LATEST, Aggregation.WEIGHTED_SUM})
+"""Aggregations that need to know when the last event was, and perhaps the first."""
+
+
 class RoundingMode(Enum):
     """How a figure is brought to fewer digits; ROUND takes halves away from zero."""
 

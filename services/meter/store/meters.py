@@ -24,19 +24,10 @@ from services.meter.model import (
 from services.meter.tables import meter_revisions, meters
 
 _LOCK_KEY = "hashtextextended('meter.meters ' || current_setting('tollkeeper.tenant'), 0)"
-# By the lock of the table nothing that is kept is dropped either; see `store.retention`.
-_LOCK_SHARED = f"""
-SELECT pg_advisory_xact_lock_shared({_LOCK_KEY});
-LOCK TABLE ONLY meter.events IN ACCESS SHARE MODE
-"""
 _LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
 _REVISION = "SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1"
-_STANDING = """
-SELECT
-    coalesce((SELECT revision FROM meter.meter_revisions WHERE tenant_id = $1), 0),
-    (SELECT end_time FROM meter.closing_bounds WHERE tenant_id = $1),
-    (SELECT horizon FROM meter.retention)
-"""
+# What the function locks, it answers. `take_in` calls it as well.
+_LOCK_SHARED = "SELECT revision, closed_until, horizon FROM meter.lock_for_events($1)"
 
 
 class Standing(NamedTuple):
@@ -54,9 +45,7 @@ class Standing(NamedTuple):
 async def lock_for_events(transaction: AsyncConnection, tenant: str) -> Standing:
     """Keep meters, closed periods and what is kept as they are until the transaction ends."""
     raw = await raw_connection(transaction)
-    # Two statements, since one statement sees what was committed before it waited for the lock.
-    await raw.execute(_LOCK_SHARED)
-    return Standing(*await raw.fetchrow(_STANDING, tenant))
+    return Standing(*await raw.fetchrow(_LOCK_SHARED, tenant))
 
 
 async def load_revision(transaction: AsyncConnection, tenant: str) -> int:

@@ -6,14 +6,23 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.decimals import plain
-from kit.postgres import raw_connection
+from kit.postgres import Database, raw_connection
 from services.meter.aggregation import MeterSet, days_of
-from services.meter.model import EPOCH, Aggregation, Amount, Moment, Rollup, Series, Span
+from services.meter.model import (
+    EPOCH,
+    KEEPING_MOMENTS,
+    Aggregation,
+    Amount,
+    Moment,
+    Rollup,
+    Series,
+    Span,
+)
 from services.meter.store.recounting import Recount, recount
 
 _REMEMBERED_MAX: Final = 100_000
@@ -40,21 +49,7 @@ JOIN unnest($2::text[], $3::int[], $4::text[], $5::bytea[], $6::boolean[])
 WHERE tenant_id = $1
 """
 # Numbers as texts, since asyncpg takes 0.5 µs for each element of an array.
-_ADD: Final = """
-INSERT INTO meter.rollups AS stored (tenant_id, series_id, span, start, quantity, event_count)
-SELECT $1, series_id, span, to_timestamp(start_s), quantity, event_count
-FROM unnest(
-    string_to_array($2, ' ')::bigint[],
-    string_to_array($3, ' ')::smallint[],
-    string_to_array($4, ' ')::bigint[],
-    string_to_array($5, ' ')::numeric[],
-    string_to_array($6, ' ')::bigint[]
-) AS added (series_id, span, start_s, quantity, event_count)
-ORDER BY series_id, span, start_s
-ON CONFLICT (tenant_id, series_id, span, start) DO UPDATE SET
-    quantity = {quantity},
-    event_count = stored.event_count + excluded.event_count
-"""
+_ADD: Final = "SELECT meter.add_rollups($1, $2, $3, $4, $5)"
 _ADD_MOMENTS: Final = """
 INSERT INTO meter.rollups AS stored (
     tenant_id, series_id, span, start, quantity, event_count,
@@ -100,30 +95,29 @@ ON CONFLICT (tenant_id, series_id, span, start) DO UPDATE SET
     )
 RETURNING series_id, span, start, area IS NULL
 """
-_ADD_VALUES: Final = """
-INSERT INTO meter.rollup_values AS stored (tenant_id, series_id, span, start, value, event_count)
-SELECT $1, series_id, span, to_timestamp(start_s), value, event_count
-FROM unnest(
-    string_to_array($2, ' ')::bigint[],
-    string_to_array($3, ' ')::smallint[],
-    string_to_array($4, ' ')::bigint[],
-    string_to_array($5, E'\\n'),
-    string_to_array($6, ' ')::bigint[]
-) AS added (series_id, span, start_s, value, event_count)
-ORDER BY series_id, span, start_s, value COLLATE "C"
-ON CONFLICT (tenant_id, series_id, span, start, value) DO UPDATE SET
-    event_count = stored.event_count + excluded.event_count
-"""
-_SUMMED: Final = _ADD.format(quantity="stored.quantity + excluded.quantity")
-_ADDING: Final = {
-    Aggregation.MIN: _ADD.format(quantity="least(stored.quantity, excluded.quantity)"),
-    Aggregation.MAX: _ADD.format(quantity="greatest(stored.quantity, excluded.quantity)"),
-    Aggregation.LATEST: _ADD_MOMENTS,
-    Aggregation.WEIGHTED_SUM: _ADD_MOMENTS,
+_SUMS, _MINIMA, _MAXIMA, _MOMENTS = "sums", "minima", "maxima", "moments"
+_KINDS: Final = {
+    Aggregation.MIN: _MINIMA,
+    Aggregation.MAX: _MAXIMA,
+    **dict.fromkeys(KEEPING_MOMENTS, _MOMENTS),
 }
 
 SeriesIds = dict[Series, int]
 Identified = tuple[int, Rollup]
+Columns = list[str] | None
+"""Rows as a text for each column: series, start in seconds, quantity or value, count."""
+
+
+class Additions(NamedTuple):
+    """What is added to rollups of quarters of an hour and of their days, by how it is added."""
+
+    sums: Columns = None
+    minima: Columns = None
+    maxima: Columns = None
+    occurrences: Columns = None
+
+
+NOTHING_ADDED: Final = Additions()
 
 
 class Rollups:
@@ -135,6 +129,22 @@ class Rollups:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Series], int] = {}
+
+    async def arrange(
+        self, database: Database, tenant: str, quarters: Sequence[Rollup], meters: MeterSet
+    ) -> Additions:
+        """Write what is to be added, first making the series that do not exist.
+
+        No two of the rollups are of the same series and quarter of an hour, and none has moments.
+        """
+        ids = self._known_ids(tenant, quarters)
+        unknown = _unknown(ids, quarters)
+        if unknown:
+            async with database.transaction(tenant) as transaction:
+                made = await series_ids(transaction, tenant, unknown)
+            self.remember(tenant, made)
+            ids = _completed(ids, quarters, made)
+        return _additions(_by_kind(ids, quarters, meters))
 
     async def add(
         self,
@@ -150,49 +160,14 @@ class Rollups:
         """
         if not quarters:
             return {}
-        rollups = [*quarters, *days_of(quarters, meters)]
-        ids = [self._known.get((tenant, rollup.series)) for rollup in rollups]
-        unknown = {
-            rollup.series for rollup, known in zip(rollups, ids, strict=True) if known is None
-        }
-        resolved = await _resolve(transaction, tenant, list(unknown)) if unknown else {}
-        by_statement: dict[str, list[Identified]] = {}
-        for known, rollup in zip(ids, rollups, strict=True):
-            aggregation = meters.meter_of(rollup.series).definition.aggregation
-            statement = _ADDING.get(aggregation, _SUMMED)
-            identified = (known or resolved[rollup.series], rollup)
-            by_statement.setdefault(statement, []).append(identified)
-        for statement in sorted(by_statement):
-            await self._add(transaction, tenant, statement, by_statement[statement], meters)
-        return resolved
-
-    async def _add(
-        self,
-        transaction: AsyncConnection,
-        tenant: str,
-        statement: str,
-        identified: Sequence[Identified],
-        meters: MeterSet,
-    ) -> None:
+        ids = self._known_ids(tenant, quarters)
+        made = await series_ids(transaction, tenant, _unknown(ids, quarters))
+        kinds = _by_kind(_completed(ids, quarters, made), quarters, meters)
         raw = await raw_connection(transaction)
-        columns = _common_columns(identified)
-        if statement != _ADD_MOMENTS:
-            await raw.execute(statement, tenant, *columns)
-            with_values = [each for each in identified if each[1].tally.values]
-            if with_values:
-                await raw.execute(_ADD_VALUES, tenant, *_value_columns(with_values))
-            return
-        # `string_to_array` makes no array of an empty text, and no event has an empty source.
-        answered = await raw.fetch(statement, tenant, *columns, *_moment_columns(identified))
-        overlapping = {tuple(row[:3]) for row in answered if row[3]}
-        wanted = [
-            Recount(meters.meter_of(rollup.series), rollup.series, series_id, rollup.start)
-            for series_id, rollup in identified
-            if meters.meter_of(rollup.series).definition.aggregation is Aggregation.WEIGHTED_SUM
-            and rollup.span is Span.QUARTER
-            and overlapping & _spans_around(series_id, rollup.start)
-        ]
-        await recount(transaction, tenant, wanted)
+        await raw.execute(_ADD, tenant, *_additions(kinds))
+        if kinds[_MOMENTS]:
+            await _add_moments(transaction, tenant, kinds[_MOMENTS], meters)
+        return made
 
     def remember(self, tenant: str, committed: SeriesIds) -> None:
         """Remember what `add` answered, now that its transaction is committed."""
@@ -201,6 +176,27 @@ class Rollups:
         surplus = len(self._known) - _REMEMBERED_MAX
         for key in list(islice(self._known, max(surplus, 0))):
             del self._known[key]
+
+    def _known_ids(self, tenant: str, rollups: Sequence[Rollup]) -> list[int | None]:
+        return [self._known.get((tenant, rollup.series)) for rollup in rollups]
+
+
+async def _add_moments(
+    transaction: AsyncConnection, tenant: str, quarters: Sequence[Identified], meters: MeterSet
+) -> None:
+    raw = await raw_connection(transaction)
+    ids = {rollup.series: series_id for series_id, rollup in quarters}
+    days = days_of((rollup for _, rollup in quarters), meters)
+    identified = [*quarters, *((ids[day.series], day) for day in days)]
+    answered = await raw.fetch(_ADD_MOMENTS, tenant, *_moment_columns(identified))
+    overlapping = {tuple(row[:3]) for row in answered if row[3]}
+    wanted = [
+        Recount(meters.meter_of(rollup.series), rollup.series, series_id, rollup.start)
+        for series_id, rollup in quarters
+        if meters.meter_of(rollup.series).definition.aggregation is Aggregation.WEIGHTED_SUM
+        and overlapping & _spans_around(series_id, rollup.start)
+    ]
+    await recount(transaction, tenant, wanted)
 
 
 async def series_ids(
@@ -218,13 +214,45 @@ def _spans_around(series_id: int, quarter: datetime) -> set[tuple[int, int, date
     }
 
 
-def _common_columns(identified: Sequence[Identified]) -> list[str]:
+def _unknown(ids: Sequence[int | None], rollups: Sequence[Rollup]) -> list[Series]:
+    return list({each.series for known, each in zip(ids, rollups, strict=True) if known is None})
+
+
+def _completed(
+    ids: Sequence[int | None], rollups: Sequence[Rollup], made: SeriesIds
+) -> list[int | None]:
+    return [known or made[each.series] for known, each in zip(ids, rollups, strict=True)]
+
+
+def _by_kind(
+    ids: Sequence[int | None], quarters: Sequence[Rollup], meters: MeterSet
+) -> dict[str, list[Identified]]:
+    """Sort rollups by how they are added."""
+    kinds: dict[str, list[Identified]] = {kind: [] for kind in (_SUMS, *_KINDS.values())}
+    for series_id, rollup in zip(ids, quarters, strict=True):
+        aggregation = meters.meter_of(rollup.series).definition.aggregation
+        kinds[_KINDS.get(aggregation, _SUMS)].append((cast("int", series_id), rollup))
+    return kinds
+
+
+def _additions(kinds: Mapping[str, list[Identified]]) -> Additions:
+    """Write all but those with moments."""
+    sums = kinds[_SUMS]
+    keeping_values = [each for each in sums if each[1].tally.values]
+    return Additions(
+        _columns(sums) if sums else None,
+        _columns(kinds[_MINIMA]) if kinds[_MINIMA] else None,
+        _columns(kinds[_MAXIMA]) if kinds[_MAXIMA] else None,
+        _value_columns(keeping_values) if keeping_values else None,
+    )
+
+
+def _columns(identified: Sequence[Identified]) -> list[str]:
     return [
-        _joined(series_id for series_id, _ in identified),
-        _joined(rollup.span.value for _, rollup in identified),
-        _joined(_seconds(rollup.start) for _, rollup in identified),
-        _joined(_text(rollup.tally.quantity) for _, rollup in identified),
-        _joined(rollup.tally.event_count for _, rollup in identified),
+        " ".join([str(series_id) for series_id, _ in identified]),
+        " ".join([_seconds(rollup.start) for _, rollup in identified]),
+        " ".join([_text(rollup.tally.quantity) for _, rollup in identified]),
+        " ".join([str(rollup.tally.event_count) for _, rollup in identified]),
     ]
 
 
@@ -235,7 +263,12 @@ def _moment_columns(identified: Sequence[Identified]) -> list[str]:
         )
 
     tallies = [rollup.tally for _, rollup in identified]
+    ids, *columns = _columns(identified)
+    # `string_to_array` makes no array of an empty text, and no event has an empty source.
     return [
+        ids,
+        _joined(rollup.span.value for _, rollup in identified),
+        *columns,
         of(lambda last: last.time_us),
         of(lambda last: last.source, "\n"),
         of(lambda last: last.event_id, "\n"),
@@ -246,12 +279,12 @@ def _moment_columns(identified: Sequence[Identified]) -> list[str]:
 
 def _value_columns(identified: Sequence[Identified]) -> list[str]:
     rows = [
-        (series_id, rollup.span.value, _seconds(rollup.start), value, count)
+        (series_id, _seconds(rollup.start), value, count)
         for series_id, rollup in identified
         for value, count in (rollup.tally.values or _NO_VALUES).items()
     ]
-    ids, spans, starts, values, counts = zip(*rows, strict=True)
-    return [_joined(ids), _joined(spans), _joined(starts), "\n".join(values), _joined(counts)]
+    ids, starts, values, counts = zip(*rows, strict=True)
+    return [_joined(ids), " ".join(starts), "\n".join(values), _joined(counts)]
 
 
 async def _resolve(
@@ -275,8 +308,8 @@ async def _resolve(
 
 
 @lru_cache(_STARTS_REMEMBERED)
-def _seconds(start: datetime) -> int:
-    return (start - EPOCH) // _SECOND
+def _seconds(start: datetime) -> str:
+    return str((start - EPOCH) // _SECOND)
 
 
 def _joined(values: Iterable[object]) -> str:

@@ -1,28 +1,35 @@
-"""Takes events in: stores each identity once and counts it, in one transaction for many calls."""
+"""Takes events in: stores each identity once and counts it, in one transaction for many calls.
+
+What is stored and counted is worked out from how the tenant stood when it was last seen; the store
+takes it only where that still holds. So the usual transaction is one call of the database.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
 from kit.errors import Violation
-from kit.postgres import Database
+from kit.postgres import Database, raw_connection
 from kit.telemetry import traced
 from services.meter.aggregation import MeterSet, differences, microseconds, roll_up
 from services.meter.group_commit import GroupCommit, GroupLimits
 from services.meter.model import Fate, Identity, IncomingEvent, Outcome, UsageEvent
 from services.meter.store.closing import load_closed, save_late_events
 from services.meter.store.events import (
+    IdentityTaken,
+    StoredIdentity,
     load_events_at,
     load_identities,
-    save_events,
+    take_in,
 )
-from services.meter.store.meters import lock_for_events
+from services.meter.store.meters import Standing, lock_for_events
 from services.meter.store.rejected import save_rejected
-from services.meter.store.rollups import Rollups
+from services.meter.store.rollups import NOTHING_ADDED, Rollups
 from services.meter.usecases.known_meters import KnownMeters
 
 LIMITS: Final = GroupLimits(
@@ -32,6 +39,7 @@ LIMITS: Final = GroupLimits(
     items_max=100_000,
     parallel_items=500,
 )
+_TENANTS_REMEMBERED_MAX: Final = 10_000
 _CREATED: Final = Fate(Outcome.CREATED)
 _LATE: Final = Fate(Outcome.CREATED, late=True)
 _DUPLICATE: Final = Fate(Outcome.DUPLICATE)
@@ -54,6 +62,8 @@ class Ingestion:
         self._group_commit = GroupCommit(self._store, limits)
         self._imports = GroupCommit(self._store_billed, limits)
         self._known_meters = known_meters
+        self._remembered: dict[str, tuple[Standing, MeterSet]] = {}
+        self._repeating: set[str] = set()
 
     async def connect(self) -> None:
         """Nothing is opened before there are events."""
@@ -118,36 +128,161 @@ class Ingestion:
     async def _store(
         self, tenant: str, incoming: Sequence[IncomingEvent], *, billed: bool = False
     ) -> list[Fate]:
-        distinct: dict[Identity, IncomingEvent] = {}
+        firsts: dict[Identity, IncomingEvent] = {}
         for each in incoming:
-            distinct.setdefault(each.identity, each)
+            firsts.setdefault(each.identity, each)
+        # Who repeated events in the last transaction is likely to do so again.
+        looks = tenant in self._repeating
+        while True:
+            known = await self._look_up(tenant, firsts) if looks else {}
+            new = [each for each in firsts.values() if each.identity not in known]
+            try:
+                taken = await self._take_in(tenant, new, billed=billed) if new else _NOTHING_TAKEN
+            except IdentityTaken:
+                looks = True
+            else:
+                break
+        (self._repeating.add if known else self._repeating.discard)(tenant)
+        if len(taken.created) == len(incoming):
+            return [_CREATED] * len(incoming)
+        return await self._fates(tenant, incoming, taken, known)
+
+    async def _look_up(
+        self, tenant: str, identities: Collection[Identity]
+    ) -> Mapping[Identity, StoredIdentity]:
+        async with self._database.transaction(tenant) as transaction:
+            return await load_identities(transaction, tenant, identities)
+
+    async def _take_in(
+        self, tenant: str, new: Sequence[IncomingEvent], *, billed: bool
+    ) -> "_Taken":
+        """Store events that are new, by one call if that does, and else step by step."""
+        remembered = self._remembered.get(tenant)
+        if remembered and not _needs_steps(new, *remembered, billed=billed):
+            standing, meters = remembered
+            rollups = roll_up(new, meters)
+            stands = await take_in(
+                partial(self._database.call, tenant),
+                tenant,
+                standing,
+                new,
+                additions=await self._rollups.arrange(self._database, tenant, rollups, meters),
+                ingest_time=self._clock.now(),
+                billed=billed,
+            )
+            if stands:
+                return _Taken({each.identity for each in new})
+        return await self._take_in_steps(tenant, new, billed=billed)
+
+    async def _take_in_steps(
+        self, tenant: str, new: Sequence[IncomingEvent], *, billed: bool
+    ) -> "_Taken":
+        """Store events of a tenant whose standing is read first, and what else they ask for."""
+        remaining = {each.identity: each for each in new}
         now = self._clock.now()
         async with self._database.transaction(tenant) as transaction:
             standing = await lock_for_events(transaction, tenant)
             meters = await self._known_meters.at(transaction, tenant, standing.revision)
+            self._remember(tenant, standing, meters)
             late: list[IncomingEvent] = []
             if standing.closed_until and not billed:
-                late = await _take_late(transaction, tenant, distinct, standing.closed_until)
+                late = await _take_late(transaction, tenant, remaining, standing.closed_until)
             refused: Mapping[Identity, Fate] = {}
             if standing.horizon:
                 refused = await _take_uncountable(
-                    transaction, tenant, distinct, meters, standing.horizon
+                    transaction, tenant, remaining, meters, standing.horizon
                 )
-            new = list(distinct.values())
-            created = await save_events(transaction, tenant, new, now, billed=billed)
-            if len(created) < len(new):
-                new = [each for each in new if each.identity in created]
-            rollups = roll_up(new, meters)
+            counted = list(remaining.values())
+            if counted:
+                await take_in(
+                    (await raw_connection(transaction)).fetchval,
+                    tenant,
+                    standing,
+                    counted,
+                    additions=NOTHING_ADDED,
+                    ingest_time=now,
+                    billed=billed,
+                )
+            rollups = roll_up(counted, meters)
             series = await self._rollups.add(transaction, tenant, rollups, meters)
             kept = await save_late_events(transaction, tenant, late, now) if late else set()
-            fates = await _fates(transaction, tenant, incoming, created | kept, refused)
         self._rollups.remember(tenant, series)
-        if kept:
-            return [
-                _LATE if fate is _CREATED and each.identity in kept else fate
-                for each, fate in zip(incoming, fates, strict=True)
-            ]
+        return _Taken(remaining.keys(), kept, refused)
+
+    def _remember(self, tenant: str, standing: Standing, meters: MeterSet) -> None:
+        if len(self._remembered) >= _TENANTS_REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[tenant] = (standing, meters)
+
+    async def _fates(
+        self,
+        tenant: str,
+        incoming: Sequence[IncomingEvent],
+        taken: "_Taken",
+        known: Mapping[Identity, StoredIdentity],
+    ) -> list[Fate]:
+        """Tell what became of each event: the first of an identity made it, others repeat it."""
+        made = dict.fromkeys(taken.created, _CREATED) | dict.fromkeys(taken.late, _LATE)
+        fates: list[Fate | None] = []
+        repeats: list[IncomingEvent] = []
+        for each in incoming:
+            fate = taken.refused.get(each.identity) or made.pop(each.identity, None)
+            fates.append(fate)
+            if fate is None:
+                repeats.append(each)
+        compared = iter(await self._compare(tenant, repeats, known) if repeats else ())
+        return [fate or next(compared) for fate in fates]
+
+    async def _compare(
+        self,
+        tenant: str,
+        repeats: Sequence[IncomingEvent],
+        known: Mapping[Identity, StoredIdentity],
+    ) -> list[Fate]:
+        """Tell a duplicate from a conflict: by fingerprint, then by the stored event's fields."""
+        unknown = {each.identity for each in repeats} - known.keys()
+        if unknown:
+            known = {**known, **await self._look_up(tenant, unknown)}
+        suspects = {
+            each.identity: known[each.identity].time
+            for each in repeats
+            if each.fingerprint != known[each.identity].fingerprint
+        }
+        if not suspects:
+            return [_DUPLICATE] * len(repeats)
+        async with self._database.transaction(tenant) as transaction:
+            stored = await load_events_at(
+                transaction, tenant, [(time, *identity) for identity, time in suspects.items()]
+            )
+        fates = []
+        for each in repeats:
+            same = each.fingerprint == known[each.identity].fingerprint
+            violations = () if same else _differences(each, stored.get(each.identity))
+            fates.append(Fate(Outcome.CONFLICT, violations) if violations else _DUPLICATE)
         return fates
+
+
+class _Taken(NamedTuple):
+    """What became of new events: which were made, which came late, and why others were refused."""
+
+    created: AbstractSet[Identity] = frozenset()
+    late: AbstractSet[Identity] = frozenset()
+    refused: Mapping[Identity, Fate] = {}
+
+
+_NOTHING_TAKEN: Final = _Taken()
+
+
+def _needs_steps(
+    new: Sequence[IncomingEvent], standing: Standing, meters: MeterSet, *, billed: bool
+) -> bool:
+    """Tell whether more has to be known of events than how the tenant stands."""
+    if standing.closed_until and not billed:
+        bound_us = microseconds(standing.closed_until)
+        if any(each.time_us < bound_us for each in new):
+            return True
+    types = meters.types_with_moments
+    return bool(types) and any(each.type in types for each in new)
 
 
 async def _take_late(
@@ -196,57 +331,6 @@ async def _take_uncountable(
     for identity in refused:
         del distinct[identity]
     return dict.fromkeys(refused, Fate(Outcome.REJECTED, (Violation("time", description),)))
-
-
-async def _fates(
-    transaction: AsyncConnection,
-    tenant: str,
-    incoming: Sequence[IncomingEvent],
-    created: AbstractSet[Identity],
-    refused: Mapping[Identity, Fate],
-) -> list[Fate]:
-    """Tell what became of each event: the first of a created identity made it, others repeat it."""
-    fates = [_CREATED] * len(incoming)
-    if len(created) == len(incoming):
-        return fates
-    unclaimed = set(created)
-    repeats: dict[int, IncomingEvent] = {}
-    for position, each in enumerate(incoming):
-        if each.identity in unclaimed:
-            unclaimed.remove(each.identity)
-        elif each.identity in refused:
-            fates[position] = refused[each.identity]
-        else:
-            repeats[position] = each
-    compared = await _compare(transaction, tenant, repeats.values())
-    for position, fate in zip(repeats, compared, strict=True):
-        fates[position] = fate
-    return fates
-
-
-async def _compare(
-    transaction: AsyncConnection, tenant: str, repeats: Collection[IncomingEvent]
-) -> list[Fate]:
-    """Tell a duplicate from a conflict: by fingerprint, then by the stored event's fields."""
-    if not repeats:
-        return []
-    known = await load_identities(transaction, tenant, {each.identity for each in repeats})
-    suspects = {
-        each.identity: known[each.identity].time
-        for each in repeats
-        if each.fingerprint != known[each.identity].fingerprint
-    }
-    if not suspects:
-        return [_DUPLICATE] * len(repeats)
-    stored = await load_events_at(
-        transaction, tenant, [(time, *identity) for identity, time in suspects.items()]
-    )
-    fates = []
-    for each in repeats:
-        same = each.fingerprint == known[each.identity].fingerprint
-        violations = () if same else _differences(each, stored.get(each.identity))
-        fates.append(Fate(Outcome.CONFLICT, violations) if violations else _DUPLICATE)
-    return fates
 
 
 def _differences(sent: IncomingEvent, stored: UsageEvent | None) -> tuple[Violation, ...]:
