@@ -55,7 +55,15 @@ _POLL_S = 0.02
 _PORT_CHOICES = 5
 _NOTICE_WAIT_S = 10.0
 
-_SETTINGS = ("max_connections=200", "max_wal_size=2GB", "timezone=UTC", "log_timezone=UTC")
+# Pages that are written to again and again have to stay in memory, of which a page takes nothing
+# before it is used.
+_SETTINGS = (
+    "max_connections=200",
+    "shared_buffers=512MB",
+    "max_wal_size=2GB",
+    "timezone=UTC",
+    "log_timezone=UTC",
+)
 # For data that nobody misses after a crash.
 _EPHEMERAL_SETTINGS = (
     "fsync=off",

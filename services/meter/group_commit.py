@@ -19,8 +19,11 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 # A call takes several turns of the loop from its first byte to its submission. One caller alone
-# waits for them in vain: they take less than a tenth of a millisecond.
-_QUIET_TURNS = 8
+# waits for them in vain: they take less than a tenth of a millisecond. Callers that shared the last
+# transaction come back one after the other; that more of them share the next one saves everybody
+# more time than they wait.
+_QUIET_TURNS_ALONE = 8
+_QUIET_TURNS_TOGETHER = 80
 _RETRY_AFTER = timedelta(seconds=1)
 
 
@@ -119,7 +122,8 @@ class GroupCommit(Generic[Item, Answer]):
     async def _gather(self, queue: "_Queue[Item, Answer]") -> None:
         """Let calls that are being read join, as long as the turns of the loop bring some."""
         quiet, seen = 0, queue.items
-        while quiet < _QUIET_TURNS and queue.items < self._limits.parallel_items:
+        turns = _QUIET_TURNS_TOGETHER if queue.sharing > 1 else _QUIET_TURNS_ALONE
+        while quiet < turns and queue.items < self._limits.parallel_items:
             await asyncio.sleep(0)
             quiet = quiet + 1 if queue.items == seen else 0
             seen = queue.items
@@ -135,6 +139,7 @@ class GroupCommit(Generic[Item, Answer]):
             calls.append(queue.calls.popleft())
             count += len(calls[-1].items)
         queue.items -= count
+        queue.sharing = len(calls)
         return calls
 
     async def _store_together(self, tenant: str, calls: "list[_Call[Item, Answer]]") -> None:
@@ -168,5 +173,6 @@ class _Call(Generic[Item, Answer]):
 @dataclass(slots=True)
 class _Queue(Generic[Item, Answer]):
     items: int = 0
+    sharing: int = 0
     calls: deque[_Call[Item, Answer]] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -105,7 +105,7 @@ async def take_in(
     call: Call,
     tenant: str,
     standing: Standing,
-    incoming: Sequence[IncomingEvent],
+    incoming: Collection[IncomingEvent],
     *,
     additions: Additions,
     ingest_time: datetime,

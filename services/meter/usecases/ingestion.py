@@ -135,7 +135,9 @@ class Ingestion:
         looks = tenant in self._repeating
         while True:
             known = await self._look_up(tenant, firsts) if looks else {}
-            new = [each for each in firsts.values() if each.identity not in known]
+            new = firsts
+            if known:
+                new = {key: each for key, each in firsts.items() if key not in known}
             try:
                 taken = await self._take_in(tenant, new, billed=billed) if new else _NOTHING_TAKEN
             except IdentityTaken:
@@ -154,31 +156,31 @@ class Ingestion:
             return await load_identities(transaction, tenant, identities)
 
     async def _take_in(
-        self, tenant: str, new: Sequence[IncomingEvent], *, billed: bool
+        self, tenant: str, new: Mapping[Identity, IncomingEvent], *, billed: bool
     ) -> "_Taken":
         """Store events that are new, by one call if that does, and else step by step."""
         remembered = self._remembered.get(tenant)
-        if remembered and not _needs_steps(new, *remembered, billed=billed):
+        if remembered and not _needs_steps(new.values(), *remembered, billed=billed):
             standing, meters = remembered
-            rollups = roll_up(new, meters)
+            rollups = roll_up(new.values(), meters)
             stands = await take_in(
                 partial(self._database.call, tenant),
                 tenant,
                 standing,
-                new,
+                new.values(),
                 additions=await self._rollups.arrange(self._database, tenant, rollups, meters),
                 ingest_time=self._clock.now(),
                 billed=billed,
             )
             if stands:
-                return _Taken({each.identity for each in new})
+                return _Taken(new.keys())
         return await self._take_in_steps(tenant, new, billed=billed)
 
     async def _take_in_steps(
-        self, tenant: str, new: Sequence[IncomingEvent], *, billed: bool
+        self, tenant: str, new: Mapping[Identity, IncomingEvent], *, billed: bool
     ) -> "_Taken":
         """Store events of a tenant whose standing is read first, and what else they ask for."""
-        remaining = {each.identity: each for each in new}
+        remaining = dict(new)
         now = self._clock.now()
         async with self._database.transaction(tenant) as transaction:
             standing = await lock_for_events(transaction, tenant)
@@ -274,7 +276,7 @@ _NOTHING_TAKEN: Final = _Taken()
 
 
 def _needs_steps(
-    new: Sequence[IncomingEvent], standing: Standing, meters: MeterSet, *, billed: bool
+    new: Collection[IncomingEvent], standing: Standing, meters: MeterSet, *, billed: bool
 ) -> bool:
     """Tell whether more has to be known of events than how the tenant stands."""
     if standing.closed_until and not billed:
