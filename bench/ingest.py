@@ -52,12 +52,9 @@ _RAW_TABLE = """
 CREATE SCHEMA raw;
 CREATE TABLE raw.events (LIKE meter.events INCLUDING DEFAULTS, fingerprint bytea);
 ALTER TABLE raw.events ADD PRIMARY KEY (tenant_id, event_id, source);
-CREATE INDEX ON raw.events (tenant_id, time, source, event_id);
+CREATE INDEX ON raw.events (tenant_id, type, time, source, event_id);
 CREATE INDEX ON raw.events (
     tenant_id, customer_id, date_bin(INTERVAL '1 minute', time, TIMESTAMPTZ '2000-01-01 00:00Z')
-);
-CREATE INDEX ON raw.events (
-    tenant_id, type, date_bin(INTERVAL '1 minute', time, TIMESTAMPTZ '2000-01-01 00:00Z')
 );
 """
 

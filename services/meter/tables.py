@@ -36,7 +36,7 @@ events = Table(
     Column("time", DateTime(timezone=True), primary_key=True),
     Column("source", Text, primary_key=True),
     Column("event_id", Text, primary_key=True),
-    Column("type", Text, nullable=False),
+    Column("type", Text, primary_key=True),
     Column("customer_id", Text, nullable=False),
     Column("project_id", Text, nullable=False),
     Column("user_id", Text, nullable=False),

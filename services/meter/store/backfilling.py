@@ -9,28 +9,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.interval import Interval
 from kit.postgres import raw_connection
 from services.meter.model import IncomingEvent, Meter
-from services.meter.store.reading import MINUTE, EventFilter, stream_events
+from services.meter.store.reading import EventFilter, stream_events
 from services.meter.windows import start_of_quarter
 
 NOTHING_COUNTED: Final = datetime.fromisoformat("3000-01-01T00:00:00+00:00")
 """From when a meter has counted that has counted nothing yet: after every event."""
 
 _EVENTS_AT_ONCE: Final = 10_000
-_BACK_BY: Final = f"""
-SELECT {MINUTE} FROM meter.events
-WHERE tenant_id = $1 AND type = $2 AND {MINUTE} < $3 AND time < $3
-ORDER BY {MINUTE} DESC
+_BACK_BY: Final = """
+SELECT time FROM meter.events
+WHERE tenant_id = $1 AND type = $2 AND time < $3
+ORDER BY time DESC
 OFFSET $4 LIMIT 1
 """
-_OLDEST: Final = f"""
-SELECT {MINUTE} FROM meter.events
+_OLDEST: Final = """
+SELECT time FROM meter.events
 WHERE tenant_id = $1 AND type = $2
-ORDER BY {MINUTE}
+ORDER BY time
 LIMIT 1
 """
-_CUSTOMERS_SINCE: Final = f"""
+_CUSTOMERS_SINCE: Final = """
 SELECT DISTINCT customer_id FROM meter.events
-WHERE tenant_id = $1 AND type = $2 AND {MINUTE} >= $3 AND time >= $3
+WHERE tenant_id = $1 AND type = $2 AND time >= $3
 """
 
 
@@ -40,12 +40,12 @@ async def start_of_stretch(
     """Answer from when to count next, so that it is about so many events; nothing for the rest."""
     raw = await raw_connection(transaction)
     event_type = meter.definition.event_type
-    minute = await raw.fetchval(_BACK_BY, tenant, event_type, meter.counted_from, size)
-    return start_of_quarter(minute) if minute else None
+    time = await raw.fetchval(_BACK_BY, tenant, event_type, meter.counted_from, size)
+    return start_of_quarter(time) if time else None
 
 
 async def oldest_event(transaction: AsyncConnection, tenant: str, meter: Meter) -> datetime | None:
-    """Answer the minute of the oldest event of the meter's type."""
+    """Answer when the oldest event of the meter's type happened."""
     raw = await raw_connection(transaction)
     found: datetime | None = await raw.fetchval(_OLDEST, tenant, meter.definition.event_type)
     return found

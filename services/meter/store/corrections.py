@@ -33,7 +33,7 @@ VALUES ($1, {_VALUES}, $13, $14)
 """
 _REMOVE_EVENT: Final = """
 DELETE FROM meter.events
-WHERE tenant_id = $1 AND time = $2 AND source = $3 AND event_id = $4
+WHERE tenant_id = $1 AND type = $2 AND time = $3 AND source = $4 AND event_id = $5
 """
 _MOVE_IDENTITY: Final = """
 UPDATE meter.event_identities SET time = $4
@@ -118,7 +118,8 @@ async def replace_event(
 async def remove_event(transaction: AsyncConnection, tenant: str, event: UsageEvent) -> None:
     """Let an event no longer count; its identity stays taken."""
     raw = await raw_connection(transaction)
-    await raw.execute(_REMOVE_EVENT, tenant, event.time, event.source, event.event_id)
+    key = (event.type, event.time, event.source, event.event_id)
+    await raw.execute(_REMOVE_EVENT, tenant, *key)
 
 
 async def _move_identity(

@@ -12,14 +12,19 @@ import asyncpg
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    Select,
     Text,
     and_,
+    bindparam,
     cast,
+    column,
     func,
     literal,
     literal_column,
     or_,
     select,
+    text,
+    true,
     tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,6 +40,7 @@ from services.meter.model import (
     UsageEvent,
 )
 from services.meter.store.meters import Standing
+from services.meter.store.reading import TYPES
 from services.meter.store.rollups import Additions
 from services.meter.tables import events
 from services.meter.windows import start_of_minute
@@ -50,7 +56,7 @@ minute: Final = literal_column(
     "date_bin(INTERVAL '1 minute', meter.events.time, TIMESTAMPTZ '2000-01-01 00:00Z')",
     _event.time.type,
 )
-"""The minute in which an event happened, written as the indexes have it."""
+"""The minute in which an event happened, written as the index by customer has it."""
 
 _TYPES: Final = {
     name: Text if isinstance(_event[name].type, JSON) else _event[name].type
@@ -65,16 +71,28 @@ JOIN unnest(string_to_array($2, E'\\n'), string_to_array($3, E'\\n')) AS wanted 
     USING (source, event_id)
 WHERE tenant_id = $1
 """
+_COUNTING_BY_IDENTITY: Final = f"""
+SELECT
+    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
+    dimensions::text, quantities::text, ingest_time, billed
+FROM meter.events
+WHERE tenant_id = $1 AND type = ANY(ARRAY({TYPES}))
+    AND time = $2 AND source = $3 AND event_id = $4
+"""
 # An event that came late or was taken back is not among the events that count.
-_FIND_EVENTS: Final = """
+_FIND_EVENTS: Final = f"""
 WITH wanted AS (
     SELECT * FROM unnest($2::timestamptz[], $3::text[], $4::text[]) AS each (time, source, event_id)
 )
-SELECT
-    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions::text, quantities::text
-FROM meter.events JOIN wanted USING (time, source, event_id)
-WHERE tenant_id = $1
+SELECT counting.* FROM wanted CROSS JOIN LATERAL (
+    SELECT
+        source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
+        dimensions::text, quantities::text
+    FROM meter.events
+    WHERE tenant_id = $1 AND type = ANY(ARRAY({TYPES}))
+        AND time = wanted.time AND source = wanted.source AND event_id = wanted.event_id
+    LIMIT 1
+) AS counting
 UNION ALL
 SELECT
     source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
@@ -164,17 +182,8 @@ async def load_event(
     known = await load_identities(transaction, tenant, [identity])
     if identity not in known:
         return None
-    columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
-    source, event_id = identity
-    found = await transaction.execute(
-        select(*columns, _event.ingest_time, _event.billed).where(
-            _event.tenant_id == tenant,
-            _event.time == known[identity].time,
-            _event.source == source,
-            _event.event_id == event_id,
-        )
-    )
-    row = found.one_or_none()
+    raw = await raw_connection(transaction)
+    row = await raw.fetchrow(_COUNTING_BY_IDENTITY, tenant, known[identity].time, *identity)
     return _stored(row) if row else None
 
 
@@ -205,20 +214,34 @@ async def list_events(
     if after:
         values = (literal(value, key.type) for key, value in zip(order, after, strict=True))
         conditions.append(tuple_(*order) > tuple_(*values))
-    if query.customer_id or query.type or meters:
-        # The same order and bounds, as the indexes by customer and by type have them.
+    if query.customer_id:
+        # The same order and bounds, as the index by customer has them.
         order = [minute, *order]
         conditions += _within_minutes(query.interval, after)
     # JSON columns as the text they were stored in.
-    columns = [cast(_event[name], _TYPES[name]) for name in UsageEvent._fields]
-    page = (
-        select(*columns, _event.ingest_time, _event.billed)
-        .where(*conditions)
-        .order_by(*order)
-        .limit(limit)
-    )
+    columns = [cast(_event[name], _TYPES[name]).label(name) for name in UsageEvent._fields]
+    page = select(*columns, _event.ingest_time, _event.billed)
+    if not query.customer_id and not query.type and not meters:
+        page = _of_every_type(page.where(*conditions), tenant, order, limit)
+    else:
+        page = page.where(*conditions).order_by(*order).limit(limit)
     found = await transaction.execute(page)
     return [_stored(row) for row in found]
+
+
+def _of_every_type(
+    events_of: Select[Any], tenant: str, order: Sequence[ColumnElement[Any]], limit: int
+) -> Select[Any]:
+    """Join the first events of each type, of which the index has the order."""
+    written = text(TYPES.replace("$1", ":tenant")).bindparams(bindparam("tenant", tenant, Text))
+    types = written.columns(column("type", Text)).cte("types")
+    first = events_of.where(_event.type == types.c.type).order_by(*order).limit(limit).lateral()
+    return (
+        select(*first.c)
+        .select_from(types.join(first, true()))
+        .order_by(first.c.time, first.c.source, first.c.event_id)
+        .limit(limit)
+    )
 
 
 def _within_minutes(interval: Interval | None, after: EventKey | None) -> list[ColumnElement[bool]]:
