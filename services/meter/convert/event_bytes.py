@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError
@@ -23,8 +22,8 @@ from kit.rpc.twins import Uncut, cut
 from services.meter.convert.events import (
     ENTRIES_MAX,
     EVENTS_MAX,
-    FINGERPRINT_BYTES,
     check_event_count,
+    fingerprint_of,
     microseconds_of,
     parse_event,
     read_dimensions,
@@ -55,8 +54,6 @@ _NAMES_REMEMBERED = 16_384
 
 # As the class itself, without what Python does for names of arguments.
 _new_event = cast("Any", partial(tuple.__new__, IncomingEvent))
-# Faster than to make one anew.
-_new_digest = blake2b(digest_size=FINGERPRINT_BYTES).copy
 
 Value = TypeVar("Value")
 
@@ -162,8 +159,6 @@ def _read(data: bytes, latest_us: int) -> IncomingEvent:
         raise Uncut
 
     content = f"{time_us}\t{who}\t{dimensions}\t{{{','.join(written)}}}"
-    digest = _new_digest()
-    digest.update(content.encode())
     event: IncomingEvent = _new_event(
         (
             source,
@@ -173,7 +168,7 @@ def _read(data: bytes, latest_us: int) -> IncomingEvent:
             customer_id,
             dimensions,
             content,
-            digest.hexdigest(),
+            fingerprint_of(content),
             amounts,
             False,
         )

@@ -47,7 +47,7 @@ from tollkeeper.api.type.v1.subject_pb2 import Subject
 EVENTS_MAX = 10_000
 DECIMALS_MAX = 18
 ENTRIES_MAX = 16
-FINGERPRINT_BYTES = 16
+_FINGERPRINT_BYTES = 16
 # Of a rejected event: what is larger is told of, and not kept.
 _PAYLOAD_BYTES_MAX = 65_536
 _CUSTOMER_LENGTH_KEPT = 128
@@ -59,6 +59,8 @@ _NANOS_PER_SECOND = 10**9
 _ZERO = Decimal(0)
 # What `parse_decimal` would read so as well.
 _is_plain = re.compile(r"(?:0|[1-9][0-9]{0,13})(?:\.[0-9]{1,18})?").fullmatch
+# Faster than to make one anew.
+_new_digest = blake2b(digest_size=_FINGERPRINT_BYTES).copy
 _TIME_BOUNDS = "must be between 2000-01-01 and one hour from now"
 
 
@@ -216,7 +218,6 @@ def _parse(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent:
             quantities,
         )
     )
-    fingerprint = blake2b(content.encode(), digest_size=FINGERPRINT_BYTES).hexdigest()
     return IncomingEvent(
         source,
         event_id,
@@ -225,9 +226,16 @@ def _parse(message: meter_pb2.UsageEvent, latest_us: int) -> IncomingEvent:
         customer_id,
         dimensions,
         content,
-        fingerprint,
+        fingerprint_of(content),
         amounts,
     )
+
+
+def fingerprint_of(content: str) -> str:
+    """Digest the content of an event."""
+    digest = _new_digest()
+    digest.update(content.encode())
+    return digest.hexdigest()
 
 
 def _violations(message: meter_pb2.UsageEvent, latest_us: int) -> Iterator[Violation]:
