@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -138,13 +138,12 @@ class Rollups:
         No two of the rollups are of the same series and quarter of an hour, and none has moments.
         """
         ids = self._known_ids(tenant, quarters)
-        unknown = _unknown(ids, quarters)
-        if unknown:
+        made: SeriesIds = {}
+        if None in ids:
             async with database.transaction(tenant) as transaction:
-                made = await series_ids(transaction, tenant, unknown)
+                made = await series_ids(transaction, tenant, _unknown(ids, quarters))
             self.remember(tenant, made)
-            ids = _completed(ids, quarters, made)
-        return _additions(_by_kind(ids, quarters, meters))
+        return _additions(_by_kind(_completed(ids, quarters, made), quarters, meters))
 
     async def add(
         self,
@@ -218,20 +217,18 @@ def _unknown(ids: Sequence[int | None], rollups: Sequence[Rollup]) -> list[Serie
     return list({each.series for known, each in zip(ids, rollups, strict=True) if known is None})
 
 
-def _completed(
-    ids: Sequence[int | None], rollups: Sequence[Rollup], made: SeriesIds
-) -> list[int | None]:
+def _completed(ids: Sequence[int | None], rollups: Sequence[Rollup], made: SeriesIds) -> list[int]:
     return [known or made[each.series] for known, each in zip(ids, rollups, strict=True)]
 
 
 def _by_kind(
-    ids: Sequence[int | None], quarters: Sequence[Rollup], meters: MeterSet
+    ids: Sequence[int], quarters: Sequence[Rollup], meters: MeterSet
 ) -> dict[str, list[Identified]]:
     """Sort rollups by how they are added."""
     kinds: dict[str, list[Identified]] = {kind: [] for kind in (_SUMS, *_KINDS.values())}
     for series_id, rollup in zip(ids, quarters, strict=True):
         aggregation = meters.meter_of(rollup.series).definition.aggregation
-        kinds[_KINDS.get(aggregation, _SUMS)].append((cast("int", series_id), rollup))
+        kinds[_KINDS.get(aggregation, _SUMS)].append((series_id, rollup))
     return kinds
 
 
