@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.interval import Interval
 from kit.postgres import raw_connection
 from services.meter.model import Identity, IncomingEvent, LateEvent, StoredEvent, UsageEvent
+from services.meter.store.events import lines_of
 from services.meter.store.parameters import Parameters
+from services.meter.store.reading import COLUMNS
 
 LateKey = tuple[datetime, str, str]
 """The order of late events: when they came, source, event id."""
@@ -71,11 +73,8 @@ WITH staged AS (
 )
 SELECT source, event_id FROM created
 """
-_COLUMNS: Final = ", ".join(
-    f"{name}::text" if name in {"dimensions", "quantities"} else name for name in UsageEvent._fields
-)
 _FIND_LATE: Final = f"""
-SELECT ingest_time, closed_until, {_COLUMNS} FROM meter.late_events
+SELECT ingest_time, closed_until, {COLUMNS} FROM meter.late_events
 WHERE tenant_id = $1 AND source = $2 AND event_id = $3
 """
 
@@ -107,10 +106,7 @@ async def save_late_events(
 ) -> set[Identity]:
     """Keep late events whose identity is new, and answer those identities."""
     raw = await raw_connection(transaction)
-    text = "\n".join(
-        [f"{each.source}\t{each.event_id}\t{each.content}\t{each.fingerprint}" for each in late]
-    )
-    found = await raw.fetch(_STORE_LATE, tenant, ingest_time, text)
+    found = await raw.fetch(_STORE_LATE, tenant, ingest_time, lines_of(late))
     return {tuple(row) for row in found}
 
 
@@ -146,7 +142,7 @@ async def list_late_events(
         key = f"{add(time, 'timestamptz')}, {add(source, 'text')}, {add(event_id, 'text')}"
         conditions.append(f"(ingest_time, source, event_id) > ({key})")
     statement = (
-        f"SELECT ingest_time, closed_until, {_COLUMNS} FROM meter.late_events"
+        f"SELECT ingest_time, closed_until, {COLUMNS} FROM meter.late_events"
         f" WHERE {' AND '.join(conditions)}"
         f" ORDER BY ingest_time, source, event_id LIMIT {add(limit, 'bigint')}"
     )

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.postgres import raw_connection
 from services.meter.model import Identity, Revision, RevisionKind, StoredEvent, UsageEvent
+from services.meter.store.reading import COLUMNS
 
 _LOCK: Final = """
 SELECT time FROM meter.event_identities
@@ -17,10 +18,6 @@ FOR UPDATE
 _COLUMNS: Final = (
     "source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,"
     " dimensions, quantities"
-)
-_TEXTS: Final = (
-    "source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,"
-    " dimensions::text, quantities::text"
 )
 _VALUES: Final = "$2, $3, $4, $5, $6, $7, $8, $9, $10, ($11::text)::json, ($12::text)::json"
 _SAVE_REVISION: Final = f"""
@@ -40,12 +37,12 @@ UPDATE meter.event_identities SET time = $4
 WHERE tenant_id = $1 AND event_id = $2 AND source = $3
 """
 _FIND_REVISIONS: Final = f"""
-SELECT revision, kind, reason, create_time, {_TEXTS} FROM meter.event_revisions
+SELECT revision, kind, reason, create_time, {COLUMNS} FROM meter.event_revisions
 WHERE tenant_id = $1 AND event_id = $2 AND source = $3
 ORDER BY revision
 """
 _LIST_REVISIONS: Final = f"""
-SELECT revision, kind, reason, create_time, {_TEXTS} FROM meter.event_revisions
+SELECT revision, kind, reason, create_time, {COLUMNS} FROM meter.event_revisions
 WHERE tenant_id = $1 AND customer_id = $2 AND (event_id, source, revision) > ($3, $4, $5)
 ORDER BY event_id, source, revision
 LIMIT $6

@@ -40,7 +40,7 @@ from services.meter.model import (
     UsageEvent,
 )
 from services.meter.store.meters import Standing
-from services.meter.store.reading import TYPES
+from services.meter.store.reading import COLUMNS, TYPES
 from services.meter.store.rollups import Additions
 from services.meter.tables import events
 from services.meter.windows import start_of_minute
@@ -72,10 +72,7 @@ JOIN unnest(string_to_array($2, E'\\n'), string_to_array($3, E'\\n')) AS wanted 
 WHERE tenant_id = $1
 """
 _COUNTING_BY_IDENTITY: Final = f"""
-SELECT
-    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions::text, quantities::text, ingest_time, billed
-FROM meter.events
+SELECT {COLUMNS}, ingest_time, billed FROM meter.events
 WHERE tenant_id = $1 AND type = ANY(ARRAY({TYPES}))
     AND time = $2 AND source = $3 AND event_id = $4
 """
@@ -85,25 +82,16 @@ WITH wanted AS (
     SELECT * FROM unnest($2::timestamptz[], $3::text[], $4::text[]) AS each (time, source, event_id)
 )
 SELECT counting.* FROM wanted CROSS JOIN LATERAL (
-    SELECT
-        source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-        dimensions::text, quantities::text
-    FROM meter.events
+    SELECT {COLUMNS} FROM meter.events
     WHERE tenant_id = $1 AND type = ANY(ARRAY({TYPES}))
         AND time = wanted.time AND source = wanted.source AND event_id = wanted.event_id
     LIMIT 1
 ) AS counting
 UNION ALL
-SELECT
-    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions::text, quantities::text
-FROM meter.late_events JOIN wanted USING (time, source, event_id)
+SELECT {COLUMNS} FROM meter.late_events JOIN wanted USING (time, source, event_id)
 WHERE tenant_id = $1
 UNION ALL
-SELECT
-    source, event_id, time, type, customer_id, project_id, user_id, key_id, run_id,
-    dimensions::text, quantities::text
-FROM meter.event_revisions JOIN wanted USING (time, source, event_id)
+SELECT {COLUMNS} FROM meter.event_revisions JOIN wanted USING (time, source, event_id)
 WHERE tenant_id = $1 AND kind = 'VOIDED'
 """
 
@@ -138,9 +126,7 @@ async def take_in(
     Raises:
         IdentityTaken: an event of one of the identities is there already; nothing is changed.
     """
-    lines = "\n".join(
-        [f"{each.source}\t{each.event_id}\t{each.content}\t{each.fingerprint}" for each in incoming]
-    )
+    lines = lines_of(incoming)
     try:
         stands: bool = await call(
             _TAKE_IN, tenant, *standing, lines, ingest_time, billed, *additions
@@ -150,6 +136,13 @@ async def take_in(
             raise
         raise IdentityTaken from error
     return stands
+
+
+def lines_of(incoming: Collection[IncomingEvent]) -> str:
+    """Write events as PostgreSQL splits them: a line each, its fields separated by tabs."""
+    return "\n".join(
+        [f"{each.source}\t{each.event_id}\t{each.content}\t{each.fingerprint}" for each in incoming]
+    )
 
 
 async def load_identities(

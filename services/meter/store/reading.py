@@ -36,6 +36,11 @@ TYPES: Final = """
 """
 """Every type of a tenant's events, found by a step for each; the key of events begins with it."""
 
+COLUMNS: Final = ", ".join(
+    f"{name}::text" if name in {"dimensions", "quantities"} else name for name in UsageEvent._fields
+)
+"""What makes a `UsageEvent`, in its order; JSON as the text that was stored."""
+
 _PREFETCH: Final = 1_000
 _REMEMBERED: Final = 16_384
 _READ: Final = """
