@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-NAMES = ("ingest", "query", "quota", "envoy", "lease", "rating", "tax")
+NAMES = ("call", "ingest", "query", "quota", "envoy", "lease", "rating", "tax")
 _INDENT = "  "
 
 

@@ -80,7 +80,7 @@ async def serve(
 
 def details_of(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
     """Read everything an error tells: its code, its message, and the details by type."""
-    metadata = dict(error.trailing_metadata() or ())
+    metadata = dict(tuple(error.trailing_metadata() or ()))
     status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
     assert (status.code, status.message) == (error.code().value[0], error.details())
     return error.code(), error.details(), [_unpacked(detail) for detail in status.details]

@@ -37,8 +37,8 @@ def test_a_gateway_installs_three_packages_with_the_client() -> None:
     """The client brings grpcio, protobuf and googleapis-common-protos, and nothing else."""
     assert project("client/pyproject.toml")["dependencies"] == [
         "googleapis-common-protos>=1.76,<2",
-        "grpcio>=1.85.1,<2",
-        "protobuf>=7.35.1,<8",
+        "grpcio>=1.78.2,<2",
+        "protobuf>=6.33.5,<8",
     ]
 
 

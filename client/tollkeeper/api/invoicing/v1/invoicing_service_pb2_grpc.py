@@ -5,7 +5,7 @@ import warnings
 
 from tollkeeper.api.invoicing.v1 import invoicing_service_pb2 as tollkeeper_dot_api_dot_invoicing_dot_v1_dot_invoicing__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class InvoicingServiceStub:
+class InvoicingServiceStub(object):
     """Closes billing periods: usage is rated, taxed, and becomes an invoice.
     """
 
@@ -117,7 +117,7 @@ class InvoicingServiceStub:
                 _registered_method=True)
 
 
-class InvoicingServiceServicer:
+class InvoicingServiceServicer(object):
     """Closes billing periods: usage is rated, taxed, and becomes an invoice.
     """
 
@@ -330,7 +330,7 @@ def add_InvoicingServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class InvoicingService:
+class InvoicingService(object):
     """Closes billing periods: usage is rated, taxed, and becomes an invoice.
     """
 

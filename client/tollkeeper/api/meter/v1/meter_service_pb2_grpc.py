@@ -5,7 +5,7 @@ import warnings
 
 from tollkeeper.api.meter.v1 import meter_service_pb2 as tollkeeper_dot_api_dot_meter_dot_v1_dot_meter__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class MeterServiceStub:
+class MeterServiceStub(object):
     """Stores usage events and answers how much was used.
     """
 
@@ -147,7 +147,7 @@ class MeterServiceStub:
                 _registered_method=True)
 
 
-class MeterServiceServicer:
+class MeterServiceServicer(object):
     """Stores usage events and answers how much was used.
     """
 
@@ -465,7 +465,7 @@ def add_MeterServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class MeterService:
+class MeterService(object):
     """Stores usage events and answers how much was used.
     """
 

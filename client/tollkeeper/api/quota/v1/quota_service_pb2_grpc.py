@@ -5,7 +5,7 @@ import warnings
 
 from tollkeeper.api.quota.v1 import quota_service_pb2 as tollkeeper_dot_api_dot_quota_dot_v1_dot_quota__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class QuotaServiceStub:
+class QuotaServiceStub(object):
     """Decides over calls before they run, atomically over every limit that applies.
 
     Denial is an answer and not an error. Amounts are reserved before a call and
@@ -135,7 +135,7 @@ class QuotaServiceStub:
                 _registered_method=True)
 
 
-class QuotaServiceServicer:
+class QuotaServiceServicer(object):
     """Decides over calls before they run, atomically over every limit that applies.
 
     Denial is an answer and not an error. Amounts are reserved before a call and
@@ -393,7 +393,7 @@ def add_QuotaServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class QuotaService:
+class QuotaService(object):
     """Decides over calls before they run, atomically over every limit that applies.
 
     Denial is an answer and not an error. Amounts are reserved before a call and

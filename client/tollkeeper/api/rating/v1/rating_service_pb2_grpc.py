@@ -5,7 +5,7 @@ import warnings
 
 from tollkeeper.api.rating.v1 import rating_service_pb2 as tollkeeper_dot_api_dot_rating_dot_v1_dot_rating__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class RatingServiceStub:
+class RatingServiceStub(object):
     """Holds plans as immutable versions, and rates periods by them.
     """
 
@@ -122,7 +122,7 @@ class RatingServiceStub:
                 _registered_method=True)
 
 
-class RatingServiceServicer:
+class RatingServiceServicer(object):
     """Holds plans as immutable versions, and rates periods by them.
     """
 
@@ -351,7 +351,7 @@ def add_RatingServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class RatingService:
+class RatingService(object):
     """Holds plans as immutable versions, and rates periods by them.
     """
 

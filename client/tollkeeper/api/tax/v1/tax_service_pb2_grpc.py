@@ -5,7 +5,7 @@ import warnings
 
 from tollkeeper.api.tax.v1 import tax_service_pb2 as tollkeeper_dot_api_dot_tax_dot_v1_dot_tax__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class TaxServiceStub:
+class TaxServiceStub(object):
     """Determines indirect taxes by dated rules, and converts money by dated rates.
     """
 
@@ -107,7 +107,7 @@ class TaxServiceStub:
                 _registered_method=True)
 
 
-class TaxServiceServicer:
+class TaxServiceServicer(object):
     """Determines indirect taxes by dated rules, and converts money by dated rates.
     """
 
@@ -294,7 +294,7 @@ def add_TaxServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class TaxService:
+class TaxService(object):
     """Determines indirect taxes by dated rules, and converts money by dated rates.
     """
 
