@@ -34,10 +34,11 @@ from tollkeeper.api.meter.v1.meter_service_pb2_grpc import MeterServiceStub
 
 YESTERDAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 ALL_TIME = Interval(YESTERDAY, YESTERDAY + timedelta(hours=1))
+STORING_WAIT_S = 30
 STORING = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'tollkeeper-meter'
-    AND state = 'active' AND query ILIKE '%INSERT INTO%'
+    AND state = 'active' AND query LIKE '%meter.take_in(%'
 """
 
 
@@ -68,8 +69,9 @@ async def watching(database_url: str) -> AsyncIterator[Callable[[], Awaitable[in
 
     async def storing() -> int:
         process_id = None
-        while process_id is None:
-            process_id = await connection.fetchval(STORING)
+        async with asyncio.timeout(STORING_WAIT_S):
+            while process_id is None:
+                process_id = await connection.fetchval(STORING)
         return int(process_id)
 
     try:
