@@ -6,6 +6,7 @@ more than a bounded number of waiting items, rather than let memory grow.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ Answer = TypeVar("Answer")
 # more time than they wait.
 _QUIET_TURNS_ALONE = 8
 _QUIET_TURNS_TOGETHER = 80
+# So many share a transaction at little more than the least cost for each. With all of them nothing
+# would be left to read and to answer while it runs.
+_GATHERED_CALLS_MAX = 40
 _RETRY_AFTER = timedelta(seconds=1)
 
 
@@ -123,10 +127,19 @@ class GroupCommit(Generic[Item, Answer]):
         """Let calls that are being read join, as long as the turns of the loop bring some."""
         quiet, seen = 0, queue.items
         turns = _QUIET_TURNS_TOGETHER if queue.sharing > 1 else _QUIET_TURNS_ALONE
-        while quiet < turns and queue.items < self._limits.parallel_items:
+        while quiet < turns and not self._is_gathered(queue):
             await asyncio.sleep(0)
-            quiet = quiet + 1 if queue.items == seen else 0
-            seen = queue.items
+            if queue.items == seen:
+                # For the threads of gRPC, which bring the calls.
+                os.sched_yield()
+                quiet += 1
+            else:
+                quiet, seen = 0, queue.items
+
+    def _is_gathered(self, queue: "_Queue[Item, Answer]") -> bool:
+        """Tell whether enough waits for a transaction that it is not worth to wait for more."""
+        limits = self._limits
+        return queue.items >= limits.parallel_items or len(queue.calls) >= _GATHERED_CALLS_MAX
 
     def _has_work(self, queue: "_Queue[Item, Answer]", beside: int) -> bool:
         """Tell whether what waits deserves a transaction beside so many that run."""

@@ -76,6 +76,22 @@ async def test_calls_that_are_being_read_join_the_first() -> None:
     assert store.groups == ["t:abc", "t:d"]
 
 
+async def test_a_transaction_does_not_wait_for_everybody() -> None:
+    """Enough callers share it; those that come later are read while it runs."""
+    store = Store()
+    store.gate.set()
+    limits = replace(LIMITS, transaction_items=100, items_max=100, parallel_items=100)
+    commit = GroupCommit(store, limits)
+
+    tasks = []
+    for _ in range(60):
+        tasks.append(asyncio.create_task(submit(commit, "t", "a")))
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+    assert [len(group.removeprefix("t:")) for group in store.groups] == [40, 20]
+
+
 async def test_a_call_larger_than_a_transaction_goes_alone() -> None:
     """A call is never split, however large."""
     store = Store()
