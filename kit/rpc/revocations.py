@@ -6,13 +6,13 @@ emptied, what was once seen as revoked stays so until its expiry.
 """
 
 import asyncio
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from kit.clock import Clock, SystemClock
+from kit.ending import end
 from kit.redis_pool import RedisPool
 from kit.telemetry import get_logger
 
@@ -41,9 +41,7 @@ class Revocations:
     async def close(self) -> None:
         """Stop reading the list."""
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._refreshing
+            await end(self._refreshing)
 
     def is_revoked(self, key_id: str) -> bool:
         """Tell whether a key is known to be revoked."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from kit.clock import Clock
+from kit.ending import end
 from kit.errors import DomainError
 from kit.postgres import Database
 from kit.telemetry import get_logger
@@ -54,9 +55,7 @@ class Alerts:
         """Write what was seen last, and stop."""
         if self._writing is None:
             return
-        self._writing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._writing
+        await end(self._writing)
         with suppress(*_FAULTS):
             await self.write()
 

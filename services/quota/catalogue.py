@@ -19,6 +19,7 @@ from typing import Any, cast
 from redis.exceptions import RedisError
 
 from kit.clock import Clock
+from kit.ending import end
 from kit.errors import DomainError
 from kit.postgres import Database
 from kit.redis_pool import RedisPool
@@ -91,10 +92,7 @@ class LimitCatalogue:
 
     async def close(self) -> None:
         """Stop comparing versions."""
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(*self._tasks)
 
     def is_loaded(self, tenant: str) -> bool:
         """Tell whether the limits of a tenant are in memory."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from kit.ending import end
 from kit.redis_pool import cluster_nodes, node_url
 from services.quota.redis_link import NotAsked, RedisLink, Reply, ReplyError, packed
 
@@ -82,9 +83,8 @@ class ClusterLink:
     async def close(self) -> None:
         """Close every connection."""
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await self._refreshing
+            with suppress(OSError):
+                await end(self._refreshing)
         for link in self._links.values():
             await link.close()
 

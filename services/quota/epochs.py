@@ -18,6 +18,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.clock import Clock
+from kit.ending import end
 from kit.errors import DomainError
 from kit.postgres import Database
 from kit.telemetry import get_logger
@@ -93,9 +94,7 @@ class Epochs:
     async def close(self) -> None:
         """Beat no more."""
         if self._beating is not None:
-            self._beating.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._beating
+            await end(self._beating)
 
     def installation(self) -> str:
         """Name the installation, which is known once this is connected."""

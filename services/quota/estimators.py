@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgpack
 from redis.exceptions import RedisError
 
+from kit.ending import end
 from kit.redis_pool import RedisPool, Script
 from kit.telemetry import get_logger
 from services.quota.learning import (
@@ -63,9 +64,7 @@ class Estimators:
         """Share what was learned last, and stop."""
         if self._sharing is None:
             return
-        self._sharing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._sharing
+        await end(self._sharing)
         with suppress(OSError, RedisError):
             await self.share()
 

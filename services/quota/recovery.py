@@ -13,6 +13,7 @@ from pathlib import Path
 import msgpack
 
 from kit.clock import Clock
+from kit.ending import end
 from kit.errors import DomainError
 from kit.telemetry import get_logger, meter
 from services.quota.catalogue import LimitCatalogue
@@ -78,10 +79,7 @@ class Recovery:
     async def close(self) -> None:
         """Leave what is being rebuilt to others."""
         watching = [self._watching] if self._watching is not None else []
-        for task in (*watching, *self._rebuilding.values(), *self._following):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(*watching, *self._rebuilding.values(), *self._following)
 
     @property
     def epoch(self) -> str | None:

@@ -10,12 +10,12 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from google.rpc.status_pb2 import Status
 
 from kit import telemetry
+from kit.ending import end
 from kit.errors import DomainError, InvalidInput
 from kit.rpc.status import internal_status, render_status
 from services.quota.convert.answers import (
@@ -67,9 +67,7 @@ class Session:
                     yield self._outbox.take()
                 self._has_room.set()
         finally:
-            self._reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reading
+            await end(self._reading)
         if self._refusal is not None:
             raise self._refusal
 

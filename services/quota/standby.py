@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from kit.clock import Clock
+from kit.ending import end
 from kit.errors import DomainError, Unavailable
 from kit.telemetry import get_logger
 from services.quota.counters import Answer, Root
@@ -82,9 +83,7 @@ class Standby:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_CLOSING_S):
                         await asyncio.shield(self._watching)
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+            await end(self._watching)
         if self._journal:
             get_logger().error("usage.unbooked", count=len(self._journal))
 

@@ -7,8 +7,8 @@ empty batch makes the script end what is due.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
+from kit.ending import end
 from kit.errors import DomainError
 from kit.telemetry import get_logger
 from services.quota.counters import LOST, Batch, Counters, Decided, Root
@@ -42,10 +42,7 @@ class Sweeper:
 
     async def close(self) -> None:
         """Stop; another replica goes on."""
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(*self._tasks)
 
     async def sweep(self) -> None:
         """End every hold that is due now.

@@ -7,7 +7,7 @@ one goes on.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,6 +16,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.clock import Clock
+from kit.ending import end
 from kit.errors import DomainError
 from kit.postgres import Database
 from kit.telemetry import get_logger
@@ -87,9 +88,7 @@ class Retention:
     async def close(self) -> None:
         """Stop; another replica goes on."""
         if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     async def maintain(self) -> Maintained:
         """Make the months to come, drop those beyond retention, delete what else is.

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kit import telemetry
+from kit.ending import end
 from kit.errors import CannotStart
 from services.quota.envoy.configuration import read_rules
 from services.quota.envoy.fields import BadConfiguration, Fault, File
@@ -55,9 +56,7 @@ class RuleFiles:
     async def close(self) -> None:
         """Look no more."""
         if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+            await end(self._watching)
 
     async def _watch(self) -> None:
         while True:
