@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Measure, and answer the figures."""
     argparse.ArgumentParser(prog="python -m bench call", description=__doc__).parse_args(arguments)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures = runner.run(_measure())
+        figures = runner.run(measure([_MESSAGE], _CALLERS, _SECONDS))
     return {
         "grpc_version": grpc.__version__,
         "calls_per_s": figures.per_s,
@@ -36,10 +36,12 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     }
 
 
-async def _measure() -> calling.Figures:
+async def measure(messages: Sequence[bytes], callers: int, seconds: float) -> calling.Figures:
+    """Let callers send messages, each always the same one, to a server that does nothing."""
     with calling.echoing() as (address, process_id):
         async with open_channel(address) as channel:
             send: Any = channel.unary_unary(calling.ECHO)
             calls = calling.Calls({"server": process_id, "caller": os.getpid()})
-            await calling.in_turns([(calls, lambda _: send(_MESSAGE))], _CALLERS, _SECONDS)
+            ask = lambda caller: send(messages[caller % len(messages)])  # noqa: E731 - as the contract has it.
+            await calling.in_turns([(calls, ask)], callers, seconds)
             return calls.figures

@@ -28,7 +28,7 @@ import asyncpg
 import grpc.aio
 import uvloop
 
-from bench import calling
+from bench import call
 from bench.rig import Rig, cpu_seconds_of, running
 from kit.rpc.channel import open_channel
 from kit.rpc.wire import render_time
@@ -132,7 +132,7 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
         figures = [await sender.run(written, case, number) for number, case in enumerate(cases, 1)]
     copied.append(await _copy(database, events, run=1))
     await database.close()
-    echo = await _echo(written)
+    echo = await call.measure(written, SINGLE.callers, _CASE_S)
     top, single = figures[cases.index(TOP)], figures[cases.index(SINGLE)]
     return {
         "events_per_s": top.events_per_s,
@@ -146,17 +146,6 @@ async def _measure(rig: Rig, cases: Sequence[Case]) -> dict[str, Any]:
         "service_peak_mb": rig.peak_memory_mb(),
         "cases": [asdict(each) for each in figures],
     }
-
-
-async def _echo(requests: Sequence[bytes]) -> calling.Figures:
-    """Send the same single events to a server that does nothing."""
-    with calling.echoing() as (address, process_id):
-        async with open_channel(address) as channel:
-            send: Any = channel.unary_unary(calling.ECHO)
-            calls = calling.Calls({"echo": process_id})
-            ask = lambda caller: send(requests[caller])  # noqa: E731 - as the contract has it.
-            await calling.in_turns([(calls, ask)], SINGLE.callers, _CASE_S)
-            return calls.figures
 
 
 def _make_events() -> list[meter_pb2.UsageEvent]:
