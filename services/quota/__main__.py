@@ -57,7 +57,7 @@ async def build(settings: ServiceSettings, clock: Clock) -> Hosted:
     gate = Gate(catalogue, batcher, estimators)
     holds = HoldUseCases(Inspection(link))
     reconciler = Reconciler(link, epochs, recovery, catalogue, usage=usage, clock=clock)
-    recovery.serve(reconciler.reconcile)
+    recovery.serve(reconciler.reconcile, standby.owes)
     kept = CounterUseCases(foundation.database, Audits(link), reconciler)
     service = QuotaService(gate, holds, limits, kept, clock)
     descriptor = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]

@@ -14,6 +14,8 @@ if is_first then
   redis.call('UNLINK', KEYS[1], KEYS[2])
   redis.call('HSET', KEYS[1], '_e', epoch)
 end
+-- Who is about to set them by how they stood is to look again.
+redis.call('HINCRBY', KEYS[1], '_t', 1)
 
 -- What holds take from is made where it is missing, also when the rest was set before.
 for i = 1, #given, 6 do

@@ -1,15 +1,18 @@
 -- Sets the counters of a customer anew while calls run: what was used as the meter says, and what
 -- open holds have taken as their records say. It is asked twice, since the meter answers in between:
--- first how counters stand, then to set them, adding what was settled meanwhile.
+-- first how counters stand, then to set them, adding what was settled meanwhile. Who else has set them
+-- in between has changed what is settled as well, so then nothing is set.
 --
 -- KEYS  counters and holds
--- ARGV  msgpack: epoch, whether nothing need be kept yet, whether to set, targets
+-- ARGV  msgpack: epoch, whether nothing need be kept yet, nil or the turn after which to set, targets
 --         target  field, stamp, what was used in parts by the meter, whether the counter was there
 --                 when it was asked, its stamp then, what was settled then; all in one flat list
 -- Returns {epoch that is kept} where it is another; else msgpack
---   of the first call   {field, stamp, settled ...}, late holds left out
+--   of the first call   the turn: how often counters were set; {field, stamp, settled ...}, late
+--                       holds left out
 --   of the second call  how many counters were set, how many holds are open, and of each counter that
---                       has changed {field, used and held before, used and held after ...}
+--                       has changed {field, used and held before, used and held after ...}; or false
+--                       where it is another turn
 --
 -- What expired and was booked until its late commit is used still, though the meter does not know
 -- of it. Rolling rates and counters of what is in flight say what happens now: of them only what
@@ -19,10 +22,10 @@ local MOST = 4503599627370496
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local epoch, may_begin, is_to_set, targets = cmsgpack.unpack(ARGV[1])
+local epoch, may_begin, turn, targets = cmsgpack.unpack(ARGV[1])
 
 local counters, fields, held, late = {}, {}, {}, {}
-local holds_count, kept_epoch = 0, false
+local holds_count, kept_epoch, kept_turn = 0, false, 0
 
 local function read_hold(hold)
   local _, flat = cmsgpack.unpack_one(hold[2])
@@ -45,6 +48,8 @@ for i = 1, #kept, 2 do
   local name, value = kept[i], kept[i + 1]
   if name == '_e' then
     kept_epoch = value
+  elseif name == '_t' then
+    kept_turn = tonumber(value)
   elseif string.find(name, '[|#]') then
     local stamp, taken, settled, counted, drain, scale = cmsgpack.unpack(value)
     fields[#fields + 1] = name
@@ -58,7 +63,7 @@ if kept_epoch ~= epoch and (kept_epoch or not may_begin) then return {kept_epoch
 
 local function late_on(field, stamp) return late[field .. ' ' .. stamp] or 0 end
 
-if not is_to_set then
+if not turn then
   local figures = {}
   for i = 1, #fields do
     local counter = counters[fields[i]]
@@ -66,8 +71,9 @@ if not is_to_set then
     figures[#figures + 1] = counter.stamp
     figures[#figures + 1] = counter.settled - late_on(fields[i], counter.stamp)
   end
-  return cmsgpack.pack(figures)
+  return cmsgpack.pack({kept_turn, figures})
 end
+if turn ~= kept_turn then return cmsgpack.pack(false) end
 
 local function used(counter)
   local rest = counter.settled % counter.scale
@@ -100,7 +106,7 @@ for i = 1, #targets, 6 do
   if set_used(unpack(targets, i, i + 5)) then set_count = set_count + 1 end
 end
 
-local values, changed = kept_epoch and {} or {'_e', epoch}, {}
+local values, changed = {'_e', epoch, '_t', turn + 1}, {}
 for i = 1, #fields do
   local field = fields[i]
   local counter, by_holds = counters[field], held[field] or 0

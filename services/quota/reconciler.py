@@ -26,7 +26,8 @@ from services.quota.refusals import unavailable
 from services.quota.unix_time import unix_ms
 
 _SCRIPT = Path(__file__).with_name("reconcile.lua").read_bytes()
-_LOOK, _SET = False, True
+_LOOK = None
+_TURNS_MAX = 5
 _STILL_S = 0.02
 _LOOKS_MAX = 40
 _ARRIVAL_S = 1.0
@@ -52,11 +53,18 @@ class Reconciled(NamedTuple):
     changed: Sequence[Change]
 
 
-class _Standing(NamedTuple):
+class _Counted(NamedTuple):
     """How a counter stood before the meter was asked."""
 
     stamp_ms: int
     settled: int
+
+
+class _Standing(NamedTuple):
+    """How counters stood, by their fields, and how often they had been set anew by then."""
+
+    turn: int
+    counters: Mapping[str, _Counted]
 
 
 class Reconciler:
@@ -82,12 +90,24 @@ class Reconciler:
     async def reconcile(self, tenant: str, customer: str) -> Reconciled:
         """Set the counters of a customer, which takes a second or two.
 
+        Who finds that somebody else has set them meanwhile begins again, since how they stood
+        before says nothing about what was settled since.
+
         Raises:
             Precondition: TOO_MANY_LIMITS, EVENTS_EXPIRED.
-            Unavailable: COUNTERS_UNAVAILABLE, also while what was lost is being rebuilt;
-                METER_UNAVAILABLE; RATE_CARD_UNAVAILABLE.
+            Unavailable: COUNTERS_UNAVAILABLE, also while what was lost is being rebuilt, or others
+                set them again and again; METER_UNAVAILABLE; RATE_CARD_UNAVAILABLE.
         """
         root = Root(tenant, customer)
+        for _ in range(_TURNS_MAX):
+            reconciled = await self._reconcile(root)
+            if reconciled is not None:
+                return reconciled
+        raise unavailable()
+
+    async def _reconcile(self, root: Root) -> Reconciled | None:
+        """Set the counters, unless somebody else has set them while the meter was asked."""
+        tenant, customer = root
         await self._catalogue.load(tenant)
         index, made_ms = self._catalogue.index(tenant), self._catalogue.made_ms(tenant)
         standing, now_ms = await self._look(root)
@@ -95,16 +115,19 @@ class Reconciler:
         starts_ms = starts_of(index.clocks_of(customer), now_ms, made_ms)
         usage_since = await self._usage.since(tenant, customer, starts_ms, now_ms)
         used = {each.field: each for each in rebuild(index, usage_since, now_ms, made_ms)}
-        counters = _counting(index, customer, standing, now_ms) | used
-        targets = _targets(counters.values(), standing)
-        set_count, holds_count, changes = await self._ask(root, _SET, targets)
+        counters = _counting(index, customer, standing.counters, now_ms) | used
+        targets = _targets(counters.values(), standing.counters)
+        answer = await self._ask(root, standing.turn, targets)
+        if not answer:
+            return None
+        set_count, holds_count, changes = answer
         changed = [
             Change(*counted_by(customer, field.decode()), *figures)
             for field, *figures in _rows(changes, 5)
         ]
         return Reconciled(set_count, holds_count, sorted(changed))
 
-    async def _look(self, root: Root) -> tuple[Mapping[str, _Standing], int]:
+    async def _look(self, root: Root) -> tuple[_Standing, int]:
         """Read how counters stand, and at which instant: if it can be, one of stillness.
 
         Where nothing was settled it does not matter whether a call is metered a little before its
@@ -120,19 +143,20 @@ class Reconciler:
             seen_ms = self._now_ms()
         return standing, seen_ms
 
-    async def _standing(self, root: Root) -> Mapping[str, _Standing]:
-        found = _rows(await self._ask(root, _LOOK, ()), 3)
-        return {field.decode(): _Standing(*figures) for field, *figures in found}
+    async def _standing(self, root: Root) -> _Standing:
+        turn, found = await self._ask(root, _LOOK, ())
+        rows = _rows(found, 3)
+        return _Standing(turn, {field.decode(): _Counted(*figures) for field, *figures in rows})
 
     def _now_ms(self) -> int:
         return unix_ms(self._clock.now())
 
-    async def _ask(self, root: Root, is_to_set: bool, targets: Sequence[object]) -> Any:  # noqa: ANN401, FBT001 - msgpack; it goes on the wire.
+    async def _ask(self, root: Root, turn: int | None, targets: Sequence[object]) -> Any:  # noqa: ANN401 - msgpack.
         may_begin = False
-        reply = await self._run(root, may_begin, is_to_set, targets)
+        reply = await self._run(root, may_begin, turn, targets)
         if reply == [None] and await self._recovery.may_begin(root):
             may_begin = True
-            reply = await self._run(root, may_begin, is_to_set, targets)
+            reply = await self._run(root, may_begin, turn, targets)
         if isinstance(reply, bytes):
             return msgpack.unpackb(reply, raw=True)
         self._recovery.lost(root)
@@ -171,7 +195,7 @@ def _counting(
     return found
 
 
-def _targets(counters: Iterable[Rebuilt], standing: Mapping[str, _Standing]) -> Sequence[object]:
+def _targets(counters: Iterable[Rebuilt], standing: Mapping[str, _Counted]) -> Sequence[object]:
     """Say what is to be set; rolling rates are not, since they say what happens now."""
     flat: list[object] = []
     for counter in counters:

@@ -7,7 +7,6 @@ without the meter a customer's counters stay lost.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgpack
@@ -31,13 +30,18 @@ _SCRIPT = Path(__file__).with_name("rebuild.lua").read_bytes()
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 2.0
 _REBUILT_AT_ONCE = 16
-_BOOKED_S = 0.3
+_FOLLOW_UPS_S = (0.3, 0.3, 1.0, 3.0, 10.0)
+"""How long to wait before counters are set once more, and each time that it could not be done."""
+
 _rebuilt = meter.create_counter(
     "quota.rebuilt_customers", description="Customers whose counters were rebuilt after a loss."
 )
 
 Reconcile = Callable[[str, str], Awaitable[object]]
 """Sets the counters of a customer of a tenant by the meter."""
+
+Owes = Callable[[Root], bool]
+"""Tells whether something of a customer was accepted and is not booked yet."""
 
 
 class Recovery:
@@ -64,13 +68,14 @@ class Recovery:
         self._rebuilding: dict[Root, asyncio.Task[None]] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._reconcile: Reconcile | None = None
+        self._owes: Owes = lambda _: False
         self._restored: Epoch | None = None
         self._decided_ms = self._lost_ms = 0
         self._watching: asyncio.Task[None] | None = None
 
-    def serve(self, reconcile: Reconcile) -> None:
-        """Learn how to set the counters of a customer by the meter once more."""
-        self._reconcile = reconcile
+    def serve(self, reconcile: Reconcile, owes: Owes) -> None:
+        """Learn how to set the counters of a customer by the meter once more, and when."""
+        self._reconcile, self._owes = reconcile, owes
 
     async def connect(self) -> None:
         """Begin to look whether there is a new epoch."""
@@ -172,11 +177,21 @@ class Recovery:
         task.add_done_callback(self._following.discard)
 
     async def _reconcile_once(self, root: Root) -> None:
+        """Set counters by the meter, once all is booked that it may have heard of already."""
         assert self._reconcile is not None, "a replica says how before it serves"
-        # By then the standby has booked what it had accepted.
-        await asyncio.sleep(_BOOKED_S)
-        with suppress(DomainError):
-            await self._reconcile(*root)
+        cause = ""
+        for pause_s in _FOLLOW_UPS_S:
+            await asyncio.sleep(pause_s)
+            if self._owes(root):
+                cause = "UNBOOKED"
+                continue
+            try:
+                await self._reconcile(*root)
+            except DomainError as error:
+                cause = error.reason
+            else:
+                return
+        get_logger().warning("counters.unreconciled", tenant=root.tenant, cause=cause)
 
     async def _rebuild(self, root: Root, epoch: Epoch) -> None:
         await self._catalogue.load(root.tenant)

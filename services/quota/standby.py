@@ -61,7 +61,8 @@ class Standby:
     def __init__(self, clock: Clock, *, journal_max: int = JOURNAL_MAX) -> None:
         self._clock = clock
         self._journal_max = journal_max
-        self._journal: dict[tuple[Root, str], Asked] = {}
+        self._journal: dict[Root, dict[str, Asked]] = {}
+        self._journal_count = 0
         self._given: dict[tuple[Root, str], _Given] = {}
         self._spent: dict[Root, Mapping[str, int]] = {}
         self._decide: Decide | None = None
@@ -85,7 +86,7 @@ class Standby:
                         await asyncio.shield(self._watching)
             await end(self._watching)
         if self._journal:
-            get_logger().error("usage.unbooked", count=len(self._journal))
+            get_logger().error("usage.unbooked", count=self._journal_count)
 
     def answer(self, root: Root, asked: Asked, error: Unavailable) -> Answer | DomainError:
         """Answer what the counters did not; `error` where nobody but they can."""
@@ -109,6 +110,10 @@ class Standby:
         if request_id and len(self._given) < self._journal_max:
             self._given[root, request_id] = _Given(kind, fingerprint, answer)
         return answer
+
+    def owes(self, root: Root) -> bool:
+        """Tell whether something of a customer was accepted and is not booked yet."""
+        return root in self._journal
 
     def _judged(self, root: Root, operation: Operation) -> Answer:
         coverage = operation.coverage
@@ -135,9 +140,11 @@ class Standby:
         )
 
     def _enter(self, root: Root, asked: Asked) -> bool:
-        if len(self._journal) >= self._journal_max:
+        if self._journal_count >= self._journal_max:
             return False
-        self._journal[root, asked.request_id] = asked
+        of_customer = self._journal.setdefault(root, {})
+        self._journal_count += asked.request_id not in of_customer
+        of_customer[asked.request_id] = asked
         return True
 
     async def _watch(self) -> None:
@@ -157,24 +164,29 @@ class Standby:
 
     async def _book(self, decide: Decide) -> None:
         """Give the journal of whoever is back to the counters; raise when they are away again."""
-        names = iter([name for name in self._journal if not self._is_lost(name[0])])
-        while some := list(islice(names, _BOOKED_AT_ONCE)):
+        back = [root for root in self._journal if not self._is_lost(root)]
+        entries = iter([(root, asked) for root in back for asked in self._journal[root].values()])
+        while some := list(islice(entries, _BOOKED_AT_ONCE)):
             answers = await asyncio.gather(
-                *(decide(name[0], self._journal[name]) for name in some), return_exceptions=True
+                *(decide(root, asked) for root, asked in some), return_exceptions=True
             )
-            for name, answer in zip(some, answers, strict=True):
+            for (root, asked), answer in zip(some, answers, strict=True):
                 if not isinstance(answer, Unavailable):
-                    self._booked(name, answer)
+                    self._booked(root, asked, answer)
             away = [answer for answer in answers if isinstance(answer, Unavailable)]
             if len(away) == len(some):
                 raise away[0]
 
-    def _booked(self, name: tuple[Root, str], answer: Answer | BaseException) -> None:
-        asked = self._journal.pop(name)
+    def _booked(self, root: Root, asked: Asked, answer: Answer | BaseException) -> None:
+        of_customer = self._journal[root]
+        del of_customer[asked.request_id]
+        self._journal_count -= 1
+        if not of_customer:
+            del self._journal[root]
         if isinstance(answer, Exception) and _is_usage(asked):
             get_logger().error(
                 "usage.refused",
-                request_id=name[1],
+                request_id=asked.request_id,
                 cause=getattr(answer, "reason", type(answer).__name__),
             )
         elif isinstance(answer, BaseException) and not isinstance(answer, DomainError):
@@ -182,7 +194,7 @@ class Standby:
 
     def _forget_who_is_back(self) -> None:
         """End the outage of every customer whose counters are back and of whom all is booked."""
-        waiting = {root for root, _ in self._journal}
+        waiting = set(self._journal)
         waiting |= {root for root in self._spent if self._is_lost(root)}
         waiting |= {root for root, _ in self._given if self._is_lost(root)}
         self._given = {name: given for name, given in self._given.items() if name[0] in waiting}

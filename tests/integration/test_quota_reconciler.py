@@ -202,6 +202,19 @@ async def test_calls_go_on_while_counters_are_rebuilt(world: QuotaWorld, meter: 
     assert list(audit.drifts) == []
 
 
+async def test_what_others_set_meanwhile_is_not_taken_for_usage(
+    world: QuotaWorld, meter: str
+) -> None:
+    """As when every replica sets counters after a loss: all see the same difference."""
+    await use(world, meter, 40, key="k1")
+    await store(world, meter, 5, key="k1")
+    rebuilt = await asyncio.gather(*(world.ask("RebuildCounters", a_rebuild()) for _ in range(3)))
+    standing = await balances(world)
+
+    assert (standing["year"], standing["keys"], standing["prepaid"]) == ((45, 0),) * 3
+    assert sorted(len(each.changed) for each in rebuilt) == [0, 0, 3]
+
+
 async def test_a_repeat_gets_the_first_answer(world: QuotaWorld, meter: str) -> None:
     """And the same id with another customer is refused."""
     await store(world, meter, 5, key="k1")

@@ -9,7 +9,7 @@ import pytest
 from cli.signing_keys import SigningKeys
 from kit.settings import ServiceSettings
 from tests.hosting import hosted
-from tests.metered_calls import use
+from tests.metered_calls import store, use
 from tests.own_redis import OwnRedis, own_redis
 from tests.quota_world import (
     ALLOW,
@@ -181,6 +181,27 @@ async def test_a_hold_is_known_again_to_the_replica_that_answered_it(
 
     assert found == expected
     assert [each.hold_settled for each in commits] == [True, True]
+
+
+async def test_what_two_replicas_set_once_more_counts_once(
+    serving: Callable[[], Any], redis: OwnRedis, meter: str
+) -> None:
+    """Both have rebuilt the customer, and both see afterwards what had not arrived at the loss."""
+    async with serving() as one, serving() as other:
+        await put_limits(one)
+        await asyncio.sleep(1)
+        for each in (one, other):
+            await each.ask("Reserve", a_reserve(10))
+        with redis.client() as client:
+            client.flushall()
+        await store(one, meter, 5)
+        expected = [Standing("closed", "acme", 5, 20, 975)]
+        found = await balances(one, expected)
+        # Whoever follows up is done a good second after the first.
+        await asyncio.sleep(4)
+        settled = await balances(other, expected)
+
+    assert [found, settled] == [expected, expected]
 
 
 async def test_a_first_start_is_no_loss(serving: Callable[[], Any], redis: OwnRedis) -> None:

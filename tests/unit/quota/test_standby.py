@@ -55,6 +55,7 @@ async def test_who_is_back_does_not_wait_for_who_is_lost() -> None:
         standby.answer(root, asked(Kind.RESERVE, "call", 4), unavailable())
     await asyncio.sleep(0.2)
     before = list(counters.booked)
+    owing = [standby.owes(root) for root in (LOST, BACK)]
     verdicts = [
         standby.answer(root, asked(Kind.RESERVE, "next", 4), unavailable()) for root in (LOST, BACK)
     ]
@@ -63,9 +64,11 @@ async def test_who_is_back_does_not_wait_for_who_is_lost() -> None:
     await standby.close()
 
     assert before == [(BACK, "usage")]
+    assert owing == [True, False]
     assert [verdict.outcome for verdict in verdicts if isinstance(verdict, Answer)] == [
         Outcome.DEGRADED_DENIED,
         Outcome.DEGRADED_ALLOWED,
     ]
     assert (LOST, "usage") in counters.booked
     assert counters.booked.count((BACK, "usage")) == 1
+    assert not standby.owes(LOST)
