@@ -6,7 +6,6 @@ more than a bounded number of waiting items, rather than let memory grow.
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,19 +14,18 @@ from itertools import islice
 from typing import Generic, TypeVar, cast
 
 from kit.errors import Exhausted
+from kit.gathering import Gathering
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# A call takes several turns of the loop from its first byte to its submission. One caller alone
-# waits for them in vain: they take less than a tenth of a millisecond. Callers that shared the last
-# transaction come back one after the other; that more of them share the next one saves everybody
-# more time than they wait.
+# One caller alone waits for less than a tenth of a millisecond. A transaction costs more than those
+# who come back from the last one wait for each other.
 _QUIET_TURNS_ALONE = 8
-_QUIET_TURNS_TOGETHER = 80
+_QUIET_TURNS = 80
 # So many share a transaction at little more than the least cost for each. With all of them nothing
 # would be left to read and to answer while it runs.
-_GATHERED_CALLS_MAX = 40
+_ENOUGH_CALLS = 40
 _RETRY_AFTER = timedelta(seconds=1)
 
 
@@ -125,21 +123,10 @@ class GroupCommit(Generic[Item, Answer]):
 
     async def _gather(self, queue: "_Queue[Item, Answer]") -> None:
         """Let calls that are being read join, as long as the turns of the loop bring some."""
-        quiet, seen = 0, queue.items
-        turns = _QUIET_TURNS_TOGETHER if queue.sharing > 1 else _QUIET_TURNS_ALONE
-        while quiet < turns and not self._is_gathered(queue):
+        while queue.items < self._limits.parallel_items:
+            if not queue.gathering.may_grow(len(queue.calls)):
+                return
             await asyncio.sleep(0)
-            if queue.items == seen:
-                # For the threads of gRPC, which bring the calls.
-                os.sched_yield()
-                quiet += 1
-            else:
-                quiet, seen = 0, queue.items
-
-    def _is_gathered(self, queue: "_Queue[Item, Answer]") -> bool:
-        """Tell whether enough waits for a transaction that it is not worth to wait for more."""
-        limits = self._limits
-        return queue.items >= limits.parallel_items or len(queue.calls) >= _GATHERED_CALLS_MAX
 
     def _has_work(self, queue: "_Queue[Item, Answer]", beside: int) -> bool:
         """Tell whether what waits deserves a transaction beside so many that run."""
@@ -152,7 +139,7 @@ class GroupCommit(Generic[Item, Answer]):
             calls.append(queue.calls.popleft())
             count += len(calls[-1].items)
         queue.items -= count
-        queue.sharing = len(calls)
+        queue.gathering.begin(len(calls))
         return calls
 
     async def _store_together(self, tenant: str, calls: "list[_Call[Item, Answer]]") -> None:
@@ -186,6 +173,12 @@ class _Call(Generic[Item, Answer]):
 @dataclass(slots=True)
 class _Queue(Generic[Item, Answer]):
     items: int = 0
-    sharing: int = 0
     calls: deque[_Call[Item, Answer]] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    gathering: Gathering = field(
+        default_factory=lambda: Gathering(
+            enough=_ENOUGH_CALLS,
+            quiet_turns=_QUIET_TURNS,
+            quiet_turns_alone=_QUIET_TURNS_ALONE,
+        )
+    )

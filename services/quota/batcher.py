@@ -1,9 +1,9 @@
 """Gathers what arrives at the same time, so that Redis is asked once for each customer.
 
-There is no timer: operations wait only until the event loop has read what else has arrived, and
-while their customer's batch before is with Redis. So a lone call goes at once, and batches grow by
-themselves under load. Operations of one customer are decided in the order in which they came.
-Refuses to let more than `waiting_max` operations wait.
+There is no timer: operations wait while their customer's batch before is with Redis, and while
+turns of the event loop bring others, if the ones before had company. So a lone call goes at once,
+and batches grow by themselves under load. Operations of one customer are decided in the order in
+which they came. Refuses to let more than `waiting_max` operations wait.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from kit.errors import DomainError, Unavailable
+from kit.gathering import Gathering
 from services.quota.counters import (
     Answer,
     Batch,
@@ -38,6 +39,9 @@ COUNTERS_PER_BATCH_MAX = 2048
 OPERATIONS_PER_ROUND_TRIP_MAX = 1024
 WAITING_MAX = 100_000
 
+# Each costs little less when more are decided together.
+_ENOUGH = 48
+_QUIET_TURNS = 40
 _OPERATIONS_ALWAYS_TAKEN = COUNTERS_PER_BATCH_MAX // LIMITS_PER_CALL_MAX
 
 Deliver = Callable[[Any, Answer | Exception], None]
@@ -132,6 +136,8 @@ class Batcher:
         self._round_trips: set[asyncio.Task[None]] = set()
         self._on_their_way = 0
         self._is_scheduled = False
+        self._gathering = Gathering(enough=_ENOUGH, quiet_turns=_QUIET_TURNS)
+        self._gathered_count = 0
 
     async def connect(self) -> None:
         """Nothing to open; the first operation starts the work."""
@@ -160,13 +166,12 @@ class Batcher:
             deliver(ticket, unavailable())
             return
         self._waiting_count += 1
+        self._gathered_count += 1
         queue = self._queues.get(root)
         if queue is None:
             queue = self._queues[root] = _Queue(root)
             self._ready.append(queue)
-            if not self._is_scheduled:
-                self._is_scheduled = True
-                asyncio.get_running_loop().call_soon(self._flush)
+            self._schedule()
         queue.waiting.append(_new_waiting((asked, deliver, ticket, may_stand_by)))
 
     async def decide(self, root: Root, asked: Asked, *, may_stand_by: bool = True) -> Answer:
@@ -179,8 +184,20 @@ class Batcher:
         """Have the counters themselves decide, and wait for the answer; raise why there is none."""
         return await self.decide(root, asked, may_stand_by=False)
 
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
         self._is_scheduled = False
+        if self._on_their_way >= self._round_trips_max:
+            return
+        if self._gathering.may_grow(self._gathered_count):
+            self._schedule()
+            return
+        self._gathering.begin(self._gathered_count)
+        self._gathered_count = 0
         share = len(self._ready)
         if not self._on_their_way:
             # One part is decided while the answers of the other are written. Whoever waits for
@@ -209,7 +226,7 @@ class Batcher:
             (queue, queue.taken, self._answers(queue, result))
             for queue, result in zip(queues, results, strict=True)
         ]
-        if self._ready:
+        if self._ready and not self._is_scheduled:
             # Redis gets its next work before this one's answers are written.
             self._flush()
             await asyncio.sleep(0)

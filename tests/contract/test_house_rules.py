@@ -23,20 +23,12 @@ FILE_LINES_MAX = 500
 SHELL_MODULES = frozenset(
     {"__init__", "__main__", "service", "runner", "convert", "usecases", "store", "counters"}
     | {"clients", "tables", "batcher", "catalogue", "redis_link", "sessions", "streams"}
-    | {
-        "audits",
-        "cluster_link",
-        "epochs",
-        "open_holds",
-        "expiry_index",
-        "reconciler",
-        "recovery",
-        "standby",
-        "sweeper",
-    }
+    | {"audits", "cluster_link", "epochs", "open_holds", "expiry_index"}
+    | {"reconciler", "recovery", "standby", "sweeper"}
     | {"alerts", "estimators", "rate_cards"}
     | {"cost_store", "cost_usecases", "margin_usecases", "simulating", "usage_streams"}
     | {"margin_store", "plan_versions"}
+    | {"group_commit"}
     | {"closing", "drafting", "metering", "plan_limits", "snapshot", "typesetting"}
 )
 PURE_KIT_MODULES = ("money", "decimals", "interval", "errors", "paging")

@@ -1,7 +1,7 @@
-"""Gathers the requests that arrive in one turn of the event loop, so that Redis is asked once.
+"""Gathers the requests that arrive at the same time, so that Redis is asked once.
 
-There is no timer: a lone request goes at once, and batches grow by themselves under load. Refuses
-to let more than `waiting_max` requests wait.
+There is no timer: a lone request goes at once; those that follow some which had company wait while
+turns of the event loop bring others. Refuses to let more than `waiting_max` requests wait.
 """
 
 import asyncio
@@ -9,11 +9,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kit.gathering import Gathering
 from services.quota.envoy.counters import Counters, Request, unavailable
 from services.quota.envoy.verdict import Counted
 
 HITS_PER_ROUND_TRIP_MAX = 4000
 WAITING_MAX = 20_000
+
+_ENOUGH = 48
+_QUIET_TURNS = 40
 
 Answer = list[Counted | None]
 
@@ -48,6 +52,7 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._round_trips: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
+        self._gathering = Gathering(enough=_ENOUGH, quiet_turns=_QUIET_TURNS)
 
     async def connect(self) -> None:
         """Nothing to open; the first request starts the work."""
@@ -77,6 +82,9 @@ class Batcher:
         self._is_scheduled = False
         if len(self._round_trips) >= self._round_trips_max:
             return
+        if self._gathering.may_grow(len(self._waiting)):
+            self._schedule()
+            return
         taken: list[_Waiting] = []
         hits_count = 0
         while self._waiting and hits_count < HITS_PER_ROUND_TRIP_MAX:
@@ -85,6 +93,7 @@ class Batcher:
             # Who has gone is not charged for what nobody counted yet.
             if not waiting.answer.done():
                 taken.append(waiting)
+        self._gathering.begin(len(taken))
         if taken:
             round_trip = asyncio.create_task(self._make_round_trip(taken))
             self._round_trips.add(round_trip)
