@@ -7,6 +7,7 @@ Whatever is refused names a field; whatever is acknowledged is stored, and nothi
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import random
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import asyncpg
 import grpc.aio
 import pytest
+from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from cli.embedded.loopback import HOST, choose_ports
@@ -37,6 +39,7 @@ from tests.fuzz.malformed import (
 )
 from tests.http_caller import post
 from tests.meter_world import CONFLICT, REJECTED, World, a_meter, meter_world
+from tests.unit.meter.test_otlp_json import as_json
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
 SERVICE = "/tollkeeper.api.meter.v1.MeterService"
@@ -133,12 +136,22 @@ class Fuzzer:
 
     async def post_spans(self) -> None:
         """Post an export, or what is hardly one."""
-        data = an_odd_export(self.draw, self.next()).SerializeToString()
-        if self.draw.random() < 0.5:
-            data = mangled(self.draw, data)
-        answer = await self._post(data, "application/x-protobuf", "/v1/traces")
+        export = an_odd_export(self.draw, self.next())
+        in_json = self.draw.random() < 0.5
+        plain = json.dumps(as_json(export)).encode() if in_json else export.SerializeToString()
+        encoding = self.draw.choice(("identity", "gzip"))
+        data = mangled(self.draw, plain) if self.draw.random() < 0.5 else plain
+        if encoding == "gzip":
+            packed = gzip.compress(data)
+            data = mangled(self.draw, packed) if self.draw.random() < 0.2 else packed
+        kind = "application/json" if in_json else "application/x-protobuf"
+        answer = await self._post(data, kind, "/v1/traces", encoding)
         assert answer.status in {200, 400}, answer
-        if answer.status == 200:
+        if answer.status == 400:
+            assert answer.json["violations"]
+        elif in_json:
+            ParseDict(answer.json, ExportTraceServiceResponse())
+        else:
             ExportTraceServiceResponse.FromString(answer.body)
 
     async def post_bytes(self) -> None:
@@ -163,9 +176,19 @@ class Fuzzer:
         answer: bytes = await call(data, metadata=self.world.token())
         return answer
 
-    async def _post(self, body: bytes, content_type: str, path: str = "/v1/events") -> Any:  # noqa: ANN401 - an answer.
+    async def _post(
+        self,
+        body: bytes,
+        content_type: str,
+        path: str = "/v1/events",
+        encoding: str = "identity",
+    ) -> Any:  # noqa: ANN401 - an answer.
         ((_, token),) = self.world.token()
-        headers = {"authorization": token, "content-type": content_type}
+        headers = {
+            "authorization": token,
+            "content-type": content_type,
+            "content-encoding": encoding,
+        }
         return await post(self.http, path, body, headers)
 
     def _note(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
+COMPRESSED = {"content-encoding": "gzip"}
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,19 @@ NO_FORMAT = (
 )
 
 
+async def test_a_body_may_be_compressed(front: Front) -> None:
+    """By gzip, whole or in members that follow one another."""
+    first = json.dumps(a_cloud_event("e1")).encode()
+    second = json.dumps(a_cloud_event("e2")).encode()
+
+    whole = await front.send(gzip.compress(first), headers=COMPRESSED)
+    members = gzip.compress(second[:50]) + gzip.compress(second[50:])
+    parts = await front.send(members, headers={"content-encoding": "x-gzip"})
+
+    assert (whole.json, parts.json) == ({"outcome": "CREATED"}, {"outcome": "CREATED"})
+    assert await front.world.usage() == [("acme", "20", 2)]
+
+
 @dataclass(frozen=True)
 class Refused:
     """A request that is refused as a whole."""
@@ -323,12 +338,44 @@ class Refused:
         ),
         Refused("no format", 415, "INVALID_FIELD", NO_FORMAT, b"", "text/plain"),
         Refused(
-            "compressed",
+            "another encoding",
             415,
             "INVALID_FIELD",
-            "content-encoding: must be absent: bodies are not compressed",
+            "content-encoding: must be gzip or absent",
             b"",
-            headers={"content-encoding": "gzip"},
+            headers={"content-encoding": "br"},
+        ),
+        Refused(
+            "not compressed",
+            400,
+            "INVALID_FIELD",
+            "body: is not gzip, as content-encoding says",
+            a_cloud_event(),
+            headers=COMPRESSED,
+        ),
+        Refused(
+            "cut off",
+            400,
+            "INVALID_FIELD",
+            "body: ends before the gzip in it does",
+            gzip.compress(json.dumps(a_cloud_event()).encode())[:-1],
+            headers=COMPRESSED,
+        ),
+        Refused(
+            "too large when unpacked",
+            413,
+            "PAYLOAD_TOO_LARGE",
+            "the body has more than 100,000 bytes",
+            gzip.compress(b" " * 30_000_000),
+            headers=COMPRESSED,
+        ),
+        Refused(
+            "too large and empty",
+            413,
+            "PAYLOAD_TOO_LARGE",
+            "the body has more than 100,000 bytes",
+            gzip.compress(b"") * 5_001,
+            headers=COMPRESSED,
         ),
         Refused(
             "no token",

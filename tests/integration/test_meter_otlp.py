@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -24,10 +26,11 @@ from kit.rpc.channel import open_channel
 from kit.settings import BadSettings, ServiceSettings
 from services.meter.sources.settings import load_source_settings
 from tests import instrumented_program
-from tests.http_caller import post
+from tests.http_caller import Answered, post
 from tests.meter_world import NOON, World, a_meter, meter_world
 from tests.unit.meter.test_otlp import NOON_NS, a_request
 
+PROTOBUF = "application/x-protobuf"
 PROGRAM = Path(instrumented_program.__file__)
 
 
@@ -195,31 +198,114 @@ def test_noon_is_noon() -> None:
     assert timedelta(microseconds=NOON_NS // 1000).total_seconds() == NOON.timestamp()
 
 
-async def test_spans_may_come_by_http(
+@pytest.fixture
+async def by_http(
     settings_for: Callable[..., ServiceSettings],
     keys: SigningKeys,
     tenant: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An exporter of OTLP over HTTP is answered as by gRPC; what is no export is refused."""
+) -> AsyncIterator[tuple[World, str]]:
+    """A meter that takes HTTP, and where."""
     (port,) = choose_ports(1)
     monkeypatch.setenv("TOLLKEEPER_METER_HTTP_LISTEN", f"{HOST}:{port}")
-    async with meter_world(settings_for, keys, tenant) as world:
-        await world.put_meter(a_meter("input_tokens", quantity="input_tokens"))
-        ((_, token),) = world.token("meter.ingest")
-        headers = {"authorization": token, "content-type": "application/x-protobuf"}
-        refused = a_request({"customer.id": ""}, trace_id=b"2" * 16)
-        export = a_request({"gen_ai.usage.input_tokens": 7})
-        export.MergeFrom(refused)
-        address = f"{HOST}:{port}"
-        taken = await post(address, "/v1/traces", export.SerializeToString(), headers)
-        bad = await post(address, "/v1/traces", b"\xff", headers)
-        other = await post(address, "/v1/traces", b"", {"authorization": token})
-        usage = await world.usage("input_tokens")
+    async with meter_world(settings_for, keys, tenant) as running:
+        await running.put_meter(a_meter("input_tokens", quantity="input_tokens"))
+        yield running, f"{HOST}:{port}"
+
+
+async def send(
+    by_http: tuple[World, str], body: bytes, content_type: str, encoding: str = "identity"
+) -> Answered:
+    """Post an export with the token of this test's tenant."""
+    world, address = by_http
+    ((_, token),) = world.token("meter.ingest")
+    headers = {
+        "authorization": token,
+        "content-type": content_type,
+        "content-encoding": encoding,
+    }
+    return await post(address, "/v1/traces", body, headers)
+
+
+def with_a_bad_span() -> ExportTraceServiceRequest:
+    """Make an export with a span of 7 tokens and one of nobody."""
+    request = a_request({"gen_ai.usage.input_tokens": 7})
+    request.MergeFrom(a_request({"customer.id": ""}, trace_id=b"2" * 16))
+    return request
+
+
+async def test_spans_may_come_by_http(by_http: tuple[World, str]) -> None:
+    """An exporter of OTLP over HTTP is answered as by gRPC; what is no export is refused."""
+    export = with_a_bad_span().SerializeToString()
+
+    taken = await send(by_http, export, PROTOBUF)
+    bad = await send(by_http, b"\xff", PROTOBUF)
+    other = await send(by_http, b"", "")
 
     answer = ExportTraceServiceResponse.FromString(taken.body)
     assert (taken.status, answer.partial_success.rejected_spans) == (200, 1)
-    assert taken.headers["content-type"] == "application/x-protobuf"
-    assert usage == [("acme", "7", 1)]
+    assert taken.headers["content-type"] == PROTOBUF
+    assert await by_http[0].usage("input_tokens") == [("acme", "7", 1)]
     assert (bad.status, bad.json["detail"]) == (400, "body: is no ExportTraceServiceRequest")
     assert (other.status, other.json["violations"][0]["field"]) == (415, "content-type")
+
+
+async def test_spans_may_come_compressed_as_collectors_send_them(
+    by_http: tuple[World, str],
+) -> None:
+    """They are the same spans: what comes again as it is counts no second time."""
+    export = with_a_bad_span()
+
+    answers = [
+        await send(by_http, gzip.compress(export.SerializeToString()), PROTOBUF, "gzip"),
+        await send(by_http, export.SerializeToString(), PROTOBUF),
+    ]
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].body == answers[1].body
+    assert await by_http[0].usage("input_tokens") == [("acme", "7", 1)]
+
+
+async def test_spans_may_come_in_json_as_browsers_and_node_send_them(
+    by_http: tuple[World, str],
+) -> None:
+    """The answer is JSON too, and a span has one identity in every format."""
+    span = {
+        "traceId": "000102030405060708090A0B0C0D0E0F",
+        "spanId": "0102030405060708",
+        "name": "chat large",
+        "kind": 3,
+        "startTimeUnixNano": str(NOON_NS - 10**9),
+        "endTimeUnixNano": str(NOON_NS),
+        "attributes": [
+            {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}},
+            {"key": "customer.id", "value": {"stringValue": "acme"}},
+            {"key": "gen_ai.usage.input_tokens", "value": {"intValue": 7}},
+        ],
+        "droppedAttributesCount": 0,
+        "events": [],
+        "status": {"code": 0},
+    }
+    scoped = {"scope": {"name": "instrumentation"}, "spans": [span, {**span, "spanId": "none"}]}
+    export = {"resourceSpans": [{"resource": {"attributes": []}, "scopeSpans": [scoped]}]}
+
+    taken = await send(by_http, json.dumps(export).encode(), "application/json; charset=utf-8")
+    again = await send(
+        by_http, a_request({"gen_ai.usage.input_tokens": 7}).SerializeToString(), PROTOBUF
+    )
+    bad = await send(by_http, b'{"resourceSpans": [5]}', "application/json")
+
+    assert (taken.status, taken.headers["content-type"]) == (200, "application/json")
+    assert taken.json == {
+        "partialSuccess": {
+            "rejectedSpans": "1",
+            "errorMessage": "000102030405060708090a0b0c0d0e0f-: "
+            "span_id must have 8 bytes that are not all zero",
+        }
+    }
+    assert (again.status, again.body) == (200, b"")
+    assert await by_http[0].usage("input_tokens") == [("acme", "7", 1)]
+    assert (bad.status, bad.json["violations"]) == (
+        400,
+        [{"field": "resourceSpans[0]", "description": "must be an object"}],
+    )

@@ -1,13 +1,12 @@
 """Usage by HTTP: CloudEvents in every mode, and OpenTelemetry's exports, with the rules of gRPC.
 
 Answers follow the commit. Errors are problem details (RFC 9457) with the reason of `errors.proto`
-and every bad field. Refuses to hold more bytes of bodies than a bound, whoever sends them.
+and every bad field.
 """
 
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from math import ceil
@@ -37,6 +36,8 @@ from kit.rpc.auth import Admission, Caller, TokenVerifier
 from services.meter.convert.events import check_event_count
 from services.meter.convert.exact_json import NotJson, read_json
 from services.meter.model import Fate, Outcome
+from services.meter.sources import otlp_json
+from services.meter.sources.bodies import Bodies, UnsupportedFormat
 from services.meter.sources.cloudevents import (
     Given,
     draft_of,
@@ -54,8 +55,7 @@ SCOPE = "meter.ingest"
 _STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
 _PROTOBUF = "application/x-protobuf"
-_BUFFERED_BYTES_MAX = 64 * 2**20
-_RETRY_AFTER = timedelta(seconds=1)
+_JSON = "application/json"
 _ATTRIBUTE_PREFIX = "ce-"
 _STATUSES: Mapping[type[DomainError], HTTPStatus] = {
     InvalidInput: HTTPStatus.BAD_REQUEST,
@@ -89,9 +89,8 @@ class HttpFront:
         self._spans = spans
         self._verifier = verifier
         self._nameless = None if nameless is None else Admission(nameless)
-        self._body_bytes_max = body_bytes_max
+        self._bodies = Bodies(body_bytes_max)
         self._deadline_s = deadline_s
-        self._buffered_bytes = 0
         self.app = Starlette(
             routes=[
                 Route(PATH, partial(self._post, self._take_events), methods=["POST"]),
@@ -122,19 +121,17 @@ class HttpFront:
             )
 
     async def _take_spans(self, request: Request) -> Response:
-        """Take an export in OTLP's binary format (opentelemetry.io/docs/specs/otlp, 4.2)."""
+        """Take an export in one of OTLP's formats, and answer in it."""
         admission = self._admit(request)
-        if _content_type(request) != _PROTOBUF:
-            raise _Unsupported("content-type", f"must be {_PROTOBUF}")
-        _check_uncompressed(request)
-        body, size = await self._read(request)
-        try:
-            export = ExportTraceServiceRequest.FromString(body)
+        content_type = _content_type(request)
+        if content_type not in {_PROTOBUF, _JSON}:
+            raise UnsupportedFormat.of("content-type", f"must be {_PROTOBUF} or {_JSON}")
+        async with self._bodies.read(request) as body:
+            is_json = content_type == _JSON
+            export = await otlp_json.read_export(body) if is_json else _binary_export(body)
             answer = await self._spans.take(admission.caller.tenant, export)
-        except DecodeError as error:
-            raise InvalidInput.of("body", "is no ExportTraceServiceRequest") from error
-        finally:
-            self._buffered_bytes -= size
+        if is_json:
+            return JSONResponse(otlp_json.written_answer(answer))
         return Response(answer.SerializeToString(), media_type=_PROTOBUF)
 
     def _admit(self, request: Request) -> Admission:
@@ -144,9 +141,8 @@ class HttpFront:
     async def _take_events(self, request: Request) -> Response:
         admission = self._admit(request)
         content_type = _content_type(request)
-        _check_encodings(request, content_type)
-        body, size = await self._read(request)
-        try:
+        _check_format(request, content_type)
+        async with self._bodies.read(request) as body:
             if content_type == _BATCH:
                 given = _batch(body)
                 check_event_count(len(given))
@@ -156,70 +152,28 @@ class HttpFront:
                 given = [given_binary(_attributes(request), body)]
             drafts = await draft_all(given, draft_of)
             fates = await self._intake.store(admission.caller.tenant, drafts)
-        finally:
-            self._buffered_bytes -= size
         return _render_batch(fates) if content_type == _BATCH else _render_one(fates[0])
 
-    async def _read(self, request: Request) -> tuple[bytes, int]:
-        """Read the body, counting what is held until the caller gives it back."""
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async for part in request.stream():
-                size += len(part)
-                self._buffered_bytes += len(part)
-                self._check_size(size)
-                parts.append(part)
-        except BaseException:
-            self._buffered_bytes -= size
-            raise
-        return b"".join(parts), size
 
-    def _check_size(self, size: int) -> None:
-        if size > self._body_bytes_max:
-            raise InvalidInput(
-                "PAYLOAD_TOO_LARGE",
-                f"the body has more than {self._body_bytes_max:,} bytes",
-                metadata={"maximum": str(self._body_bytes_max)},
-            )
-        if self._buffered_bytes > _BUFFERED_BYTES_MAX:
-            raise Exhausted(
-                "OVERLOADED",
-                "too many events wait to be stored; try again later",
-                retry_after=_RETRY_AFTER,
-            )
+def _binary_export(body: bytes) -> ExportTraceServiceRequest:
+    try:
+        return ExportTraceServiceRequest.FromString(body)
+    except DecodeError as error:
+        raise InvalidInput.of("body", "is no ExportTraceServiceRequest") from error
 
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _check_uncompressed(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise _Unsupported("content-encoding", "must be absent: bodies are not compressed")
-
-
-def _check_encodings(request: Request, content_type: str) -> None:
-    _check_uncompressed(request)
+def _check_format(request: Request, content_type: str) -> None:
     if content_type in {_STRUCTURED, _BATCH}:
         return
     if content_type.startswith("application/cloudevents"):
-        raise _Unsupported("content-type", f"must be {_STRUCTURED} or {_BATCH}")
-    if f"{_ATTRIBUTE_PREFIX}id" not in request.headers and content_type != "application/json":
+        raise UnsupportedFormat.of("content-type", f"must be {_STRUCTURED} or {_BATCH}")
+    if f"{_ATTRIBUTE_PREFIX}id" not in request.headers and content_type != _JSON:
         text = f"must be {_STRUCTURED}, {_BATCH}, or JSON with the headers ce-id, ce-source, …"
-        raise _Unsupported("content-type", text)
-
-
-class _Unsupported(InvalidInput):
-    """The request is in a format that is not read here."""
-
-    def __init__(self, field: str, description: str) -> None:
-        super().__init__(
-            "INVALID_FIELD",
-            f"{field}: {description}",
-            violations=(Violation(field, description),),
-        )
+        raise UnsupportedFormat.of("content-type", text)
 
 
 def _attributes(request: Request) -> dict[str, str]:
@@ -284,7 +238,7 @@ def _violations(violations: Iterable[Violation]) -> list[dict[str, str]]:
 
 def _render_error(error: DomainError) -> Response:
     status = _REASON_STATUSES.get(error.reason)
-    if isinstance(error, _Unsupported):
+    if isinstance(error, UnsupportedFormat):
         status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     if status is None:
         status = next(code for kind, code in _STATUSES.items() if isinstance(error, kind))
