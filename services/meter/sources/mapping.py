@@ -73,9 +73,10 @@ class OtlpMapping(BaseModel):
 
     type: str = _CALL
     """The type of the events."""
-    operations: tuple[str, ...] = ("chat", "text_completion", "generate_content", "embeddings")
+    operations: tuple[str, ...] = ("chat", "text_completion", "generate_content", "embeddings", "")
     """The `gen_ai.operation.name`s that are usage. Spans of agents and workflows repeat the tokens
-    of the calls inside them, so they are none."""
+    of the calls inside them, so they are none. An empty one stands for spans without it, which are
+    usage when they tell a model and tokens: not all instrumentation writes it."""
     ignored_scopes: tuple[str, ...] = ()
     """Instrumentation whose spans are left out, as another one reports the same calls."""
     customer: SpanPlaces = (

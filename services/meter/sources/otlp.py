@@ -33,6 +33,7 @@ _NANOS_PER_SECOND = 10**9
 _NAMED_MAX = 20
 _DEFAULT_SOURCE = "otlp"
 _OPERATION = "gen_ai.operation.name"
+_MODELS = ("gen_ai.request.model", "gen_ai.response.model")
 _BAGGAGE_HEADER = "http.request.header.baggage"
 
 # The attributes of each quantity, the older names last.
@@ -101,10 +102,12 @@ def _attributes(listed: Sequence[KeyValue]) -> Attributes:
 
 
 def _is_usage(span: Span, attributes: Attributes, mapping: OtlpMapping) -> bool:
-    operation = attributes.get(_OPERATION)
-    if operation is None or operation.string_value not in mapping.operations:
+    operation = attributes[_OPERATION].string_value if _OPERATION in attributes else ""
+    if operation not in mapping.operations:
         return False
     has_usage = any(name in attributes for names in _QUANTITIES.values() for name in names)
+    if not operation:
+        return has_usage and any(name in attributes for name in _MODELS)
     return has_usage or span.status.code != Status.STATUS_CODE_ERROR
 
 

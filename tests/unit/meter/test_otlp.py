@@ -70,6 +70,13 @@ def a_request(
     return request
 
 
+def without_operation(values: Mapping[str, Value]) -> ExportTraceServiceRequest:
+    """Make a request with a span that does not say what kind of call it was."""
+    request = a_request(values)
+    del request.resource_spans[0].scope_spans[0].spans[0].attributes[0]
+    return request
+
+
 def drafts(request: ExportTraceServiceRequest, **mapping: object) -> list[SpanDraft]:
     """Convert, with words of the mapping's file."""
     return list(drafts_of(request, OtlpMapping.model_validate(mapping)))
@@ -133,6 +140,15 @@ def test_older_names_of_the_conventions_are_understood() -> None:
     assert span.draft.event.source == "otlp"
 
 
+@pytest.mark.parametrize("model", ["gen_ai.request.model", "gen_ai.response.model"])
+def test_a_call_that_does_not_name_its_operation_counts(model: str) -> None:
+    """So do the AI SDK of Vercel and older instrumentation: a model and tokens are a call."""
+    (span,) = drafts(without_operation({model: "large", "gen_ai.usage.prompt_tokens": 7}))
+
+    assert dict(span.draft.event.quantities) == {"requests": "1", "input_tokens": "7"}
+    assert dict(span.draft.event.dimensions) == {"model": "large"}
+
+
 @dataclass(frozen=True)
 class Ignored:
     """A span that is no usage."""
@@ -151,6 +167,13 @@ class Ignored:
             a_request(
                 {"gen_ai.operation.name": "invoke_agent", "gen_ai.usage.input_tokens": 1_500}
             ),
+        ),
+        Ignored("no operation and no model", without_operation({"gen_ai.usage.input_tokens": 1})),
+        Ignored("no operation and no usage", without_operation({"gen_ai.request.model": "m"})),
+        Ignored(
+            "no operation, where one is asked for",
+            without_operation({"gen_ai.request.model": "m", "gen_ai.usage.input_tokens": 1}),
+            {"operations": ["chat"]},
         ),
         Ignored("a call that failed", a_request({}, status=Status.STATUS_CODE_ERROR)),
         Ignored(
