@@ -63,11 +63,17 @@ def _of_kinds(kinds: tuple[str, ...]) -> AfterValidator:
 
 
 SpanPlaces = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds(_OTLP_KINDS)]
+Attributes = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds((SPAN,))]
 EntryPlaces = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds(_ENVOY_KINDS)]
 
 
+def _attributes(*names: str) -> tuple[Place, ...]:
+    """Name the attributes of a quantity, the older names last."""
+    return tuple(Place(SPAN, f"gen_ai.usage.{name}") for name in names)
+
+
 class OtlpMapping(BaseModel):
-    """Where a usage event stands in a span; its quantities are those of the conventions."""
+    """Where a usage event stands in a span; by default where the conventions have it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,6 +99,16 @@ class OtlpMapping(BaseModel):
         "provider": (Place(SPAN, "gen_ai.provider.name"), Place(SPAN, "gen_ai.system")),
         "operation": (Place(SPAN, "gen_ai.operation.name"),),
     }
+    quantities: dict[str, Attributes] = {
+        "input_tokens": _attributes("input_tokens", "prompt_tokens"),
+        "cached_input_tokens": _attributes("cache_read.input_tokens"),
+        "cache_write_input_tokens": _attributes(
+            "cache_write.input_tokens", "cache_creation.input_tokens"
+        ),
+        "output_tokens": _attributes("output_tokens", "completion_tokens"),
+        "reasoning_tokens": _attributes("reasoning.output_tokens"),
+    }
+    """Those of the cache are a part of `input_tokens`, those of reasoning of `output_tokens`."""
 
 
 class EnvoyMapping(BaseModel):

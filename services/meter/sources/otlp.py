@@ -36,22 +36,10 @@ _OPERATION = "gen_ai.operation.name"
 _MODELS = ("gen_ai.request.model", "gen_ai.response.model")
 _BAGGAGE_HEADER = "http.request.header.baggage"
 
-# The attributes of each quantity, the older names last.
-_INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
-_OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
-_CACHE_READ = ("gen_ai.usage.cache_read.input_tokens",)
-_CACHE_WRITE = ("gen_ai.usage.cache_creation.input_tokens",)
-_REASONING = ("gen_ai.usage.reasoning.output_tokens",)
-_QUANTITIES: Mapping[str, tuple[str, ...]] = {
-    "input_tokens": _INPUT,
-    "cached_input_tokens": _CACHE_READ,
-    "cache_write_input_tokens": _CACHE_WRITE,
-    "output_tokens": _OUTPUT,
-    "reasoning_tokens": _REASONING,
-}
-_PARTS: Mapping[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
-    _INPUT: (_CACHE_READ, _CACHE_WRITE),
-    _OUTPUT: (_REASONING,),
+# What each whole includes.
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "input_tokens": ("cached_input_tokens", "cache_write_input_tokens"),
+    "output_tokens": ("reasoning_tokens",),
 }
 _LEVELS = ("customer", "project", "user", "key", "run")
 
@@ -105,7 +93,7 @@ def _is_usage(span: Span, attributes: Attributes, mapping: OtlpMapping) -> bool:
     operation = attributes[_OPERATION].string_value if _OPERATION in attributes else ""
     if operation not in mapping.operations:
         return False
-    has_usage = any(name in attributes for names in _QUANTITIES.values() for name in names)
+    has_usage = any(_attribute(places, attributes) for places in mapping.quantities.values())
     if not operation:
         return has_usage and any(name in attributes for name in _MODELS)
     return has_usage or span.status.code != Status.STATUS_CODE_ERROR
@@ -132,10 +120,10 @@ def _draft(
         if value := looker.first(places):
             event.dimensions[name] = value
     event.quantities["requests"] = "1"
-    for name, names in _QUANTITIES.items():
-        if written := next((each for each in names if each in attributes), ""):
-            event.quantities[name] = _text(attributes[written])
-    violations = (*_bad_ids(span), *_parts_beyond_their_whole(attributes))
+    for name, places in mapping.quantities.items():
+        if attribute := _attribute(places, attributes):
+            event.quantities[name] = _text(attributes[attribute])
+    violations = (*_bad_ids(span), *_parts_beyond_their_whole(attributes, mapping))
     return SpanDraft(event.event_id, Draft(event, _namer(attributes, mapping), violations))
 
 
@@ -208,23 +196,37 @@ def _bad_ids(span: Span) -> Iterator[Violation]:
             yield Violation(name, f"must have {size} bytes that are not all zero")
 
 
-def _parts_beyond_their_whole(attributes: Attributes) -> Iterator[Violation]:
-    for whole_names, parts in _PARTS.items():
-        counts = [_count(attributes, names) for names in parts]
-        whole = _count(attributes, whole_names)
-        names = [names[0] for names in parts if names[0] in attributes]
-        if names and sum(counts) > whole:
+def _parts_beyond_their_whole(attributes: Attributes, mapping: OtlpMapping) -> Iterator[Violation]:
+    for whole, parts in _PARTS.items():
+        wholes = mapping.quantities.get(whole, ())
+        each = (_attribute(mapping.quantities.get(part, ()), attributes) for part in parts)
+        names = [name for name in each if name]
+        if not wholes or not names:
+            continue
+        whole_name = _name_of_one(wholes, attributes)
+        count = sum(_count(attributes, name) for name in names)
+        whole_count = _count(attributes, whole_name)
+        if count > whole_count:
             yield Violation(
                 f"attributes {' and '.join(names)}",
-                f"must be at most {whole_names[0]}, which includes them: {sum(counts)} of {whole}",
+                f"must be at most {whole_name}, which includes them: {count} of {whole_count}",
             )
 
 
-def _count(attributes: Attributes, names: Sequence[str]) -> Decimal:
+def _attribute(places: Sequence[Place], attributes: Attributes) -> str:
+    """Answer the name of the first attribute of several that is there, or nothing."""
+    return next((place.name for place in places if place.name in attributes), "")
+
+
+def _name_of_one(places: Sequence[Place], attributes: Attributes) -> str:
+    """Answer the name of the first attribute that is there, or where none is, that could be."""
+    return _attribute(places, attributes) or places[0].name
+
+
+def _count(attributes: Attributes, name: str) -> Decimal:
     """Answer a count; what is no number counts nothing here, as it is refused by itself."""
-    text = next((_text(attributes[name]) for name in names if name in attributes), "0")
     try:
-        count = Decimal(text)
+        count = Decimal(_text(attributes[name])) if name in attributes else Decimal(0)
     except InvalidOperation:
         return Decimal(0)
     return count if count.is_finite() else Decimal(0)
@@ -236,8 +238,9 @@ def _namer(attributes: Attributes, mapping: OtlpMapping) -> Callable[[str], str]
     }
     places |= {f'dimensions["{name}"]': each for name, each in mapping.dimensions.items()}
     quantities = {
-        f'quantities["{name}"]': next((n for n in names if n in attributes), names[0])
-        for name, names in _QUANTITIES.items()
+        f'quantities["{name}"]': _name_of_one(each, attributes)
+        for name, each in mapping.quantities.items()
+        if each
     }
     others = {"time": "end_time_unix_nano", "source": "resource service.name"}
 

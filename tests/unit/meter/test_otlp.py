@@ -92,7 +92,7 @@ def test_a_chat_becomes_an_event_with_every_part_by_itself() -> None:
                 "gen_ai.provider.name": "acme.ai",
                 "gen_ai.usage.input_tokens": 1_000,
                 "gen_ai.usage.cache_read.input_tokens": 640,
-                "gen_ai.usage.cache_creation.input_tokens": 100,
+                "gen_ai.usage.cache_write.input_tokens": 100,
                 "gen_ai.usage.output_tokens": 250,
                 "gen_ai.usage.reasoning.output_tokens": 200,
             },
@@ -120,12 +120,13 @@ def test_a_chat_becomes_an_event_with_every_part_by_itself() -> None:
 
 
 def test_older_names_of_the_conventions_are_understood() -> None:
-    """Prompt and completion tokens are input and output; a system is a provider."""
+    """Prompt and completion tokens are input and output; what is created in a cache is written."""
     (span,) = drafts(
         a_request(
             {
                 "gen_ai.system": "openai",
                 "gen_ai.usage.prompt_tokens": 7,
+                "gen_ai.usage.cache_creation.input_tokens": 2,
                 "gen_ai.usage.completion_tokens": 5.0,
             }
         )
@@ -134,6 +135,7 @@ def test_older_names_of_the_conventions_are_understood() -> None:
     assert dict(span.draft.event.quantities) == {
         "requests": "1",
         "input_tokens": "7",
+        "cache_write_input_tokens": "2",
         "output_tokens": "5.0",
     }
     assert span.draft.event.dimensions["provider"] == "openai"
@@ -239,6 +241,48 @@ def test_levels_and_dimensions_can_be_mapped() -> None:
     assert dict(span.draft.event.dimensions) == {"kind": "chat"}
 
 
+def test_a_quantity_is_named_as_its_attribute_is() -> None:
+    """By the one that was sent, and by the first of those that could have been."""
+    (span,) = drafts(a_request({"gen_ai.usage.prompt_tokens": 7}))
+
+    names = [span.draft.name_of(f'quantities["{each}_tokens"]') for each in ("input", "output")]
+    assert names == [
+        "attribute gen_ai.usage.prompt_tokens",
+        "attribute gen_ai.usage.output_tokens",
+    ]
+
+
+def test_quantities_can_be_mapped() -> None:
+    """Names that conventions do not have, in the place of theirs; parts stay parts."""
+    quantities = {
+        "input_tokens": "span:llm.input",
+        "cached_input_tokens": ["span:llm.cached", "span:llm.cache_read"],
+        "images": "span:llm.images",
+    }
+    values: dict[str, Value] = {
+        "llm.input": 5,
+        "llm.cache_read": 6,
+        "llm.images": 2,
+        "gen_ai.usage.output_tokens": 1,
+    }
+
+    (span,) = drafts(a_request(values), quantities=quantities)
+    (part,) = drafts(a_request(values), quantities={"cached_input_tokens": "span:llm.cache_read"})
+
+    assert dict(span.draft.event.quantities) == {
+        "requests": "1",
+        "input_tokens": "5",
+        "cached_input_tokens": "6",
+        "images": "2",
+    }
+    assert span.draft.violations == (
+        Violation(
+            "attributes llm.cache_read", "must be at most llm.input, which includes them: 6 of 5"
+        ),
+    )
+    assert part.draft.violations == ()
+
+
 @pytest.mark.parametrize(
     ("values", "violations"),
     [
@@ -268,6 +312,16 @@ def test_levels_and_dimensions_can_be_mapped() -> None:
                 )
             ],
             id="cached both ways",
+        ),
+        pytest.param(
+            {"gen_ai.usage.cache_write.input_tokens": 3},
+            [
+                (
+                    "attributes gen_ai.usage.cache_write.input_tokens",
+                    "must be at most gen_ai.usage.input_tokens, which includes them: 3 of 0",
+                )
+            ],
+            id="a part without its whole",
         ),
         pytest.param(
             {"gen_ai.usage.output_tokens": 1.0, "gen_ai.usage.reasoning.output_tokens": 2},
@@ -320,6 +374,7 @@ def test_an_answer_names_what_was_not_taken() -> None:
     [
         ("otlp: {customer: nowhere}", "otlp.customer: must be a place such as span:customer.id"),
         ("otlp: {customer: 'header:x'}", "is of none of the kinds span, resource, baggage"),
+        ("otlp: {quantities: {a: 'baggage:x'}}", "baggage:x is of none of the kinds span"),
         ("envoy: {customer: 'metadata:x'}", "metadata:x must read metadata:<namespace>/<key>"),
         ("otlp: {customers: 'span:x'}", "otlp.customers: Extra inputs are not permitted"),
         ("[1]", "the file: Input should be a valid dictionary"),
