@@ -134,6 +134,9 @@ class EnvoyMapping(BaseModel):
     quantities: dict[str, EntryPlaces] = {
         "input_tokens": (Place(METADATA, "io.envoy.ai_gateway/llm_input_token"),),
         "cached_input_tokens": (Place(METADATA, "io.envoy.ai_gateway/llm_cached_input_token"),),
+        "cache_write_input_tokens": (
+            Place(METADATA, "io.envoy.ai_gateway/llm_cache_creation_input_token"),
+        ),
         "output_tokens": (Place(METADATA, "io.envoy.ai_gateway/llm_output_token"),),
     }
 
