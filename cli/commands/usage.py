@@ -7,6 +7,7 @@ import typer
 
 from cli.call_meters import list_meters
 from cli.commands.usage_records import export, late, verify
+from cli.commands.usage_repairs import erase, rejected, replay
 from cli.embedded.data_directory import DEFAULT
 from cli.errors import CommandError
 from cli.options import AsJson, DataDir
@@ -29,6 +30,9 @@ app = typer.Typer(invoke_without_command=True)
 app.command("verify")(verify)
 app.command("late")(late)
 app.command("export")(export)
+app.command("rejected")(rejected)
+app.command("replay")(replay)
+app.command("erase")(erase)
 
 
 @app.callback()
@@ -54,7 +58,7 @@ def usage(
     address: Addresses = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show usage, by meter and customer; or verify it, list what came late, export events."""
+    """Show usage, by meter and customer; or see to the events behind it."""
     if context.invoked_subcommand:
         return
     if window and window not in _WINDOWS:

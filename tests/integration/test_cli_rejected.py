@@ -1,0 +1,129 @@
+"""Events that were not stored, and what tells people apart, at the command line."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from cli.signing_keys import SigningKeys
+from kit.settings import ServiceSettings
+from tests.e2e.world import running_world
+from tests.integration.test_cli_commands import Shell
+from tests.meter_world import NOON
+from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
+from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest, ListEventsRequest
+
+
+@pytest.fixture
+async def shell(
+    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str, tmp_path: Path
+) -> AsyncIterator[Shell]:
+    """Commands for five services at noon on the first of March, in a folder of their own."""
+    async with running_world(settings_for, keys, tenant, NOON) as world:
+        yield Shell(world, tmp_path)
+
+
+def an_event(
+    event_id: str, *, seconds: int = int(NOON.timestamp()), **quantities: str
+) -> UsageEvent:
+    """Make a call of Acme's by somebody, so many seconds after 1970."""
+    event = UsageEvent(event_id=event_id, source="gateway", type="llm.call", quantities=quantities)
+    event.subject.customer_id = "acme"
+    event.subject.user_id = "ada"
+    event.time.seconds = seconds
+    return event
+
+
+async def ingest(shell: Shell, *events: UsageEvent) -> None:
+    """Send events."""
+    await shell.world.call("meter.IngestEvents", IngestEventsRequest(events=events))
+
+
+async def test_rejected_events_are_shown_repaired_in_a_file_and_replayed(shell: Shell) -> None:
+    """A row for each with its reasons; a mended line is stored, one left as it was is not."""
+    assert await shell.lines("usage", "rejected") == ["nothing was rejected"]
+    await ingest(
+        shell,
+        an_event("e1", tokens="-1"),
+        an_event("e2", tokens="many"),
+        an_event("e3", tokens="5"),
+    )
+
+    shown = await shell.lines("usage", "rejected", "--file", "rejected.jsonl")
+    file = shell.folder / "rejected.jsonl"
+    first, second = map(json.loads, file.read_text().splitlines())
+    first["event"]["quantities"]["tokens"] = "1"
+    file.write_text("\n".join(map(json.dumps, (first, second))))
+    replayed = await shell.run("usage", "replay", "--file", file)
+    left = await shell.json("usage", "rejected")
+
+    assert shown[0].split() == ["number", "came", "customer", "source", "event", "why"]
+    assert shown[1].split()[3:6] == ["acme", "gateway", "e1"]
+    assert shown[1].endswith('quantities["tokens"] must be at least 0')
+    assert shown[3] == "2 rejected events in rejected.jsonl"
+    assert replayed.status == 1
+    assert replayed.errors == "tollkeeper: 1 events were not stored\n"
+    lines = replayed.output.splitlines()
+    assert lines[0] == "1 created, 1 rejected"
+    assert lines[2].split()[:2] == [second["rejectedEventId"], "rejected"]
+    assert [each["event"]["eventId"] for each in left["events"]] == ["e2"]
+
+
+async def test_rejected_events_are_replayed_by_their_numbers(shell: Shell) -> None:
+    """As they were sent; JSON says the same, and a number that is none is refused whole."""
+    await ingest(shell, an_event("e1", tokens="-1"), an_event("e2", seconds=2**62))
+    listed = (await shell.json("usage", "rejected"))["events"]
+    numbers = [each["rejectedEventId"] for each in listed]
+
+    outcome = await shell.run("usage", "replay", *numbers, "--json")
+    unknown = await shell.run("usage", "replay", numbers[0], "999999999")
+
+    assert "time" in listed[0]["event"]
+    assert "time" not in listed[1]["event"]
+    answered = json.loads(outcome.output)
+    assert (outcome.status, answered["outcomes"]) == (1, {"rejected": 2})
+    assert [each["rejectedEventId"] for each in answered["problems"]] == list(map(int, numbers))
+    assert (unknown.status, unknown.output) == (1, "")
+    assert "999999999" in unknown.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "give either numbers of rejected events, or --file with repaired ones"),
+        (
+            ("1", "--file", "x"),
+            "give either numbers of rejected events, or --file with repaired ones",
+        ),
+        (("--file", "absent"), "cannot read absent: "),
+        (("--file", "bad.jsonl"), "bad.jsonl:2: is no rejected event: "),
+    ],
+    ids=["nothing", "both", "no file", "a bad line"],
+)
+async def test_what_cannot_be_replayed_is_said(
+    shell: Shell, arguments: tuple[str, ...], error: str
+) -> None:
+    """In one sentence, with the line where there is one; nothing is sent."""
+    (shell.folder / "bad.jsonl").write_text('{"rejectedEventId": 1}\n{"events": {}}\n')
+
+    outcome = await shell.run("usage", "replay", *arguments)
+
+    assert (outcome.status, outcome.output) == (1, "")
+    assert outcome.errors.startswith(f"tollkeeper: {error}")
+
+
+async def test_a_customers_people_are_erased_when_it_is_confirmed(shell: Shell) -> None:
+    """Nobody is named any more, usage stays, and rejected events are gone."""
+    await ingest(shell, an_event("e1", tokens="5"), an_event("e2", tokens="-1"))
+
+    asked = await shell.run("usage", "erase", "acme")
+    erased = await shell.lines("usage", "erase", "acme", "--yes")
+    stored = await shell.world.call("meter.ListEvents", ListEventsRequest(customer_id="acme"))
+
+    assert asked.status == 1
+    assert "add --yes" in asked.errors
+    assert erased == ["1 events of acme name nobody any more, 1 rejected ones are deleted"]
+    (event,) = (each.event for each in stored.events)
+    assert event.subject.user_id not in {"", "ada"}
+    assert dict(event.quantities) == {"tokens": "5"}
