@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -144,7 +144,7 @@ def export(
 
     async def work(services: Services) -> int:
         count = 0
-        target = file.open("w", encoding="utf-8") if file else sys.stdout
+        target = _opened(file) if file else sys.stdout
         try:
             async for stored in _events(services, customer):
                 target.write(_line("event", MessageToDict(stored)))
@@ -162,6 +162,13 @@ def export(
     count = run(data_dir, address, work)
     if file:
         Output().say(f"{count:,} events of {customer} in {file}")
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from None
 
 
 def _line(kind: str, content: object) -> str:

@@ -58,8 +58,7 @@ def rejected(
     found = run(data_dir, address, work)
     output = Output(as_json=as_json)
     if file:
-        lines = [json.dumps(_written(each), ensure_ascii=False) + "\n" for each in found]
-        file.write_text("".join(lines), encoding="utf-8")
+        _write(file, found)
     output.value({"events": [_written(each) for each in found]})
     output.table(
         [Column(title) for title in ("number", "came", "customer", "source", "event", "why")],
@@ -83,7 +82,12 @@ def rejected(
 def replay(
     numbers: Annotated[
         list[int] | None,
-        typer.Argument(help="Of rejected events, to store as they were sent.", show_default=False),
+        typer.Argument(
+            help="Of rejected events, to store as they were sent.",
+            min=1,
+            max=2**63 - 1,
+            show_default=False,
+        ),
     ] = None,
     *,
     file: Annotated[
@@ -161,6 +165,14 @@ def erase(
     )
 
 
+def _write(file: Path, found: Sequence[RejectedEvent]) -> None:
+    lines = [json.dumps(_written(each), ensure_ascii=False) + "\n" for each in found]
+    try:
+        file.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from None
+
+
 def _written(rejected_event: RejectedEvent) -> dict[str, Any]:
     """Write an event in the JSON of protobuf, which has no words for a time beyond its years."""
     try:
@@ -174,18 +186,26 @@ def _written(rejected_event: RejectedEvent) -> dict[str, Any]:
 
 def _read_repaired(file: Path) -> Iterator[RejectedEventReplay]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Texts hold other ends of lines than this one as they are.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"cannot read {file}: {error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            repaired = ParseDict(json.loads(line), RejectedEvent())
-        except (ValueError, RecursionError, ParseError, TypeError) as error:
+            yield _read_line(line)
+        except (ValueError, RecursionError, ParseError) as error:
             raise CommandError(f"{file}:{number}: is no rejected event: {error}") from None
-        event = repaired.event if repaired.HasField("event") else None
-        yield RejectedEventReplay(rejected_event_id=repaired.rejected_event_id, event=event)
+
+
+def _read_line(line: str) -> RejectedEventReplay:
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ParseError("must be a JSON object")
+    repaired = ParseDict(fields, RejectedEvent())
+    event = repaired.event if repaired.HasField("event") else None
+    return RejectedEventReplay(rejected_event_id=repaired.rejected_event_id, event=event)
 
 
 def _why(violations: Sequence[Any]) -> str:

@@ -111,6 +111,14 @@ REFUSED = [
         "--from 2026-02-01 00:00 is not before --to 2026-01-01 00:00",
     ),
     Refused("window", "usage --window decade", "--window 'decade' is none of minute, hour"),
+    Refused("nothing to replay", "usage replay", "give either numbers of rejected events, or"),
+    Refused("two ways to replay", "usage replay 1 --file x", "give either numbers of rejected"),
+    Refused("nothing repaired", "usage replay --file absent", "cannot read absent: "),
+    Refused(
+        "erasing by mistake",
+        "usage erase acme",
+        "nobody could tell any more who used what at acme; add --yes",
+    ),
     Refused("state", "invoices list --state paid", "--state 'paid' is none of draft, finalized"),
     Refused("until", "invoices close --until soon", "--until 'soon' is not a time"),
     Refused("format", "replay x.csv --format xml", "--format 'xml' is none of auto, azure, moonc"),
@@ -187,3 +195,17 @@ def test_a_file_of_limits_is_refused_with_its_line(tollkeeper: Tollkeeper, tmp_p
         "",
         f"tollkeeper: {file}:3:5: limits[0].capacty: is no field here: did you mean capacity?\n",
     )
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"events": {}}', '{"rejectedEventId": "many"}'])
+def test_a_file_of_repaired_events_is_refused_with_its_line(
+    tollkeeper: Tollkeeper, tmp_path: Path, line: str
+) -> None:
+    """Nothing is sent of a file with a line that is no rejected event."""
+    file = tmp_path / "repaired.jsonl"
+    file.write_text('{"rejectedEventId": "1"}\n\n' + line)
+
+    outcome = tollkeeper("usage", "replay", "--file", file)
+
+    assert (outcome.status, outcome.output) == (1, "")
+    assert outcome.errors.startswith(f"tollkeeper: {file}:3: is no rejected event: ")
