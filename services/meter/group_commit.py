@@ -29,6 +29,15 @@ _ENOUGH_CALLS = 40
 _RETRY_AFTER = timedelta(seconds=1)
 
 
+def overloaded() -> Exhausted:
+    """Make the error of a caller for whose events there is no room."""
+    return Exhausted(
+        "OVERLOADED",
+        "too many events wait to be stored; try again later",
+        retry_after=_RETRY_AFTER,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
     """How much is shared, and how much may wait.
@@ -73,11 +82,7 @@ class GroupCommit(Generic[Item, Answer]):
         if waits:
             await self.wait_for_room(len(items))
         elif not self._has_room(len(items)):
-            raise Exhausted(
-                "OVERLOADED",
-                "too many events wait to be stored; try again later",
-                retry_after=_RETRY_AFTER,
-            )
+            raise overloaded()
         queue = self._queues.setdefault(tenant, _Queue())
         call: _Call[Item, Answer] = _Call(items, asyncio.get_running_loop().create_future())
         queue.calls.append(call)

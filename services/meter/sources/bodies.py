@@ -7,14 +7,15 @@ than one body may have: a few kilobytes of gzip can stand for gigabytes.
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from typing import Any
 
 from starlette.requests import Request
 
-from kit.errors import Exhausted, InvalidInput
+from kit.errors import InvalidInput
+from services.meter.convert.exact_json import NotJson, read_json
+from services.meter.group_commit import overloaded
 
 _HELD_BYTES_MAX = 64 * 2**20
-_RETRY_AFTER = timedelta(seconds=1)
 # The second name is as good as the first (RFC 9110, 8.4.1.3).
 _GZIP = frozenset({"gzip", "x-gzip"})
 # What zlib calls a window of 32 kB with the header of gzip.
@@ -68,11 +69,22 @@ class Bodies:
                 metadata={"maximum": str(self._bytes_max)},
             )
         if self._held_bytes > _HELD_BYTES_MAX:
-            raise Exhausted(
-                "OVERLOADED",
-                "too many events wait to be stored; try again later",
-                retry_after=_RETRY_AFTER,
-            )
+            raise overloaded()
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Read a body that is a JSON object.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        given = read_json(body)
+    except NotJson as error:
+        raise InvalidInput.of("body", str(error)) from error
+    if not isinstance(given, dict):
+        raise InvalidInput.of("body", "must be a JSON object")
+    return given
 
 
 def _unpacking(request: Request) -> "_Unpacking | None":

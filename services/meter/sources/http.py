@@ -34,10 +34,10 @@ from kit.errors import (
 )
 from kit.rpc.auth import Admission, Caller, TokenVerifier
 from services.meter.convert.events import check_event_count
-from services.meter.convert.exact_json import NotJson, read_json
+from services.meter.convert.exact_json import NotJson
 from services.meter.model import Fate, Outcome
 from services.meter.sources import otlp_json
-from services.meter.sources.bodies import Bodies, UnsupportedFormat
+from services.meter.sources.bodies import Bodies, UnsupportedFormat, read_object
 from services.meter.sources.cloudevents import (
     Given,
     draft_of,
@@ -147,7 +147,7 @@ class HttpFront:
                 given = _batch(body)
                 check_event_count(len(given))
             elif content_type == _STRUCTURED:
-                given = [_structured(body)]
+                given = [given_structured(read_object(body))]
             else:
                 given = [given_binary(_attributes(request), body)]
             drafts = await draft_all(given, draft_of)
@@ -191,16 +191,6 @@ def _batch(body: bytes) -> list[Given]:
         return list(given_batch(body))
     except NotJson as error:
         raise InvalidInput.of("body", str(error)) from error
-
-
-def _structured(body: bytes) -> Given:
-    try:
-        event = read_json(body)
-    except NotJson as error:
-        raise InvalidInput.of("body", str(error)) from error
-    if not isinstance(event, dict):
-        raise InvalidInput.of("body", "must be a JSON object")
-    return given_structured(event)
 
 
 def _render_one(fate: Fate) -> Response:

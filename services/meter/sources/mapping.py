@@ -63,7 +63,7 @@ def _of_kinds(kinds: tuple[str, ...]) -> AfterValidator:
 
 
 SpanPlaces = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds(_OTLP_KINDS)]
-Attributes = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds((SPAN,))]
+AttributePlaces = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds((SPAN,))]
 EntryPlaces = Annotated[tuple[Place, ...], BeforeValidator(_read_places), _of_kinds(_ENVOY_KINDS)]
 
 
@@ -99,7 +99,7 @@ class OtlpMapping(BaseModel):
         "provider": (Place(SPAN, "gen_ai.provider.name"), Place(SPAN, "gen_ai.system")),
         "operation": (Place(SPAN, "gen_ai.operation.name"),),
     }
-    quantities: dict[str, Attributes] = {
+    quantities: dict[str, AttributePlaces] = {
         "input_tokens": _attributes("input_tokens", "prompt_tokens"),
         "cached_input_tokens": _attributes("cache_read.input_tokens"),
         "cache_write_input_tokens": _attributes(

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
 from kit.errors import InvalidInput
-from services.meter.convert.exact_json import NotJson, read_json
+from services.meter.sources.bodies import read_object
 
 _SPANS_PER_TURN = 50
 _READ_OF_SPANS = ("startTimeUnixNano", "endTimeUnixNano", "attributes", "status")
@@ -33,14 +33,8 @@ async def read_export(body: bytes) -> ExportTraceServiceRequest:
     Raises:
         InvalidInput: it is none, naming where and why.
     """
-    try:
-        given = read_json(body)
-    except NotJson as error:
-        raise InvalidInput.of("body", str(error)) from error
-    if not _is_object(given):
-        raise InvalidInput.of("body", "must be a JSON object")
     export = ExportTraceServiceRequest()
-    for path, each in _objects(given, "", "resourceSpans"):
+    for path, each in _objects(read_object(body), "", "resourceSpans"):
         resource_spans = export.resource_spans.add()
         _read(each, ("resource",), resource_spans, path)
         for scope_path, scoped in _objects(each, path, "scopeSpans"):
