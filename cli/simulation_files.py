@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cli.errors import CommandError
+from cli.errors import CommandError, writing
 from kit.decimals import plain
 from kit.rpc.wire import parse_money
 from tollkeeper.api.rating.v1.simulation_pb2 import CustomerOutcome
@@ -74,14 +74,13 @@ def row_writers(csv_file: Path | None, parquet_file: Path | None) -> Iterator[li
     """
     with ExitStack() as stack:
         writers: list[RowWriter] = []
-        try:
-            if csv_file is not None:
+        if csv_file is not None:
+            with writing(csv_file):
                 file = stack.enter_context(csv_file.open("w", encoding="utf-8", newline=""))
                 writers.append(_CsvWriter(csv.DictWriter(file, COLUMNS, lineterminator="\n")))
-            if parquet_file is not None:
+        if parquet_file is not None:
+            with writing(parquet_file):
                 writers.append(stack.enter_context(_open_parquet(parquet_file)))
-        except OSError as error:
-            raise CommandError(f"cannot write {error.filename}: {error.strerror}") from None
         yield writers
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import typst
 from google.type.money_pb2 import Money
 
-from cli.errors import CommandError
+from cli.errors import CommandError, writing
 from cli.output import money_text
 from kit.decimals import parse_decimal, plain
 from kit.rpc.wire import parse_money
@@ -49,10 +49,8 @@ def draw_report(report: SimulationReport, period: str, file: Path) -> None:
         sys_inputs={"data": json.dumps(data, ensure_ascii=False)},
     )
     assert isinstance(content, bytes), "a page of any height is the only one"
-    try:
+    with writing(file):
         file.write_bytes(content)
-    except OSError as error:
-        raise CommandError(f"cannot write {file}: {error.strerror}") from None
 
 
 def bucket_name(bucket: ChangeBucket) -> str:

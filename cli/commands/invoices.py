@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from cli.embedded.data_directory import DEFAULT
-from cli.errors import CommandError
+from cli.errors import CommandError, writing
 from cli.line_explanation import explain_amount, explain_line, find_line, step_rows
 from cli.options import AsJson, DataDir
 from cli.output import (
@@ -142,10 +142,8 @@ def pdf(
     file = output_path or Path(name)
     if file.is_dir():
         file /= name
-    try:
+    with writing(file):
         file.write_bytes(document.content)
-    except OSError as error:
-        raise CommandError(f"cannot write {file}: {error.strerror}") from None
     output = Output(as_json=as_json)
     output.value({"file": str(file), "bytes": len(document.content)})
     output.say(str(file))

@@ -10,7 +10,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from cli.embedded.data_directory import DEFAULT
-from cli.errors import CommandError
+from cli.errors import CommandError, writing
 from cli.options import AsJson, DataDir
 from cli.output import Column, Output, time_text
 from cli.services import Addresses, Services, run
@@ -165,10 +165,8 @@ def export(
 
 
 def _opened(file: Path) -> TextIO:
-    try:
+    with writing(file):
         return file.open("w", encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot write {file}: {error.strerror}") from None
 
 
 def _line(kind: str, content: object) -> str:

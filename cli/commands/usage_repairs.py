@@ -15,7 +15,7 @@ from google.protobuf.json_format import (
 )
 
 from cli.embedded.data_directory import DEFAULT
-from cli.errors import CommandError
+from cli.errors import CommandError, writing
 from cli.options import AsJson, DataDir
 from cli.output import Column, Output, time_text
 from cli.services import Addresses, Services, new_request_id, run
@@ -57,9 +57,12 @@ def rejected(
 
     found = run(data_dir, address, work)
     output = Output(as_json=as_json)
+    written = [_written(each) for each in found]
     if file:
-        _write(file, found)
-    output.value({"events": [_written(each) for each in found]})
+        lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in written]
+        with writing(file):
+            file.write_text("".join(lines), encoding="utf-8")
+    output.value({"events": written})
     output.table(
         [Column(title) for title in ("number", "came", "customer", "source", "event", "why")],
         [
@@ -163,14 +166,6 @@ def erase(
         f"{answer.event_count:,} events of {customer} name nobody any more,"
         f" {answer.rejected_event_count:,} rejected ones are deleted"
     )
-
-
-def _write(file: Path, found: Sequence[RejectedEvent]) -> None:
-    lines = [json.dumps(_written(each), ensure_ascii=False) + "\n" for each in found]
-    try:
-        file.write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot write {file}: {error.strerror}") from None
 
 
 def _written(rejected_event: RejectedEvent) -> dict[str, Any]:
