@@ -22,7 +22,7 @@ from kit.interval import Interval
 from kit.rpc.wire import parse_money, render_interval, render_time
 from kit.settings import ServiceSettings
 from tests.e2e.world import World, running_world
-from tests.integration.test_cli_commands import Shell
+from tests.shell import Shell
 from tollkeeper.api.invoicing.v1.customer_pb2 import (
     BILLING_ANCHOR_ANNIVERSARY,
     Customer,

@@ -1,24 +1,15 @@
 """Commands against five real services: what they show, and how they say what went wrong."""
 
-import asyncio
 import json
-import os
 import re
-import sys
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.demo.world import MANON, REGISTRATIONS, SELLER
-from cli.signing_keys import SigningKeys
-from kit.settings import ServiceSettings
-from tests.command_line import Outcome
-from tests.e2e.world import World, running_world
+from tests.e2e.world import World
+from tests.shell import MARCH, Shell
 from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
     CreateSubscriptionRequest,
     PutCustomerRequest,
@@ -27,64 +18,10 @@ from tollkeeper.api.invoicing.v1.invoicing_service_pb2 import (
 from tollkeeper.api.meter.v1.meter_service_pb2 import ListEventsRequest, VoidEventRequest
 from tollkeeper.api.tax.v1.tax_service_pb2 import PutRegistrationRequest
 
-COMMAND = Path(sys.executable).with_name("tollkeeper")
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 # The contract gives every replica of the gate a second to learn of a limit.
 LIMIT_REACHES_ALL_S = 1.0
-MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 APRIL_NOON = datetime(2026, 4, 1, 12, tzinfo=UTC)
-
-
-@dataclass
-class Shell:
-    """Runs commands that call the services of a world."""
-
-    world: World
-    folder: Path
-
-    async def run(self, *arguments: object, **environment: str) -> Outcome:
-        """Run a command of `tollkeeper` to its end."""
-        return await self.execute(COMMAND, *arguments, **environment)
-
-    async def execute(self, program: Path, *arguments: object, **environment: str) -> Outcome:
-        """Run a program that is told where the services are."""
-        addresses = {
-            f"TOLLKEEPER_{service.upper()}_ADDRESS": address
-            for service, address in self.world.addresses.items()
-        }
-        token = {"TOLLKEEPER_TOKEN": self.world.token()}
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *map(str, arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.folder,
-            env={**os.environ, **addresses, **token, **environment},
-        )
-        output, errors = await process.communicate()
-        assert process.returncode is not None
-        return Outcome(process.returncode, output.decode(), errors.decode())
-
-    async def json(self, *arguments: object) -> Any:  # noqa: ANN401 - whatever the command says.
-        """Run a command that succeeds, and return the JSON object that it prints."""
-        outcome = await self.run(*arguments, "--json")
-        assert (outcome.status, outcome.errors) == (0, "")
-        return json.loads(outcome.output)
-
-    async def lines(self, *arguments: object) -> list[str]:
-        """Run a command that succeeds, and return the lines that it prints."""
-        outcome = await self.run(*arguments)
-        assert (outcome.status, outcome.errors) == (0, "")
-        return outcome.output.splitlines()
-
-
-@pytest.fixture
-async def shell(
-    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str, tmp_path: Path
-) -> AsyncIterator[Shell]:
-    """Five servers on 1 March 2026, and a shell."""
-    async with running_world(settings_for, keys, tenant, MARCH) as world:
-        yield Shell(world, tmp_path)
 
 
 async def sell_to_manon(world: World) -> None:

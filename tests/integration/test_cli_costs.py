@@ -1,26 +1,6 @@
 """What providers charge, at the command line: imported, listed and shown."""
 
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
-from pathlib import Path
-
-import pytest
-
-from cli.signing_keys import SigningKeys
-from kit.settings import ServiceSettings
-from tests.e2e.world import running_world
-from tests.integration.test_cli_commands import Shell
-
-MARCH = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def shell(
-    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str, tmp_path: Path
-) -> AsyncIterator[Shell]:
-    """Five servers on 1 March 2026, and a shell."""
-    async with running_world(settings_for, keys, tenant, MARCH) as world:
-        yield Shell(world, tmp_path)
+from tests.shell import Shell
 
 
 async def test_costs_are_imported_once_and_shown(shell: Shell) -> None:

@@ -1,37 +1,17 @@
 """Events that were not stored, and what tells people apart, at the command line."""
 
 import json
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
-import pytest
-
-from cli.signing_keys import SigningKeys
-from kit.settings import ServiceSettings
-from tests.e2e.world import running_world
-from tests.integration.test_cli_commands import Shell
-from tests.meter_world import NOON
+from tests.meter_world import an_event
+from tests.shell import MARCH, Shell
 from tollkeeper.api.meter.v1.meter_pb2 import UsageEvent
 from tollkeeper.api.meter.v1.meter_service_pb2 import IngestEventsRequest, ListEventsRequest
 
 
-@pytest.fixture
-async def shell(
-    settings_for: Callable[..., ServiceSettings], keys: SigningKeys, tenant: str, tmp_path: Path
-) -> AsyncIterator[Shell]:
-    """Commands for five services at noon on the first of March, in a folder of their own."""
-    async with running_world(settings_for, keys, tenant, NOON) as world:
-        yield Shell(world, tmp_path)
-
-
-def an_event(
-    event_id: str, *, seconds: int = int(NOON.timestamp()), **quantities: str
-) -> UsageEvent:
-    """Make a call of Acme's by somebody, so many seconds after 1970."""
-    event = UsageEvent(event_id=event_id, source="gateway", type="llm.call", quantities=quantities)
-    event.subject.customer_id = "acme"
+def a_call(event_id: str, tokens: str) -> UsageEvent:
+    """Make a call of Acme's by somebody, of so many tokens."""
+    event = an_event(event_id, time=MARCH, quantities={"tokens": tokens})
     event.subject.user_id = "ada"
-    event.time.seconds = seconds
     return event
 
 
@@ -45,9 +25,9 @@ async def test_rejected_events_are_shown_repaired_in_a_file_and_replayed(shell: 
     assert await shell.lines("usage", "rejected") == ["nothing was rejected"]
     await ingest(
         shell,
-        an_event("e1", tokens="-1"),
-        an_event("e2", tokens="many\u2028"),
-        an_event("e3", tokens="5"),
+        a_call("e1", "-1"),
+        a_call("e2", "many\u2028"),
+        a_call("e3", "5"),
     )
 
     shown = await shell.lines("usage", "rejected", "--file", "rejected.jsonl")
@@ -72,7 +52,9 @@ async def test_rejected_events_are_shown_repaired_in_a_file_and_replayed(shell: 
 
 async def test_rejected_events_are_replayed_by_their_numbers(shell: Shell) -> None:
     """As they were sent; JSON says the same, and a number that is none is refused whole."""
-    await ingest(shell, an_event("e1", tokens="-1"), an_event("e2", seconds=2**62))
+    beyond = a_call("e2", "1")
+    beyond.time.seconds = 2**62
+    await ingest(shell, a_call("e1", "-1"), beyond)
     listed = (await shell.json("usage", "rejected"))["events"]
     numbers = [each["rejectedEventId"] for each in listed]
 
@@ -90,7 +72,7 @@ async def test_rejected_events_are_replayed_by_their_numbers(shell: Shell) -> No
 
 async def test_a_customers_people_are_erased(shell: Shell) -> None:
     """Nobody is named any more, usage stays, and rejected events are gone."""
-    await ingest(shell, an_event("e1", tokens="5"), an_event("e2", tokens="-1"))
+    await ingest(shell, a_call("e1", "5"), a_call("e2", "-1"))
 
     erased = await shell.lines("usage", "erase", "acme", "--yes")
     stored = await shell.world.call("meter.ListEvents", ListEventsRequest(customer_id="acme"))

@@ -17,20 +17,18 @@ from cloudevents.core.bindings.http import (
 )
 from cloudevents.core.v1.event import CloudEvent as SdkEvent
 
-from cli.embedded.loopback import HOST, choose_ports
 from cli.signing_keys import SigningKeys
 from kit.errors import CannotStart
 from kit.settings import ServiceSettings
 from services.meter import __main__ as meter
-from tests.http_caller import Answered, post
+from tests.http_caller import post
+from tests.meter_front import Front, meter_front
 from tests.meter_world import (
     CONFLICT,
     DUPLICATE,
     NOON,
     REJECTED,
-    World,
     an_event,
-    meter_world,
 )
 from tollkeeper.api.meter.v1 import cloud_event_pb2
 from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
@@ -38,27 +36,6 @@ from tollkeeper.api.meter.v1 import meter_service_pb2 as messages
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 COMPRESSED = {"content-encoding": "gzip"}
-
-
-@dataclass(frozen=True)
-class Front:
-    """The HTTP front of a meter."""
-
-    world: World
-    address: str
-
-    async def send(
-        self,
-        body: object,
-        content_type: str = STRUCTURED,
-        headers: Mapping[str, str] | None = None,
-        **options: Any,  # noqa: ANN401 - as `post`.
-    ) -> Answered:
-        """Post a body, JSON unless it is bytes, with the token of this test's tenant."""
-        ((_, token),) = self.world.token("meter.ingest")
-        written = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent = {"authorization": token, "content-type": content_type, **(headers or {})}
-        return await post(self.address, options.pop("path", "/v1/events"), written, sent, **options)
 
 
 @pytest.fixture
@@ -69,12 +46,10 @@ async def front(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Front]:
     """A meter at noon that takes HTTP, with bodies of 100,000 bytes."""
-    (port,) = choose_ports(1)
-    monkeypatch.setenv("TOLLKEEPER_METER_HTTP_LISTEN", f"{HOST}:{port}")
     monkeypatch.setenv("TOLLKEEPER_METER_HTTP_BYTES_MAX", "100000")
-    async with meter_world(settings_for, keys, tenant) as world:
-        await world.put_meter()
-        yield Front(world, f"{HOST}:{port}")
+    async with meter_front(settings_for, keys, tenant, monkeypatch) as running:
+        await running.world.put_meter()
+        yield running
 
 
 def a_cloud_event(event_id: str = "e1", **attributes: object) -> dict[str, object]:

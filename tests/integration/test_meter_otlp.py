@@ -26,7 +26,8 @@ from kit.rpc.channel import open_channel
 from kit.settings import BadSettings, ServiceSettings
 from services.meter.sources.settings import load_source_settings
 from tests import instrumented_program
-from tests.http_caller import Answered, post
+from tests.http_caller import Answered
+from tests.meter_front import Front, meter_front
 from tests.meter_world import NOON, World, a_meter, meter_world
 from tests.unit.meter.test_otlp import NOON_NS, a_request
 
@@ -199,32 +200,24 @@ def test_noon_is_noon() -> None:
 
 
 @pytest.fixture
-async def by_http(
+async def front(
     settings_for: Callable[..., ServiceSettings],
     keys: SigningKeys,
     tenant: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[World, str]]:
-    """A meter that takes HTTP, and where."""
-    (port,) = choose_ports(1)
-    monkeypatch.setenv("TOLLKEEPER_METER_HTTP_LISTEN", f"{HOST}:{port}")
-    async with meter_world(settings_for, keys, tenant) as running:
-        await running.put_meter(a_meter("input_tokens", quantity="input_tokens"))
-        yield running, f"{HOST}:{port}"
+) -> AsyncIterator[Front]:
+    """A meter of tokens that takes HTTP."""
+    async with meter_front(settings_for, keys, tenant, monkeypatch) as running:
+        await running.world.put_meter(a_meter("input_tokens", quantity="input_tokens"))
+        yield running
 
 
 async def send(
-    by_http: tuple[World, str], body: bytes, content_type: str, encoding: str = "identity"
+    front: Front, body: bytes, content_type: str, encoding: str = "identity"
 ) -> Answered:
-    """Post an export with the token of this test's tenant."""
-    world, address = by_http
-    ((_, token),) = world.token("meter.ingest")
-    headers = {
-        "authorization": token,
-        "content-type": content_type,
-        "content-encoding": encoding,
-    }
-    return await post(address, "/v1/traces", body, headers)
+    """Post an export."""
+    headers = {"content-encoding": encoding}
+    return await front.send(body, content_type, headers, path="/v1/traces")
 
 
 def with_a_bad_span() -> ExportTraceServiceRequest:
@@ -234,40 +227,40 @@ def with_a_bad_span() -> ExportTraceServiceRequest:
     return request
 
 
-async def test_spans_may_come_by_http(by_http: tuple[World, str]) -> None:
+async def test_spans_may_come_by_http(front: Front) -> None:
     """An exporter of OTLP over HTTP is answered as by gRPC; what is no export is refused."""
     export = with_a_bad_span().SerializeToString()
 
-    taken = await send(by_http, export, PROTOBUF)
-    bad = await send(by_http, b"\xff", PROTOBUF)
-    other = await send(by_http, b"", "")
+    taken = await send(front, export, PROTOBUF)
+    bad = await send(front, b"\xff", PROTOBUF)
+    other = await send(front, b"", "")
 
     answer = ExportTraceServiceResponse.FromString(taken.body)
     assert (taken.status, answer.partial_success.rejected_spans) == (200, 1)
     assert taken.headers["content-type"] == PROTOBUF
-    assert await by_http[0].usage("input_tokens") == [("acme", "7", 1)]
+    assert await front.world.usage("input_tokens") == [("acme", "7", 1)]
     assert (bad.status, bad.json["detail"]) == (400, "body: is no ExportTraceServiceRequest")
     assert (other.status, other.json["violations"][0]["field"]) == (415, "content-type")
 
 
 async def test_spans_may_come_compressed_as_collectors_send_them(
-    by_http: tuple[World, str],
+    front: Front,
 ) -> None:
     """They are the same spans: what comes again as it is counts no second time."""
     export = with_a_bad_span()
 
     answers = [
-        await send(by_http, gzip.compress(export.SerializeToString()), PROTOBUF, "gzip"),
-        await send(by_http, export.SerializeToString(), PROTOBUF),
+        await send(front, gzip.compress(export.SerializeToString()), PROTOBUF, "gzip"),
+        await send(front, export.SerializeToString(), PROTOBUF),
     ]
 
     assert [answer.status for answer in answers] == [200, 200]
     assert answers[0].body == answers[1].body
-    assert await by_http[0].usage("input_tokens") == [("acme", "7", 1)]
+    assert await front.world.usage("input_tokens") == [("acme", "7", 1)]
 
 
 async def test_spans_may_come_in_json_as_browsers_and_node_send_them(
-    by_http: tuple[World, str],
+    front: Front,
 ) -> None:
     """The answer is JSON too, and a span has one identity in every format."""
     span = {
@@ -289,11 +282,11 @@ async def test_spans_may_come_in_json_as_browsers_and_node_send_them(
     scoped = {"scope": {"name": "instrumentation"}, "spans": [span, {**span, "spanId": "none"}]}
     export = {"resourceSpans": [{"resource": {"attributes": []}, "scopeSpans": [scoped]}]}
 
-    taken = await send(by_http, json.dumps(export).encode(), "application/json; charset=utf-8")
+    taken = await send(front, json.dumps(export).encode(), "application/json; charset=utf-8")
     again = await send(
-        by_http, a_request({"gen_ai.usage.input_tokens": 7}).SerializeToString(), PROTOBUF
+        front, a_request({"gen_ai.usage.input_tokens": 7}).SerializeToString(), PROTOBUF
     )
-    bad = await send(by_http, b'{"resourceSpans": [5]}', "application/json")
+    bad = await send(front, b'{"resourceSpans": [5]}', "application/json")
 
     assert (taken.status, taken.headers["content-type"]) == (200, "application/json")
     assert taken.json == {
@@ -304,7 +297,7 @@ async def test_spans_may_come_in_json_as_browsers_and_node_send_them(
         }
     }
     assert (again.status, again.body) == (200, b"")
-    assert await by_http[0].usage("input_tokens") == [("acme", "7", 1)]
+    assert await front.world.usage("input_tokens") == [("acme", "7", 1)]
     assert (bad.status, bad.json["violations"]) == (
         400,
         [{"field": "resourceSpans[0]", "description": "must be an object"}],
